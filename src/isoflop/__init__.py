@@ -1,0 +1,1 @@
+"""isoflop: how big should my image classifier be, and how small can I ship it?"""

@@ -1,0 +1,106 @@
+"""Turns a typed function into a pipeline stage: its signature is the stage's contract.
+
+``main(params: Params, data: In, model: Out)`` becomes ``--data PATH --model PATH``. Outputs are written beside
+their final place and renamed once the function has returned, so nothing half-written is taken for whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import inspect
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from isoflop.errors import UserError
+from isoflop.params import Section, load_params
+
+In = Annotated[Path, "input"]
+Out = Annotated[Path, "output"]
+
+
+def contract(main: Callable[..., None]) -> dict[str, Any]:
+    """The annotation of each argument of ``main``, in order: a Section, ``In``, ``list[In]``, ``Out``, int or str."""
+    hints = get_type_hints(main, include_extras=True)
+    return {name: hints[name] for name in inspect.signature(main).parameters}
+
+
+def option(argument: str) -> str:
+    """The command-line option of an argument of ``main``."""
+    return "--" + argument.replace("_", "-")
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run ``main`` as a command: arguments from the command line, parameters from params.yaml.
+
+    Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, a
+    file that cannot be read); any other exception keeps its traceback.
+    """
+    arguments = contract(main)
+    values = vars(_parser(main, arguments).parse_args())
+    outputs: dict[Path, Path] = {}
+    try:
+        for name, annotation in arguments.items():
+            if isinstance(annotation, type) and issubclass(annotation, Section):
+                values[name] = load_params(annotation)
+            elif annotation == Out:
+                final = values[name]
+                values[name] = outputs[final] = _partial(final)
+        main(**values)
+        for final, partial in outputs.items():
+            _replace(partial, final)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {Path(sys.argv[0]).stem}: {_one_line(error)}")
+    finally:
+        for partial in outputs.values():
+            _remove(partial)
+
+
+def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.ArgumentParser:
+    module = inspect.getmodule(main)
+    parser = argparse.ArgumentParser(description=module.__doc__ if module else None)
+    for name, annotation in arguments.items():
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            continue
+        if get_origin(annotation) is list:
+            parser.add_argument(option(name), type=Path, nargs="+", required=True, metavar="PATH")
+        else:
+            is_path = get_origin(annotation) is Annotated or annotation is Path
+            kind = get_args(annotation)[0] if is_path else annotation
+            parser.add_argument(option(name), type=kind, required=True, metavar=kind.__name__.upper())
+    return parser
+
+
+def _partial(final: Path) -> Path:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.partial{final.suffix}")
+    _remove(partial)
+    return partial
+
+
+def _replace(partial: Path, final: Path) -> None:
+    if not partial.exists():
+        raise RuntimeError(f"the stage wrote no {final}")
+    _remove(final)
+    os.replace(partial, final)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC:
+            return f"{error.filename or 'output'}: the disk is full; free some space and run it again"
+        if error.errno is None:  # raised by a library with a message of its own
+            return " ".join(str(error).split())
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
