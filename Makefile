@@ -1,0 +1,33 @@
+# Two commands: `make repro` and `make test`. Both set up .venv first; set PYTHON to choose another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: repro test check bench clean-venv
+
+repro: .venv/installed
+	isoflop check
+	dvc repro
+	isoflop summary
+
+test: .venv/installed
+	python -m pytest -n 2 --dist worksteal
+
+check: .venv/installed
+	ruff check .
+	mypy
+
+bench: .venv/installed
+	for benchmark in benchmarks/*.py; do python $$benchmark || exit 1; done
+
+# The stamp is written last: an interrupted install is taken up again.
+.venv/installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), isoflop needs Python 3.11 or later (make PYTHON=python3.12 ...)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
+
+clean-venv:
+	rm -rf .venv

@@ -1,0 +1,188 @@
+"""Holds dvc.yaml to the stages: what a stage declares is what its signature, its schema and its imports say.
+
+``python -m isoflop.contract`` lists what disagrees; with ``--fix`` it also writes the code dependencies and the
+parameters of every stage into dvc.yaml. Options, inputs and outputs stay the author's.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from isoflop.params import Section, declared_keys
+from isoflop.stage import In, Out, contract, option
+
+# What every stage runs through and what cannot change a result: an edit here must not retrain the world.
+PLUMBING = frozenset(
+    {
+        "src/isoflop/__init__.py",
+        "src/isoflop/errors.py",
+        "src/isoflop/params.py",
+        "src/isoflop/stage.py",
+        "stages/__init__.py",
+    }
+)
+
+
+def import_closure(file: Path, root: Path) -> set[str]:
+    """All files of this project that ``file`` imports, however indirectly, itself included; paths relative to root.
+
+    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, as they never run.
+    """
+    found: set[str] = set()
+    waiting = [file]
+    while waiting:
+        current = waiting.pop()
+        name = current.relative_to(root).as_posix()
+        if name not in found:
+            found.add(name)
+            waiting += _imported_files(current, root)
+    return found
+
+
+def code_dependencies(stage: str, root: Path) -> list[str]:
+    """The code that stage ``stage`` must declare, sorted: its own module first."""
+    own = f"stages/{stage}.py"
+    return [own, *sorted(import_closure(root / own, root) - PLUMBING - {own})]
+
+
+def violations(root: Path) -> list[str]:
+    """Every disagreement between dvc.yaml and the stages of the project at ``root``, a line each."""
+    stages = _load(root)["stages"]
+    return [f"{name}: {line}" for name, stage in stages.items() for line in _stage_violations(name, stage, root)]
+
+
+def fix(root: Path) -> None:
+    """Write the code dependencies and the parameters that the stages need into dvc.yaml."""
+    content = _load(root)
+    for name, stage in content["stages"].items():
+        data = [dep for dep in stage.get("deps", []) if not str(dep).endswith(".py")]
+        stage["deps"] = [*data, *code_dependencies(name, root)]
+        keys = _expected_keys(_main(name))
+        if keys != set(stage.get("params", [])):
+            stage["params"] = sorted(keys)
+    with (root / "dvc.yaml").open("w") as file:
+        _yaml().dump(content, file)
+
+
+def _stage_violations(name: str, stage: dict[str, Any], root: Path) -> Iterator[str]:
+    main = _main(name)
+    arguments = contract(main)
+    options = _options(stage["cmd"])
+    known = {option(argument) for argument, kind in arguments.items() if not _is_section(kind)}
+    if known != set(options):
+        yield f"cmd has the options {sorted(options)}, its signature {sorted(known)}"
+        return
+    inputs, outputs = set(_dependency_fields(main)), set()
+    for argument, kind in arguments.items():
+        if kind == In or get_origin(kind) is list:
+            inputs.update(options[option(argument)])
+        elif kind == Out:
+            outputs.update(options[option(argument)])
+    declared = [str(dep) for dep in stage.get("deps", [])]
+    data = {dep for dep in declared if not dep.endswith(".py")}
+    code = {dep for dep in declared if dep.endswith(".py")}
+    outs = {str(out) for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])}
+    yield from _difference("data deps", data, inputs)
+    yield from _difference("outs", outs, outputs)
+    yield from _difference("params", set(stage.get("params", [])), _expected_keys(main))
+    yield from _difference("code deps", code, set(code_dependencies(name, root)))
+
+
+def _difference(what: str, declared: set[str], needed: set[str]) -> Iterator[str]:
+    if needed - declared:
+        yield f"{what}: missing {', '.join(sorted(needed - declared))}"
+    if declared - needed:
+        yield f"{what}: needless {', '.join(sorted(declared - needed))}"
+
+
+def _main(stage: str) -> Any:
+    return importlib.import_module(f"stages.{stage}").main
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _expected_keys(main: Any) -> set[str]:
+    return {key for kind in contract(main).values() if _is_section(kind) for key in declared_keys(kind).values()}
+
+
+def _dependency_fields(main: Any) -> Iterator[str]:
+    """Parameters that name a file or folder which the stage reads: marked ``dependency`` in their schema."""
+    for kind in contract(main).values():
+        if _is_section(kind):
+            for section, info in kind.model_fields.items():
+                if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                    for field, inner in info.annotation.model_fields.items():
+                        extra = inner.json_schema_extra
+                        if isinstance(extra, dict) and extra.get("dependency"):
+                            yield f"${{{section}.{field}}}"
+
+
+def _options(cmd: str) -> dict[str, list[str]]:
+    options: dict[str, list[str]] = {}
+    name = ""
+    for token in cmd.split()[3:]:
+        if token.startswith("--"):
+            name = token
+            options[name] = []
+        else:
+            options[name].append(token)
+    return options
+
+
+def _imported_files(file: Path, root: Path) -> list[Path]:
+    modules: set[str] = set()
+    for node in _running_nodes(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            modules.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    files = []
+    for module in modules:
+        parts = module.split(".")
+        if parts[0] in ("isoflop", "stages"):
+            base = root / "src" if parts[0] == "isoflop" else root
+            prefixes = [base.joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
+            candidates = [path for prefix in prefixes for path in (prefix.with_suffix(".py"), prefix / "__init__.py")]
+            files += [path for path in candidates if path.is_file()]
+    return files
+
+
+def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from _running_nodes(other)
+        else:
+            yield child
+            yield from _running_nodes(child)
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _load(root: Path) -> Any:
+    return _yaml().load((root / "dvc.yaml").read_text())
+
+
+if __name__ == "__main__":
+    here = Path.cwd()
+    sys.path.insert(0, str(here))
+    if "--fix" in sys.argv[1:]:
+        fix(here)
+    found = violations(here)
+    sys.exit("\n".join(found) if found else 0)

@@ -1,0 +1,64 @@
+"""What several test files share: the project's root, and real runs of the smoke pipeline in a temporary clone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the tests import stages.*, as `python -m stages.NAME` does
+
+
+def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with this environment's programs first on the PATH; its output comes back as text."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+    return done
+
+
+def copy_project(target: Path, preset: str = "smoke") -> Path:
+    """A git and DVC repository at ``target`` with the project's files as they are now, and a preset's parameters."""
+    listed = run_command("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    (target / "dvc.lock").unlink(missing_ok=True)
+    shutil.copy(ROOT / "presets" / f"{preset}.yaml", target / "params.yaml")
+    run_command("git", "init", "-q", "-b", "main", cwd=target)
+    commit(target, "start")
+    return target
+
+
+def commit(repository: Path, message: str) -> None:
+    """Commit everything, as somebody."""
+    run_command("git", "add", "-A", cwd=repository)
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.invalid")
+    run_command("git", *identity, "commit", "-q", "--allow-empty", "-m", message, cwd=repository)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A clone in which the whole smoke pipeline has run, for reading; made once for all test processes."""
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+    clone = shared / "smoke"
+    with FileLock(str(shared / "smoke.lock")):
+        if not (shared / "smoke.done").exists():
+            copy_project(clone)
+            done = run_command("dvc", "repro", cwd=clone)
+            (clone / ".isoflop").mkdir(exist_ok=True)
+            (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
+            commit(clone, "reproduced")
+            (shared / "smoke.done").touch()
+    return clone
