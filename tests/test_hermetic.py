@@ -1,0 +1,81 @@
+"""Each stage, run in an empty folder with only what it declares, makes its outputs, the same bytes, nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isoflop.contract import PLUMBING
+from tests.conftest import ROOT, run_command
+
+
+def stage_names() -> list[str]:
+    """Every stage of the smoke preset's graph, the matrix ones by item."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    widths = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())["sweep"]["widths"]
+    names = []
+    for name, stage in graph.items():
+        items = [] if "matrix" not in stage else next(iter(stage["matrix"].values()))
+        items = widths if isinstance(items, str) else items
+        names += [f"{name}@{item}" for item in items] if "matrix" in stage else [name]
+    return names
+
+
+# Latency is measured anew each time, so what follows from it may differ; all else must not.
+MEASURED = {"benchmark", "ship", "report"}
+
+
+@pytest.mark.parametrize("name", stage_names())
+def test_stage_needs_and_makes_only_what_it_declares(smoke: Path, tmp_path: Path, name: str) -> None:
+    stage = yaml.safe_load((smoke / "dvc.lock").read_text())["stages"][name]
+    for dependency in [dep["path"] for dep in stage.get("deps", [])] + sorted(PLUMBING):
+        copy(smoke / dependency, tmp_path / dependency)
+    params = stage.get("params", {}).get("params.yaml", {})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(nested(params)))
+    before = files(tmp_path)
+
+    run_command("sh", "-c", stage["cmd"], cwd=tmp_path, PYTHONDONTWRITEBYTECODE="1")
+
+    made = files(tmp_path) - before
+    outputs = [Path(out["path"]) for out in stage["outs"]]
+    strays = {file for file in made if not any(file == out or out in file.parents for out in outputs)}
+    assert not strays, "written beside the declared outputs"
+    expected = {file for file in files(smoke) if any(file == out or out in file.parents for out in outputs)}
+    assert made == expected
+    if name not in MEASURED:
+        different = [file for file in sorted(made) if (tmp_path / file).read_bytes() != (smoke / file).read_bytes()]
+        assert not different, "the same inputs gave other bytes in another folder"
+
+
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, target)
+
+
+def nested(params: dict[str, Any]) -> dict[str, Any]:
+    """{"train.width": 8} → {"train": {"width": 8}}"""
+    tree: dict[str, Any] = {}
+    for dotted, value in params.items():
+        *parents, last = dotted.split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[last] = value
+    return tree
+
+
+def files(folder: Path) -> set[Path]:
+    """All files below ``folder``, but for git's, DVC's and isoflop's own state."""
+    own = {".git", ".dvc", ".isoflop"}
+    return {
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in own
+    }

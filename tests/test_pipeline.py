@@ -1,0 +1,121 @@
+"""The whole pipeline, for real: `dvc repro` of the smoke preset in a clone, experiments on it, and a prediction."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import copy_project, run_command
+
+
+def executed(output: str) -> set[str]:
+    """The stages that DVC ran, by name."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+@pytest.fixture
+def clone(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of the reproduced clone, cache and all, to change."""
+    target = tmp_path / "clone"
+    shutil.copytree(smoke, target, symlinks=True)
+    return target
+
+
+def test_repro_runs_every_stage_and_a_second_one_none(smoke: Path, clone: Path) -> None:
+    stages = set(yaml.safe_load((smoke / "dvc.lock").read_text())["stages"])
+    assert executed((smoke / ".isoflop" / "repro.log").read_text()) == stages
+    again = run_command("dvc", "repro", cwd=clone)
+    assert executed(again.stdout) == set()
+    assert "Data and pipelines are up to date." in again.stdout
+
+
+def test_metrics_have_their_stable_names(smoke: Path) -> None:
+    metrics = {file.stem: json.loads(file.read_text()) for file in (smoke / "metrics").glob("*.json")}
+    assert {"data", "train", "evaluate", "scaling", "forecast", "variants", "latency"} <= set(metrics)
+    assert {"accuracy", "nll", "precision", "recall", "f1", "ece"} <= set(metrics["evaluate"])
+    names = ["base", "distilled", "pruned"]
+    assert set(metrics["variants"]) == {*names, *(f"{name}-int8" for name in names)}
+    for variant in metrics["variants"].values():
+        assert {"accuracy", "parameters", "macs", "bytes"} <= set(variant)
+    assert metrics["variants"]["base"]["accuracy"] == pytest.approx(metrics["evaluate"]["accuracy"], abs=1e-6)
+    shown = run_command("dvc", "metrics", "show", "--md", cwd=smoke).stdout
+    assert "metrics/evaluate.json" in shown
+
+
+def test_the_shipped_model_classifies_an_image(smoke: Path, tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    files = []
+    for index in range(10):  # the first ten are the digits 0 to 9, enlarged as a user's picture would be
+        pixels = (digits.images[index] * 255 / 16).round().astype("uint8")
+        files.append(str(tmp_path / f"{index}.png"))
+        Image.fromarray(pixels).resize((80, 80), Image.Resampling.NEAREST).convert("RGB").save(files[-1])
+    answer = run_command("isoflop", "predict", "ship/model.onnx", *files, "--json", "--top", "3", cwd=smoke).stdout
+    predictions = json.loads(answer)
+    assert len(predictions) == 10
+    best = [prediction["top"][0]["class"] for prediction in predictions]
+    accuracy = json.loads((smoke / "metrics/evaluate.json").read_text())["accuracy"]
+    if accuracy > 0.8:
+        assert sum(name == str(index) for index, name in enumerate(best)) >= 6
+
+
+def test_the_report_and_the_checksums_are_whole(smoke: Path) -> None:
+    page = (smoke / "report/index.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    assert "http://" not in page.replace("http://www.w3.org", "") and 'src="https' not in page
+    run_command("sha256sum", "-c", "--strict", "SHA256SUMS", cwd=smoke / "ship")
+
+
+def test_summary_ends_a_repro(smoke: Path) -> None:
+    summary = run_command("isoflop", "summary", cwd=smoke).stdout
+    for word in ("base", "distilled-int8", "pruned", "report/index.html"):
+        assert word in summary
+
+
+def test_another_width_leaves_the_study_alone_and_the_old_one_runs_nothing(clone: Path) -> None:
+    width = yaml.safe_load((clone / "params.yaml").read_text())["train"]["width"]
+    first = run_command("dvc", "exp", "run", "-S", f"train.width={width + 8}", cwd=clone)
+    ran = {name.split("@")[0] for name in executed(first.stdout)}
+    assert {"train", "evaluate", "forecast", "distill", "prune", "export", "compare", "benchmark", "report"} <= ran
+    assert not ran & {"download", "prepare", "augment", "sweep", "scaling"}
+    compared = run_command("dvc", "metrics", "diff", cwd=clone).stdout
+    assert "parameters" in compared
+    back = run_command("dvc", "exp", "run", "-S", f"train.width={width}", cwd=clone)
+    assert executed(back.stdout) == set()
+
+
+def test_plots_are_shown_by_dvc(clone: Path) -> None:
+    run_command("dvc", "plots", "show", "--out", "shown", cwd=clone)
+    page = (clone / "shown" / "index.html").read_text()
+    for plot in ("confusion", "training", "scaling", "tradeoff"):
+        assert plot in page
+
+
+def test_a_failing_stage_names_the_key_and_keeps_what_came_before(clone: Path) -> None:
+    params = (clone / "params.yaml").read_text()
+    (clone / "params.yaml").write_text(params.replace("  ece_bins: 15", "  ece_bins: many"))
+    before = (clone / "models/base/weights.safetensors").read_bytes()
+    failed = run_command("dvc", "repro", cwd=clone, check=False)
+    assert failed.returncode != 0
+    assert "params.yaml: evaluate.ece_bins: found 'many' (string), expected a valid integer" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert (clone / "models/base/weights.safetensors").read_bytes() == before
+    (clone / "params.yaml").write_text(params)
+    assert executed(run_command("dvc", "repro", cwd=clone).stdout) == set()
+
+
+def test_check_finds_a_mistake_before_any_stage_runs(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("  objective: latency", "  objective: speed"))
+    done = run_command("isoflop", "check", cwd=project, check=False)
+    assert done.returncode != 0
+    assert "params.yaml: ship.objective: found 'speed' (string), expected" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,91 @@
+"""A typed function becomes a command whose outputs are whole or absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_command
+
+STAGE = """
+import sys
+from isoflop.errors import UserError
+from isoflop.params import Section
+from isoflop.stage import In, Out, run
+
+
+class Scale(Section):
+    factor: int
+
+
+class Params(Section):
+    scale: Scale
+
+
+def main(params: Params, numbers: list[In], label: str, folder: Out, total: Out) -> None:
+    folder.mkdir()
+    (folder / "half.txt").write_text("first")
+    if label == "user-error":
+        raise UserError("numbers.txt: found nothing,\\n expected numbers")
+    if label == "bug":
+        raise KeyError("bug")
+    values = [int(file.read_text()) for file in numbers]
+    if label != "forgets":
+        total.write_text(str(sum(values) * params.scale.factor))
+
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "adder.py").write_text(STAGE)
+    (tmp_path / "params.yaml").write_text("scale:\n  factor: 10\n")
+    (tmp_path / "one.txt").write_text("1")
+    (tmp_path / "two.txt").write_text("2")
+    return tmp_path
+
+
+def run_stage(project: Path, label: str, *numbers: str) -> subprocess.CompletedProcess[str]:
+    options = ["--numbers", *numbers, "--label", label, "--folder", "out/folder", "--total", "out/total.txt"]
+    return run_command(sys.executable, "-m", "adder", *options, cwd=project, check=False)
+
+
+def contents(project: Path) -> list[str]:
+    return sorted(path.name for path in (project / "out").rglob("*")) if (project / "out").exists() else []
+
+
+def test_runs_with_parameters_and_paths(project: Path) -> None:
+    assert run_stage(project, "ok", "one.txt", "two.txt").returncode == 0
+    assert (project / "out/total.txt").read_text() == "30"
+    assert contents(project) == ["folder", "half.txt", "total.txt"]
+
+
+@pytest.mark.parametrize("label", ["user-error", "bug", "forgets"])
+def test_a_failure_leaves_nothing_half_written_and_what_was_there_before(project: Path, label: str) -> None:
+    run_stage(project, "ok", "one.txt")
+    before = {path: path.read_bytes() for path in (project / "out").rglob("*") if path.is_file()}
+    done = run_stage(project, label, "two.txt")
+    assert done.returncode == 1
+    after = {path: path.read_bytes() for path in (project / "out").rglob("*") if path.is_file()}
+    if label == "forgets":  # the folder was whole, the total was never written
+        after = {path: data for path, data in after.items() if path.name == "total.txt"}
+        before = {path: data for path, data in before.items() if path.name == "total.txt"}
+    assert after == before
+    assert ("Traceback" in done.stderr) == (label != "user-error")
+
+
+def test_a_users_mistake_is_one_line(project: Path) -> None:
+    done = run_stage(project, "user-error", "one.txt")
+    assert done.stderr == "error: adder: numbers.txt: found nothing, expected numbers\n"
+    done = run_stage(project, "ok", "absent.txt")
+    assert done.stderr == "error: adder: absent.txt: No such file or directory\n"
+    (project / "params.yaml").write_text("scale:\n  factor: ten\n")
+    done = run_stage(project, "ok", "one.txt")
+    assert "params.yaml: scale.factor: found 'ten' (string), expected a valid integer" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1

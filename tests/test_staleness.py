@@ -1,0 +1,120 @@
+"""Changing a parameter makes exactly the stages stale that the table says: tried for every value of params.yaml."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, run_command
+
+# Which stages a section, or a part of one, makes stale. The longest key that fits a parameter decides.
+TABLE: dict[str, set[str]] = {
+    "data": {"download"},
+    "prepare": {"prepare"},
+    "augment": {"augment"},
+    "model": {"train", "sweep"},
+    "recipe": {"train", "sweep", "distill", "prune"},
+    "train": {"train"},
+    "train.width": {"train", "forecast"},
+    "evaluate": {"evaluate"},
+    "sweep.runs": {"sweep"},
+    "sweep.widths": {"scaling", "sweep@new"},
+    "scaling": {"scaling"},
+    "distill": {"distill"},
+    "prune": {"prune"},
+    "export": {"export"},
+    "quantize": {"quantize"},
+    "benchmark": {"benchmark"},
+    "ship": {"ship"},
+}
+
+
+def leaves(tree: Any, prefix: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every value; lists count as one value, but a list of mappings is entered."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from leaves(value, (*prefix, name))
+    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
+        for index, value in enumerate(tree):
+            yield from leaves(value, (*prefix, index))
+    else:
+        yield prefix
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, changed(value[-1])] if value else [1]
+    return 1 if value is None else value + "x"
+
+
+def stale(project: Path) -> set[str]:
+    """The stages that `dvc status` names, without what is stale for want of an output of another stage."""
+    from dvc.repo import Repo
+
+    with warnings.catch_warnings(), Repo(str(project)) as repo:
+        warnings.simplefilter("ignore")  # DVC's own dependencies warn
+        return set(repo.status())
+
+
+def test_each_parameter_makes_exactly_its_stages_stale(smoke: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(smoke, project, symlinks=True)
+    text = (project / "params.yaml").read_text()
+    params = yaml.safe_load(text)
+    assert set(params) == {name.split(".")[0] for name in TABLE}, "a section that the table lacks"
+    assert stale(project) == set(), "the untouched clone is stale"
+    widths = params["sweep"]["widths"]
+    wrong = {}
+    for path in leaves(params):
+        edited = yaml.safe_load(text)
+        branch = edited
+        for part in path[:-1]:
+            branch = branch[part]
+        branch[path[-1]] = changed(branch[path[-1]])
+        if path == ("data", "path"):  # it must exist to be hashed
+            shutil.copytree(project / params["data"]["path"], project / edited["data"]["path"], dirs_exist_ok=True)
+        (project / "params.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
+        dotted = ".".join(map(str, path))
+        row = max((name for name in TABLE if f"{dotted}.".startswith(f"{name}.")), key=len)
+        found = {collapse(name, widths) for name in stale(project)}
+        if found != TABLE[row]:
+            wrong[dotted] = {"stale": found, "expected": TABLE[row]}
+    assert wrong == {}
+
+
+def collapse(stage: str, widths: list[int]) -> str:
+    """sweep@8 → sweep; a width that the study did not have → sweep@new."""
+    name, _, item = stage.partition("@")
+    return "sweep@new" if name == "sweep" and int(item) not in widths else name
+
+
+@pytest.mark.parametrize("preset", sorted(file.stem for file in (ROOT / "presets").glob("*.yaml")))
+def test_every_preset_has_the_same_keys(preset: str) -> None:
+    """A key that a preset lacks, or has alone, would be a surprise after `isoflop preset`."""
+
+    def keys(tree: Any) -> Any:
+        return {name: keys(value) for name, value in tree.items()} if isinstance(tree, dict) else None
+
+    default = yaml.safe_load((ROOT / "params.yaml").read_text())
+    other = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text())
+    assert keys(other) == keys(default)
+
+
+def test_the_graph_is_valid_for_every_preset(tmp_path: Path) -> None:
+    """`dvc stage list` resolves the templates with each preset's values."""
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    run_command("dvc", "init", "--no-scm", "-q", cwd=tmp_path)
+    for file in sorted((ROOT / "presets").glob("*.yaml")):
+        shutil.copy(file, tmp_path / "params.yaml")
+        assert "report" in run_command("dvc", "stage", "list", "--name-only", cwd=tmp_path).stdout
