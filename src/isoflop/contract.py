@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,8 +70,10 @@ def fix(root: Path) -> None:
         keys = _expected_keys(_main(name))
         if keys != set(stage.get("params", [])):
             stage["params"] = sorted(keys)
-    with (root / "dvc.yaml").open("w") as file:
-        _yaml().dump(content, file)
+    text = io.StringIO()
+    _yaml().dump(content, text)
+    spaced = re.sub(r"\n+(  \w+:\n    (?:matrix|cmd):)", r"\n\n\1", text.getvalue())
+    (root / "dvc.yaml").write_text(spaced.replace("stages:\n\n", "stages:\n"))
 
 
 def _stage_violations(name: str, stage: dict[str, Any], root: Path) -> Iterator[str]:
