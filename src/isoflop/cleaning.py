@@ -1,0 +1,107 @@
+"""What to drop from a data set, and who goes to which split, decided on what is known of each image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import Field
+
+from isoflop import duplicates
+from isoflop.duplicates import Catalogue
+from isoflop.errors import UserError
+from isoflop.params import Section
+from isoflop.splitting import assign_splits, check_every_class
+
+REASONS = ("undecodable", "blank", "conflicting_labels", "leak", "exact_duplicate", "near_duplicate")
+
+
+class Drop(Section):
+    """What to drop. Off means: keep it (for ``undecodable``, stop with an error)."""
+
+    undecodable: bool
+    blank: bool
+    exact_duplicates: bool
+    leaks: bool
+    conflicting_labels: bool
+    near_duplicate_distance: int | None = Field(ge=0, le=16)  # bits of 64; above 16 unlike pictures match
+
+
+class Prepare(Section):
+    """Section ``prepare``."""
+
+    image_size: int = Field(ge=1, le=2048)
+    channels: Literal[1, 3]
+    resize: Literal["crop", "pad", "stretch"]
+    normalization: Literal["unit", "symmetric", "standard"]
+    val_fraction: float = Field(gt=0, lt=1)  # of the images that are not test images
+    test_fraction: float = Field(gt=0, lt=1)
+    min_images_per_class: int = Field(ge=3)  # one for each split
+    seed: int = Field(ge=0)
+    drop: Drop
+
+
+@dataclass
+class Cleaning:
+    """What happened to each image of the source: dropped for a reason, or put in a split."""
+
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    kept: list[int] = field(default_factory=list)  # numbers of images, in the order of the source
+    dropped: dict[int, tuple[str, str]] = field(default_factory=dict)  # number → reason, detail
+    splits: dict[int, str] = field(default_factory=dict)  # number → split, of the kept
+
+    def drop(self, reason: str, details: dict[int, str]) -> None:
+        self.dropped.update({index: (reason, detail) for index, detail in details.items()})
+        self.kept = [index for index in self.kept if index not in details]
+
+
+def drop_and_split(cleaning: Cleaning, classes: Sequence[str], params: Prepare) -> None:
+    """Drop what is there twice, and give every image that stays its split.
+
+    Where the source has no splits, duplicates are dropped before the draw, so there is nothing to leak. Leaks are
+    looked for again after it: with ``exact_duplicates`` off, the draw can put twins into two splits.
+    """
+    catalogue, drop = cleaning.catalogue, params.drop
+    if drop.conflicting_labels:
+        cleaning.drop("conflicting_labels", duplicates.conflicting_labels(cleaning.kept, catalogue, classes))
+    if drop.leaks:
+        cleaning.drop("leak", duplicates.leaks(cleaning.kept, catalogue))
+    if drop.exact_duplicates:
+        cleaning.drop("exact_duplicate", duplicates.exact_duplicates(cleaning.kept, catalogue))
+    if drop.near_duplicate_distance is not None:
+        within, across = duplicates.near_duplicates(
+            cleaning.kept, catalogue, drop.near_duplicate_distance, across_splits=drop.leaks
+        )
+        cleaning.drop("near_duplicate", within)
+        cleaning.drop("leak", across)
+    _check_counts(cleaning, classes, params.min_images_per_class)
+    cleaning.splits = assign_splits(
+        cleaning.kept,
+        catalogue.labels,
+        catalogue.splits,
+        classes,
+        val_fraction=params.val_fraction,
+        test_fraction=params.test_fraction,
+        seed=params.seed,
+    )
+    if drop.leaks:
+        catalogue.splits = [cleaning.splits.get(index) for index in range(len(catalogue))]
+        cleaning.drop("leak", duplicates.leaks(cleaning.kept, catalogue))
+        cleaning.splits = {index: cleaning.splits[index] for index in cleaning.kept}
+        check_every_class(cleaning.splits, catalogue.labels, classes)
+
+
+def _check_counts(cleaning: Cleaning, classes: Sequence[str], needed: int) -> None:
+    labels = cleaning.catalogue.labels
+    counts = Counter(labels[index] for index in cleaning.kept)
+    for label, name in enumerate(classes):
+        if counts[label] < needed:
+            reasons = Counter(reason for index, (reason, _) in cleaning.dropped.items() if labels[index] == label)
+            why = ", ".join(f"{reasons[reason]} {reason}" for reason in REASONS if reasons[reason])
+            raise UserError(
+                f"class {name!r}: found {counts[label]} images after cleaning"
+                + (f" (dropped: {why})" if why else "")
+                + f", expected at least {needed} (prepare.min_images_per_class)"
+            )

@@ -1,0 +1,136 @@
+"""Images that are there twice: the same pixels, or nearly (a perceptual hash), within a split or across, or two labels.
+
+Each function looks at the images numbered in ``kept`` and returns those to drop with the reason in words.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+# Of images that are the same across splits, the one in the first of these stays: a test set is worth most whole.
+_PRECEDENCE = {"test": 0, "val": 1, "train": 2, None: 3}
+
+
+@dataclass
+class Catalogue:
+    """What is known of each image, in the order of the source; everything but the pixels."""
+
+    names: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    splits: list[str | None] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)  # of the decoded pixels before resizing
+    hashes: list[int] = field(default_factory=list)  # 64-bit perceptual hash
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def conflicting_labels(kept: Iterable[int], of: Catalogue, classes: Sequence[str]) -> dict[int, str]:
+    """Every image whose very pixels also carry another label: which label is wrong cannot be known."""
+    drops = {}
+    for group in _same_pixels(kept, of):
+        if len({of.labels[index] for index in group}) > 1:
+            for index in group:
+                other = next(other for other in group if of.labels[other] != of.labels[index])
+                drops[index] = f"the same pixels as {of.names[other]}, which is labelled {classes[of.labels[other]]}"
+    return drops
+
+
+def leaks(kept: Iterable[int], of: Catalogue) -> dict[int, str]:
+    """Images of train (or val) whose pixels are also in test (or val)."""
+    drops = {}
+    for group in _same_pixels(kept, of):
+        owner = min(group, key=lambda index: (_PRECEDENCE[of.splits[index]], index))
+        for index in group:
+            if of.splits[index] != of.splits[owner]:
+                drops[index] = f"the same pixels as {of.names[owner]} in {of.splits[owner]}"
+    return drops
+
+
+def exact_duplicates(kept: Iterable[int], of: Catalogue) -> dict[int, str]:
+    """All but the first of the images of one split and label that have the same pixels."""
+    drops = {}
+    for group in _same_pixels(kept, of):
+        first: dict[tuple[str | None, int], int] = {}
+        for index in group:
+            owner = first.setdefault((of.splits[index], of.labels[index]), index)
+            if owner != index:
+                drops[index] = f"the same pixels as {of.names[owner]}"
+    return drops
+
+
+def near_duplicates(
+    kept: Iterable[int], of: Catalogue, distance: int, *, across_splits: bool
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Images whose perceptual hash is within ``distance`` bits of an image of their label that stays.
+
+    Images are taken in order (test, val, train; then as in the source) and each is compared with those that stay, so
+    a chain of look-alikes does not pull in images that are unlike. Look-alikes under different labels are left: a
+    hash of 64 bits is too coarse to accuse a label.
+
+    Returns:
+        The drops within a split, and those across splits (empty unless ``across_splits``).
+    """
+    within: dict[int, str] = {}
+    across: dict[int, str] = {}
+    by_label: dict[int, list[int]] = defaultdict(list)
+    for index in kept:
+        by_label[of.labels[index]].append(index)
+    for members in by_label.values():
+        members.sort(key=lambda index: (_PRECEDENCE[of.splits[index]], index))
+        hashes = np.array([of.hashes[index] for index in members], np.uint64)
+        unique, inverse = np.unique(hashes, return_inverse=True)
+        neighbours: dict[int, list[int]] = defaultdict(list)
+        for left, right in near_pairs(unique, distance).tolist():
+            neighbours[left].append(right)
+            neighbours[right].append(left)
+        owners: dict[tuple[str | None, int], int] = {}  # (split, unique hash) → the image that stays
+        for index, code in zip(members, inverse.tolist(), strict=True):
+            split = of.splits[index]
+            places = dict.fromkeys([split, "test", "val"] if across_splits else [split])
+            codes = [code, *neighbours[code]] if code in neighbours else [code]
+            owner = next((owners[p, c] for p in places for c in codes if (p, c) in owners), None)
+            if owner is None:
+                owners[split, code] = index
+                continue
+            bits = (of.hashes[index] ^ of.hashes[owner]).bit_count()
+            where = f" in {of.splits[owner]}" if of.splits[owner] != split else ""
+            drops = across if where else within
+            drops[index] = f"perceptual hash {bits} bits from {of.names[owner]}{where}"
+    return within, across
+
+
+def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64]:
+    """Pairs [P, 2] of positions, left < right, of distinct 64-bit ``hashes`` that differ in at most ``distance`` bits.
+
+    Pigeonhole: of ``distance + 1`` bands of bits at least one is equal in such a pair. So only hashes with an equal
+    band are compared: sorted by the band, each with the next, the next but one, and so on while the band is equal.
+    """
+    found: list[npt.NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
+    edges = np.linspace(0, 64, distance + 2).round().astype(int)
+    for low, high in pairwise(edges.tolist()):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        ordered_band, ordered = band[order], hashes[order]
+        left = np.arange(len(hashes))
+        for step in range(1, len(hashes)):
+            left = left[left < len(hashes) - step]
+            left = left[ordered_band[left] == ordered_band[left + step]]
+            if not len(left):
+                break
+            near = left[np.bitwise_count(ordered[left] ^ ordered[left + step]) <= distance]
+            found.append(np.sort(np.stack([order[near], order[near + step]], axis=1), axis=1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _same_pixels(kept: Iterable[int], of: Catalogue) -> list[list[int]]:
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for index in kept:
+        groups[of.digests[index]].append(index)
+    return [group for group in groups.values() if len(group) > 1]

@@ -1,0 +1,22 @@
+"""Make the augmented views of the training split, and a picture of them."""
+
+from isoflop.arrays import read_split, read_views
+from isoflop.augmentation import Augment, write_augmented
+from isoflop.contact_sheet import write_contact_sheet
+from isoflop.params import Section
+from isoflop.stage import In, Out, run
+
+
+class Params(Section):
+    augment: Augment
+
+
+def main(params: Params, train: In, views: Out, contact_sheet: Out) -> None:
+    split = read_split(train)
+    augment = params.augment
+    write_augmented(split, views, augment.views, augment.policy, augment.seed)
+    write_contact_sheet(split, read_views(views), contact_sheet)
+
+
+if __name__ == "__main__":
+    run(main)
