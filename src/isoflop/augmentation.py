@@ -145,10 +145,18 @@ def _run_in_worker(chunk: tuple[int, int]) -> None:
 
 
 def _apply(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    made: npt.NDArray[np.uint8] = transform(image=image)["image"]
+    made = _call(transform, image, _KEY)
     if not isinstance(made, np.ndarray) or made.shape != image.shape or made.dtype != np.uint8:
         raise UserError(f"{_KEY}: {_changed(image, made)}")
     return made
+
+
+def _call(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8], where: str) -> Any:
+    try:
+        return transform(image=image)["image"]
+    except Exception as error:  # whatever a transform raises, the policy asked for it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where}: cannot be applied to images {list(image.shape)}: {reason}") from None
 
 
 def _changed(image: npt.NDArray[np.uint8], made: Any) -> str:
@@ -166,11 +174,7 @@ def _try_out(transforms: list[BasicTransform | BaseCompose], image: npt.NDArray[
         transform.set_random_seed(0)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            try:
-                made = transform(image=np.ascontiguousarray(before))["image"]
-            except Exception as error:  # whatever a transform raises, the policy asked for it
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise UserError(f"{name}: cannot be applied to images {list(image.shape)}: {reason}") from None
+            made = _call(transform, np.ascontiguousarray(before), name)
         if caught:
             raise UserError(f"{name}: has no effect on images {list(image.shape)}: {caught[0].message}")
         if getattr(made, "shape", None) != before.shape or getattr(made, "dtype", None) != before.dtype:
@@ -237,7 +241,7 @@ def _python_value(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("INTER_", "BORDER_")):
         import cv2
 
-        return getattr(cv2, value)
+        return getattr(cv2, value, value)  # a name that it has not is for the transform to refuse
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 
 import numpy as np
@@ -15,9 +16,10 @@ from isoflop.errors import UserError
 # Formats that Pillow decodes in its own process: EPS would start Ghostscript on what a stranger wrote.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# Between one and two times Image.MAX_IMAGE_PIXELS Pillow only warns. A filter of the process, set once: a filter
-# set around each call (warnings.catch_warnings) is not safe in threads, and prepare decodes in threads.
-warnings.simplefilter("error", Image.DecompressionBombWarning)
+# What Pillow warns of is either handled here (size) or no matter (broken EXIF). Filters of the process, set once: those
+# set around each call (warnings.catch_warnings) are not safe in threads, and prepare decodes in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data")
 
 
 class UndecodableError(UserError):
@@ -41,6 +43,8 @@ def decode(content: bytes, name: str) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} may be a decompression bomb")
             image.load()
             with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose good pixels
                 ImageOps.exif_transpose(image, in_place=True)
