@@ -29,7 +29,7 @@ def write_split(
     channels = images.shape[3]
     with SplitWriter(folder, images.shape[1:]) as writer:
         writer.append(images, labels)
-        writer.finish(Meaning(classes, [0.0] * channels, [1.0] * channels))
+        writer.finish(Meaning(classes, [0.0] * channels, [1.0] * channels, "crop"))
     return read_split(folder)
 
 
@@ -229,7 +229,7 @@ def test_the_contact_sheet_shows_each_class_and_its_views(digits: Split, tmp_pat
 
 
 def test_the_contact_sheet_takes_colour_and_class_names_that_look_like_formulae(colours: Split, tmp_path: Path) -> None:
-    meaning = Meaning(["$a_{", "a very long name of a class, indeed"], [0.0] * 3, [1.0] * 3)
+    meaning = Meaning(["$a_{", "a very long name of a class, indeed"], [0.0] * 3, [1.0] * 3, "crop")
     write_contact_sheet(
         Split(colours.images, colours.labels, meaning), np.zeros((0, 20, 16, 16, 3), np.uint8), tmp_path / "sheet.png"
     )

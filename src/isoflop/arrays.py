@@ -25,6 +25,7 @@ class Meaning:
     classes: list[str]
     mean: list[float]
     std: list[float]
+    resize: str  # how a picture of any size became a square: crop, pad or stretch
 
 
 @dataclass(frozen=True)

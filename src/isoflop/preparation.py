@@ -123,7 +123,7 @@ def _write_splits(
     cleaning: Cleaning, classes: list[str], params: Prepare, folders: dict[str, Path], scratch: IO[bytes]
 ) -> Meaning:
     shape = (params.image_size, params.image_size, params.channels)
-    meaning = Meaning(classes, *fixed_normalization(params.normalization, params.channels))
+    meaning = Meaning(classes, *fixed_normalization(params.normalization, params.channels), params.resize)
     for split in SPLITS:  # train first: its statistics are the meaning of the others too
         statistics = Statistics(params.channels)
         indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
@@ -134,7 +134,7 @@ def _write_splits(
                 statistics.add(images_NHWC)
                 writer.append(images_NHWC, np.array([cleaning.catalogue.labels[index] for index in batch]))
             if split == "train" and params.normalization == "standard":
-                meaning = Meaning(classes, *statistics.mean_and_std())
+                meaning = Meaning(classes, *statistics.mean_and_std(), params.resize)
             writer.finish(meaning)
     return meaning
 
