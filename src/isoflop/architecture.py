@@ -1,0 +1,65 @@
+"""What builds a network: the section ``model``, the width, and the shape of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from isoflop.arrays import Split
+from isoflop.errors import UserError
+from isoflop.params import Section
+
+
+class ModelParams(Section):
+    """Section ``model``: the family, and its shape apart from the width. ``heads`` and ``patch_size`` are of vit."""
+
+    family: Literal["mlp", "cnn", "resnet", "vit"]
+    depth: int = Field(ge=1, le=64)  # hidden layers, convolutions, residual units a stage, transformer blocks
+    heads: int = Field(ge=1, le=64)
+    patch_size: int = Field(ge=1, le=256)  # pixels
+    dropout: float = Field(ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that builds an untrained network; ``width`` scales every hidden layer linearly."""
+
+    family: str
+    width: int
+    depth: int
+    heads: int
+    patch_size: int
+    dropout: float
+    image_size: int
+    channels: int
+    num_classes: int
+
+
+def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
+    """The network of the section ``model`` at ``width`` for the images and classes of ``data``.
+
+    Raises:
+        UserError: a vit whose patches do not tile the image or whose heads do not divide its embedding (4 widths).
+    """
+    size = data.image_size
+    if model.family == "vit" and size % model.patch_size:
+        raise UserError(
+            f"params.yaml: model.patch_size: found {model.patch_size}, expected a divisor of the image size {size}"
+        )
+    if model.family == "vit" and (4 * width) % model.heads:
+        raise UserError(
+            f"params.yaml: model.heads: found {model.heads}, expected a divisor of {4 * width} (4 x width {width})"
+        )
+    return Architecture(
+        model.family,
+        width,
+        model.depth,
+        model.heads,
+        model.patch_size,
+        model.dropout,
+        size,
+        data.channels,
+        data.num_classes,
+    )

@@ -1,0 +1,170 @@
+"""How long ONNX Runtime takes: percentiles of latency, and the ratio to the base with an interval.
+
+Variants are timed in turns, so that what slows the machine for a while slows them all: the ratio is steadier than the
+times. A turn is a few runs, for the first one finds the caches full of the variant before it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from rich.console import Console
+from rich.progress import Progress
+
+from isoflop.errors import UserError
+from isoflop.onnx_files import INPUT, OnnxClassifier, cores, open_classifier
+from isoflop.params import Section
+
+_RUNS_A_TURN = 5
+_FEWEST_TURNS = 4
+_MOST_S_A_CELL = 30.0  # of all variants together, beyond the fewest turns: a large network needs no 200 repeats
+_BOOTSTRAPS = 1000
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+
+Times = npt.NDArray[np.float64]  # turns, runs; in ms
+
+
+class Benchmark(Section):
+    """Section ``benchmark``. Every batch size is timed at every number of threads, at most as many as there are cores.
+
+    ``repeats``, the timed runs of a variant, is rounded up to whole turns of 5; ``warmup`` runs go before them untimed.
+    """
+
+    batch_sizes: list[int] = Field(min_length=1)
+    threads: list[int] = Field(min_length=1)
+    repeats: int = Field(ge=1, le=100_000)
+    warmup: int = Field(ge=0, le=100_000)
+
+    def model_post_init(self, context: Any) -> None:
+        for name, values in (("batch_sizes", self.batch_sizes), ("threads", self.threads)):
+            if min(values) < 1 or max(values) > 4096:
+                raise ValueError(f"{name} of 1 to 4096")
+
+
+def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, Any]]:
+    """Time the ONNX files in turns; the first is the base that the others are compared to.
+
+    Returns:
+        A block for each file, named by its stem, with a cell for each batch size and number of threads:
+        ``base.batch1_threads1.p50_ms`` (and p95, p99), ``images_per_s``, ``speedup`` (the base's median over this one's)
+        with its 95 % interval ``speedup_low`` to ``speedup_high``. And a block ``conditions``, which names the headline:
+        the cell of the smallest batch and the fewest threads.
+
+    Raises:
+        UserError: a file is unreadable or not ours, two have one name, or they take images of different shapes.
+    """
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names) or "conditions" in names:
+        raise UserError(f"benchmark: found the names {', '.join(names)}, expected different ones, none 'conditions'")
+    counts = sorted({min(count, cores()) for count in params.threads})
+    cells = [(batch, threads) for threads in counts for batch in sorted(set(params.batch_sizes))]
+    conditions = _conditions(_cell_name(*cells[0]))
+    blocks: dict[str, dict[str, Any]] = {name: {} for name in names}
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
+        for batch, threads in progress.track(cells, description="benchmarking"):
+            classifiers = [open_classifier(file, threads) for file in files]
+            times = _time_in_turns(classifiers, _images(classifiers, files, batch), params.repeats, params.warmup)
+            cell = _cell_name(batch, threads)
+            conditions[f"runs_{cell}"] = times[0].size
+            for name, times_TR in zip(names, times, strict=True):
+                blocks[name][cell] = _summary(times_TR, times[0], batch)
+    return blocks | {"conditions": conditions}
+
+
+def speedup_interval(base_TR: Times, times_TR: Times, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the ratio of medians; turns are drawn together for both, as they were timed."""
+    rng = np.random.default_rng(seed)
+    turns = len(base_TR)
+    drawn_ST = rng.integers(0, turns, (_BOOTSTRAPS, turns))
+    base_S = np.median(base_TR[drawn_ST].reshape(_BOOTSTRAPS, -1), axis=1)
+    times_S = np.median(times_TR[drawn_ST].reshape(_BOOTSTRAPS, -1), axis=1)
+    low, high = np.percentile(base_S / times_S, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _time_in_turns(
+    classifiers: Sequence[OnnxClassifier], images_BHWC: npt.NDArray[np.uint8], repeats: int, warmup: int
+) -> list[Times]:
+    sessions = [classifier.session for classifier in classifiers]
+    feed = {INPUT: images_BHWC}
+    for session in sessions:
+        for _ in range(warmup):
+            session.run(None, feed)
+    turns = -(-repeats // _RUNS_A_TURN)
+    times: list[list[list[float]]] = [[] for _ in sessions]
+    began = time.monotonic()
+    for turn in range(turns):
+        if turn >= _FEWEST_TURNS and time.monotonic() - began > _MOST_S_A_CELL:
+            break
+        for session, taken in zip(sessions, times, strict=True):
+            taken.append([_run_ms(session, feed) for _ in range(_RUNS_A_TURN)])
+    return [np.array(taken) for taken in times]
+
+
+def _run_ms(session: Any, feed: dict[str, npt.NDArray[np.uint8]]) -> float:
+    began = time.perf_counter_ns()
+    session.run(None, feed)
+    return (time.perf_counter_ns() - began) / 1e6
+
+
+def _images(classifiers: Sequence[OnnxClassifier], files: Sequence[Path], batch: int) -> npt.NDArray[np.uint8]:
+    shapes = {(item.image_size, item.channels) for item in classifiers}
+    if len(shapes) > 1:
+        raise UserError(f"{files[0].parent}: found images of {sorted(shapes)} (size, channels), expected one shape")
+    size, channels = shapes.pop()
+    return np.random.default_rng(0).integers(0, 256, (batch, size, size, channels)).astype(np.uint8)
+
+
+def _summary(times_TR: Times, base_TR: Times, batch: int) -> dict[str, float]:
+    p50, p95, p99 = np.percentile(times_TR, [50, 95, 99])
+    low, high = speedup_interval(base_TR, times_TR)
+    return {
+        "p50_ms": round(float(p50), 5),
+        "p95_ms": round(float(p95), 5),
+        "p99_ms": round(float(p99), 5),
+        "images_per_s": round(1000 * batch / float(p50), 1),
+        "speedup": round(float(np.median(base_TR) / p50), 4),
+        "speedup_low": round(low, 4),
+        "speedup_high": round(high, 4),
+    }
+
+
+def _cell_name(batch: int, threads: int) -> str:
+    return f"batch{batch}_threads{threads}"
+
+
+def _conditions(headline: str) -> dict[str, Any]:
+    """What the times depend on; a host's name is not of it."""
+    import onnxruntime
+
+    model, flags = _processor()
+    return {
+        "headline": headline,
+        "cpu": model,
+        "flags": " ".join(flag for flag in _FLAGS if flag in flags),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "onnxruntime": onnxruntime.__version__,
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _processor() -> tuple[str, set[str]]:
+    """Model and instruction sets, from /proc/cpuinfo where there is one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), set()
+    facts = dict(reversed([tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line]))
+    flags = facts.get("flags") or facts.get("Features") or ""
+    return facts.get("model name") or platform.machine(), set(flags.split())

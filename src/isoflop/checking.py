@@ -1,0 +1,98 @@
+"""``isoflop check``: all of params.yaml against the schemas of all stages, before any of them runs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import create_model
+from pydantic.fields import FieldInfo
+
+from isoflop.augmentation import Augment, check_policy
+from isoflop.errors import UserError
+from isoflop.params import PARAMS_FILE, Section, declared_keys, load_params
+from isoflop.stage import contract
+
+
+def stage_schemas(project: Path) -> dict[str, type[Section]]:
+    """Stage → the schema of the parameters that it sees, of all stages in ``project`` that see any.
+
+    Raises:
+        UserError: the project has no stages.
+    """
+    names = sorted(file.stem for file in (project / "stages").glob("[!_]*.py"))
+    if not names:
+        raise UserError(f"{project / 'stages'}: found no stages, expected a module for each stage of dvc.yaml")
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))
+    schemas = {}
+    for name in names:
+        for annotation in contract(importlib.import_module(f"stages.{name}").main).values():
+            if isinstance(annotation, type) and issubclass(annotation, Section):
+                schemas[name] = annotation
+    return schemas
+
+
+def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
+    """Validate ``file``: no section or key that no stage knows, every value as its schema wants it.
+
+    Raises:
+        UserError: every mistake, in one line. The augmentation policy is looked at when all else is right, as that
+            takes the import of albumentations.
+    """
+    schemas = list(schemas)
+    fields = {dotted: schema.model_fields[name] for schema in schemas for name, dotted in declared_keys(schema).items()}
+    known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))
+    present = _sections(file, known)
+    mistakes = [f"{file}: {name}: the key is missing" for name in known if name not in present]
+    mistakes += [f"{file}: {name}: unknown key; {_nearest(name, known)}" for name in present if name not in known]
+    there = {dotted: info for dotted, info in fields.items() if dotted.partition(".")[0] in present}
+    mistakes += _mistakes([_joined(there)], file) or ([] if mistakes else _mistakes(schemas, file))
+    if mistakes:
+        raise UserError("; ".join(mistakes))
+    for schema in schemas:
+        for section in dict(load_params(schema, file)).values():
+            if isinstance(section, Augment):
+                check_policy(section.policy)
+
+
+def _mistakes(schemas: Iterable[type[Section]], file: Path) -> list[str]:
+    found = []
+    for schema in schemas:
+        try:
+            load_params(schema, file)
+        except UserError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def _sections(file: Path, known: list[str]) -> list[str]:
+    """The names of the sections in ``file``; those ``known`` where it cannot be read, for load_params to say why."""
+    try:
+        content = OmegaConf.load(file)
+    except Exception:  # OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError
+        return known
+    return [str(name) for name in content] if isinstance(content, DictConfig) else known
+
+
+def _joined(fields: Mapping[str, FieldInfo]) -> type[Section]:
+    """One schema of dotted keys: a section that some stage sees whole is that; others are put together from parts."""
+    sections: dict[str, dict[str, FieldInfo]] = {}
+    for dotted, info in fields.items():
+        first, _, rest = dotted.partition(".")
+        sections.setdefault(first, {})[rest] = info
+    definitions: dict[str, Any] = {}
+    for name, parts in sections.items():
+        whole = parts.get("")
+        definitions[name] = (Annotated[whole.annotation, whole], ...) if whole else (_joined(parts), ...)
+    return create_model("Params", __base__=Section, **definitions)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(known)}"

@@ -1,0 +1,160 @@
+"""The command ``isoflop``: what one does beside ``dvc repro``. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from isoflop.errors import UserError
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for a mistake said in one line, 2 for a wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:  # `isoflop predict … | head`: the rest is not wanted, nor a complaint at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except UserError as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return 0
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder from ``start`` upward that holds a dvc.yaml.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise UserError(f"{start}: found no dvc.yaml here or in a folder above, expected to be inside a project")
+
+
+def _failed(message: str) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return 1
+
+
+def _preset(options: argparse.Namespace) -> None:
+    from isoflop.presets import apply_preset, read_presets
+
+    project = find_project(Path.cwd())
+    if options.name is None:
+        presets = read_presets(project)
+        width = max(len(preset.name) for preset in presets)
+        for preset in presets:
+            print(f"{preset.name:{width}}  {preset.description}".rstrip())
+    else:
+        preset = apply_preset(project, options.name, force=options.force)
+        print(f"params.yaml is now the preset {preset.name}; `dvc repro` runs it")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from isoflop.checking import check, stage_schemas
+
+    with contextlib.chdir(find_project(Path.cwd())):
+        schemas = stage_schemas(Path.cwd())
+        check(schemas.values())
+    print(f"params.yaml: fits all {len(schemas)} stages")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from isoflop.prediction import predict, show
+
+    show(predict(options.model, options.images, options.top), as_json=options.json)
+
+
+def _summary(options: argparse.Namespace) -> None:
+    from isoflop.summary import print_summary
+
+    print_summary(find_project(Path.cwd()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="isoflop",
+        description="How big should my image classifier be, and how small can I ship it? `dvc repro` runs the "
+        "pipeline; these commands stand beside it.",
+        epilog="isoflop COMMAND --help says more, with an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"isoflop {version('isoflop')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    preset = _command(
+        commands,
+        "preset",
+        "list the presets, or write one to params.yaml",
+        "Write presets/NAME.yaml to params.yaml, or list the presets when no NAME is given. A params.yaml that is "
+        "neither in git's HEAD nor a preset is left alone.",
+        "isoflop preset cifar10 && dvc repro",
+    )
+    preset.add_argument("name", nargs="?", metavar="NAME", help="a preset; without it they are listed")
+    preset.add_argument("--force", action="store_true", help="overwrite a params.yaml that is kept nowhere else")
+    preset.set_defaults(run=_preset)
+
+    check = _command(
+        commands,
+        "check",
+        "validate params.yaml before any stage runs",
+        "Validate all of params.yaml: unknown sections and keys, types, ranges, and the augmentation policy. Every "
+        "mistake is named in one line.",
+        "isoflop check && dvc repro",
+    )
+    check.set_defaults(run=_check)
+
+    predict = _command(
+        commands,
+        "predict",
+        "classify images with an ONNX model of the pipeline",
+        "Classify images of any size or mode with an ONNX model that the pipeline made. How an image is resized and "
+        "normalized is read from the model.",
+        "isoflop predict ship/model.onnx photo.jpg --top 3",
+    )
+    predict.add_argument("model", type=Path, metavar="MODEL.onnx", help="such as ship/model.onnx")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file")
+    predict.add_argument("--top", type=int, default=1, metavar="K", help="classes an image, best first (default: 1)")
+    predict.add_argument("--json", action="store_true", help='print a list of {"image": ..., "top": [...]}')
+    predict.set_defaults(run=_predict)
+
+    summary = _command(
+        commands,
+        "summary",
+        "show what the last `dvc repro` came to",
+        "Show the variants with accuracy, size and latency, what the scaling law says, and where the report is.",
+        "dvc repro && isoflop summary",
+    )
+    summary.set_defaults(run=_summary)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, long: str, example: str
+) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    return commands.add_parser(
+        name, help=short, description=long, epilog=f"example:\n  {example}", formatter_class=formatter
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What each ONNX file is worth: accuracy, size and agreement with the network it came from. Nothing is timed here."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isoflop.arrays import Labels, Split, read_split
+from isoflop.errors import UserError
+from isoflop.model_files import Model, load_model
+from isoflop.onnx_files import Floats, OnnxClassifier, cores, open_classifier
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The trained network of a variant: what it costs and says."""
+
+    parameters: int
+    macs: int
+    test_logits_NK: Floats
+
+
+def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """A block of facts for each file of ``onnx``, named by its stem: what ``metrics/variants.json`` says.
+
+    ``val_accuracy`` and ``val_nll`` are there to choose by; those of the test split are for the report alone.
+    A quantized file has the parameters and MACs of the network it came from: those count the network, not its bytes.
+
+    Args:
+        models: model folders, named as the ``variant`` in the metadata of the files that came from them.
+
+    Raises:
+        UserError: a file or folder is unreadable, or a file belongs to none of ``models`` or to another data set.
+    """
+    splits = {"val": read_split(val), "test": read_split(test)}
+    for name, split in splits.items():
+        if not len(split):
+            raise UserError(f"compare: found no {name} images, expected some to measure accuracy on")
+    references = {folder.name: _reference(load_model(folder), splits["test"]) for folder in models}
+    blocks = {}
+    for file in onnx:
+        classifier = open_classifier(file, threads=cores())
+        if classifier.variant not in references:
+            known = ", ".join(sorted(references))
+            raise UserError(f"{file}: found the variant {classifier.variant!r}, expected one of {known}")
+        _check_same_data(classifier, splits["test"], file)
+        blocks[file.stem] = _facts(file, classifier, references[classifier.variant], splits)
+    return blocks
+
+
+def accuracy(logits_NK: Floats, labels_N: Labels) -> float:
+    """Share of the images whose largest logit is their label's."""
+    return float((logits_NK.argmax(1) == labels_N).mean())
+
+
+def mean_nll(logits_NK: Floats, labels_N: Labels) -> float:
+    """Mean negative log-likelihood of the labels, in nats."""
+    shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(1, keepdims=True)
+    log_sums_N = np.log(np.exp(shifted_NK).sum(1))
+    return float((log_sums_N - shifted_NK[np.arange(len(labels_N)), labels_N]).mean())
+
+
+def _reference(model: Model, test: Split) -> _Reference:
+    from isoflop.costs import count_macs, count_parameters
+    from isoflop.onnx_export import torch_logits
+
+    macs = count_macs(model.net, model.architecture)
+    return _Reference(count_parameters(model.net), macs, torch_logits(model, test.images))
+
+
+def _facts(
+    file: Path, classifier: OnnxClassifier, reference: _Reference, splits: dict[str, Split]
+) -> dict[str, float | int]:
+    test, val = splits["test"], splits["val"]
+    logits_NK, val_logits_NK = classifier.logits(test.images), classifier.logits(val.images)
+    content = file.read_bytes()
+    agrees_N = logits_NK.argmax(1) == reference.test_logits_NK.argmax(1)
+    return {
+        "accuracy": round(accuracy(logits_NK, test.labels), 6),
+        "nll": round(mean_nll(logits_NK, test.labels), 6),
+        "val_accuracy": round(accuracy(val_logits_NK, val.labels), 6),
+        "val_nll": round(mean_nll(val_logits_NK, val.labels), 6),
+        "parameters": reference.parameters,
+        "macs": reference.macs,
+        "bytes": len(content),
+        "gzip_bytes": len(gzip.compress(content, 9, mtime=0)),
+        "agreement": round(float(agrees_N.mean()), 6),
+        "max_logit_difference": round(float(np.abs(logits_NK - reference.test_logits_NK).max()), 6),
+    }
+
+
+def _check_same_data(classifier: OnnxClassifier, split: Split, file: Path) -> None:
+    expected = (split.image_size, split.channels, split.meaning.classes)
+    found = (classifier.image_size, classifier.channels, classifier.classes)
+    if found != expected:
+        sides = [
+            f"{size}x{size} images of {channels} channels and {len(names)} classes"
+            for size, channels, names in (found, expected)
+        ]
+        raise UserError(f"{file}: found {sides[0]}, expected those of the data: {sides[1]}")

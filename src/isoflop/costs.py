@@ -1,0 +1,48 @@
+"""What a network costs: parameters, multiply-accumulates, and the FLOPs of training on an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from isoflop.architecture import Architecture
+
+
+def count_parameters(net: nn.Module) -> int:
+    """All trainable numbers."""
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def count_macs(net: nn.Module, architecture: Architecture) -> int:
+    """Multiply-accumulates of one image forward, by torch's FlopCounterMode (convolutions and matrix products)."""
+    was_training = net.training
+    net.eval()
+    with torch.no_grad():
+        flops = _count(net, architecture, batch=1, backward=False)
+    net.train(was_training)
+    return flops // 2
+
+
+def count_training_flops(net: nn.Module, architecture: Architecture) -> int:
+    """FLOPs of forward and backward for one image (2 a multiply-accumulate), by torch's FlopCounterMode."""
+    batch = 2  # batch statistics need more than one value a channel
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    was_training = net.training
+    flops = _count(net.train(), architecture, batch=batch, backward=True) // batch
+    net.zero_grad(set_to_none=True)
+    net.load_state_dict(state)
+    net.train(was_training)
+    return flops
+
+
+def _count(net: nn.Module, architecture: Architecture, *, batch: int, backward: bool) -> int:
+    device = next(net.parameters()).device
+    images = torch.zeros(batch, architecture.channels, architecture.image_size, architecture.image_size, device=device)
+    # plain attention: the counter has no formula for the fused kernel of the CPU
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        logits = net(images)
+        if backward:
+            logits.sum().backward()
+    return int(counter.get_total_flops())

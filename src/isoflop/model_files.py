@@ -1,0 +1,85 @@
+"""A trained network on disk: weights as safetensors (never a pickle) beside a JSON of what builds the network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isoflop.architecture import Architecture
+from isoflop.arrays import Meaning
+from isoflop.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WEIGHTS, _DESCRIPTION = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with what built it and what its input and output mean."""
+
+    net: nn.Module
+    architecture: Architecture
+    meaning: Meaning
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write the folder; the same model gives the same bytes."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    save_file(weights, folder / _WEIGHTS)
+    description = {"architecture": asdict(model.architecture), "meaning": asdict(model.meaning)}
+    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load_model(folder: Path) -> Model:
+    """Read a folder that ``save_model`` wrote; the network is in evaluation mode, on the CPU.
+
+    A pruned network has narrower layers than its architecture says: the sizes are those of the stored tensors.
+
+    Raises:
+        UserError: a file is missing, cut short, or of another kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from isoflop.models import build
+
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text())
+        architecture = Architecture(**description["architecture"])
+        meaning = Meaning(**description["meaning"])
+        weights = load_file(folder / _WEIGHTS)
+        net = build(architecture)
+        _resize(net, weights)
+        net.load_state_dict(weights)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{folder}: not a readable model ({why}); `dvc checkout` restores it") from None
+    return Model(net.eval(), architecture, meaning)
+
+
+def _resize(net: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give every layer the sizes that the tensors of ``weights`` have."""
+    import torch
+    from torch import nn
+
+    for name, module in net.named_modules():
+        stored = weights.get(f"{name}.weight")
+        if stored is None or stored.shape == module.weight.shape:
+            continue
+        for part in (*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))):
+            old, shape = getattr(module, part), weights[f"{name}.{part}"].shape
+            new = torch.empty(shape, dtype=old.dtype)
+            setattr(module, part, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+        if isinstance(module, nn.Conv2d):
+            module.out_channels, module.in_channels = stored.shape[:2]
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = stored.shape
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = len(stored)

@@ -1,0 +1,31 @@
+"""Plain convolutional network: ``depth`` convolutions whose channels double from ``width`` on, pooled in between."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from isoflop.architecture import Architecture
+
+_SMALLEST_SIDE = 2  # pixels; pooling stops here
+
+
+class Cnn(nn.Module):
+    def __init__(self, of: Architecture) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before, side = of.channels, of.image_size
+        for number in range(of.depth):
+            after = of.width * 2 ** min(number, 3)
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            if side // 2 >= _SMALLEST_SIDE:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            before = after
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(of.dropout)
+        self.head = nn.Linear(before, of.num_classes)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        features_BC = self.features(images_BCHW).mean((2, 3))
+        logits_BK: Tensor = self.head(self.dropout(features_BC))
+        return logits_BK

@@ -1,0 +1,61 @@
+"""Vision transformer: patches embedded in 4 widths, ``depth`` pre-norm blocks, mean over the patches.
+
+Dosovitskiy et al. 2021, without the class token, as in Zhai et al. 2022 (global average pooling).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from isoflop.architecture import Architecture
+
+
+class _Attention(nn.Module):
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.output = nn.Linear(size, size)
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        query, key, value = (
+            layer(x_BTE).unflatten(2, (self.heads, -1)).transpose(1, 2)  # B, heads, T, size of a head
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed: Tensor = self.output(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class _Block(nn.Module):
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(size)
+        self.attention = _Attention(size, heads)
+        self.norm2 = nn.LayerNorm(size)
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        x_BTE = x_BTE + self.dropout(self.attention(self.norm1(x_BTE)))
+        added: Tensor = x_BTE + self.dropout(self.mlp(self.norm2(x_BTE)))
+        return added
+
+
+class Vit(nn.Module):
+    def __init__(self, of: Architecture) -> None:
+        super().__init__()
+        size = 4 * of.width
+        self.patches = nn.Conv2d(of.channels, size, of.patch_size, stride=of.patch_size)
+        self.position = nn.Parameter(0.02 * torch.randn(1, (of.image_size // of.patch_size) ** 2, size))
+        self.blocks = nn.Sequential(*(_Block(size, of.heads, of.dropout) for _ in range(of.depth)))
+        self.norm = nn.LayerNorm(size)
+        self.head = nn.Linear(size, of.num_classes)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        x_BTE = self.patches(images_BCHW).flatten(2).transpose(1, 2) + self.position
+        logits_BK: Tensor = self.head(self.norm(self.blocks(x_BTE)).mean(1))
+        return logits_BK

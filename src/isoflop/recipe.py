@@ -1,0 +1,47 @@
+"""How a network is trained: the sections ``recipe`` and ``train``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from isoflop.params import Section
+
+
+class Recipe(Section):
+    """Section ``recipe``: loss, optimizer, schedule and what is drawn anew for each batch."""
+
+    loss: Literal["cross_entropy", "mse"]
+    label_smoothing: float = Field(ge=0, lt=1)
+    optimizer: Literal["sgd", "momentum", "adam", "adamw", "muon"]
+    learning_rate: float = Field(gt=0)
+    momentum: float = Field(ge=0, lt=1)  # of momentum and muon; the first beta of adam and adamw
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_fraction: float = Field(ge=0, lt=1)  # of all steps
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    ema_decay: float = Field(ge=0, lt=1)  # 0: no averaging of the weights
+    gradient_clip: float = Field(ge=0)  # norm; 0: no clipping
+    flip: Literal["none", "random", "alternating"]
+    shift: int = Field(ge=0, le=256)  # pixels, at most
+    cutout: int = Field(ge=0, le=256)  # pixels, side of the square; 0: none
+    precision: Literal["auto", "fp32", "bf16"]
+
+    @model_validator(mode="after")
+    def _mse_has_no_smoothing(self) -> Recipe:
+        if self.loss == "mse" and self.label_smoothing:
+            raise ValueError(f"label_smoothing 0 with loss mse, found {self.label_smoothing}")
+        return self
+
+
+class Train(Section):
+    """Section ``train``: the size, and on what it is trained."""
+
+    width: int = Field(ge=1, le=65536)
+    seed: int = Field(ge=0)
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: int | Literal["auto"] = Field(union_mode="left_to_right")
+    nodes: int = Field(ge=1)
+    patience: int | None = Field(ge=1)  # epochs without a better validation NLL before stopping; null: never

@@ -1,0 +1,130 @@
+"""How far a law can be off: the noise of runs, bootstrap replicates of the law, intervals for it and for new runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from isoflop.scaling.fitting import Loss, refit
+from isoflop.scaling.laws import Floats, Form
+
+_NOISE_POINTS = 99  # of a noise distribution, at equal shares of probability
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Spread of runs about the law, as standard deviations of log loss (so of relative loss).
+
+    ``seed`` is that of runs of one configuration, None where each has a single seed; ``configuration`` is what
+    configurations miss the law by beyond their seeds. ``freedom`` is the degrees of freedom behind them; with
+    none, the noise cannot be told and both intervals of a prediction are unknown.
+    """
+
+    seed: float | None
+    configuration: float
+    freedom: int
+
+    def spread(self, seeds: int) -> float:
+        """Standard deviation of a new configuration's mean log loss over ``seeds`` runs."""
+        return float(np.hypot(self.configuration, (self.seed or 0.0) / np.sqrt(seeds)))
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Log residuals of the runs taken apart: of configurations' means [C], and of runs about these [M]."""
+
+    means: Floats
+    within: Floats
+    counts: Floats  # runs a configuration [C]
+
+    @classmethod
+    def of(cls, log_residuals: Floats, configurations: npt.NDArray[np.int64]) -> Residuals:
+        counts = np.bincount(configurations).astype(np.float64)
+        means = np.bincount(configurations, weights=log_residuals) / counts
+        return cls(means, log_residuals - means[configurations], counts)
+
+    def seed_variance(self) -> tuple[float | None, int]:
+        """Pooled variance of runs of one configuration, and its degrees of freedom."""
+        freedom = int(len(self.within) - len(self.means))
+        return (float((self.within**2).sum() / freedom) if freedom else None), freedom
+
+    def mean_variance(self, parameters: int) -> tuple[float | None, int]:
+        """Variance of configurations' means about the law, and its degrees of freedom."""
+        freedom = len(self.means) - parameters
+        return (float((self.means**2).sum() / freedom) if freedom > 0 else None), max(freedom, 0)
+
+
+def noise(residuals: Residuals, parameters: int) -> Noise:
+    """Take the variance of the configurations' means about a law of ``parameters`` apart by the seeds'."""
+    seed, seed_freedom = residuals.seed_variance()
+    mean, mean_freedom = residuals.mean_variance(parameters)
+    if mean is None:
+        return Noise(None if seed is None else float(np.sqrt(seed)), 0.0, seed_freedom)
+    beyond = max(0.0, mean - (seed or 0.0) / float(residuals.counts.mean()))
+    # where seeds explain all of the misfit, both speak of the same noise
+    freedom = mean_freedom + (seed_freedom if beyond == 0 else 0)
+    return Noise(None if seed is None else float(np.sqrt(seed)), float(np.sqrt(beyond)), freedom)
+
+
+def bootstrap(
+    form: Form,
+    levels: Floats,
+    losses: Floats,
+    configurations: npt.NDArray[np.int64],
+    loss: Loss,
+    values: Floats,
+    replicates: int,
+    rng: np.random.Generator,
+) -> Floats:
+    """Laws [R, P] fitted to tables that could as well have been measured.
+
+    A residual bootstrap clustered by configuration: the design stays as it was chosen, and each configuration gets
+    the mean residual of one drawn at random, each run the residual about its mean of one drawn at random, both
+    with a random sign and widened for the degrees of freedom that the fit took. (Drawing the runs themselves would
+    leave many replicates of a small design without a whole width, and its law without an end.)
+    """
+    fitted_M = form.predict(values[None], levels)[0]
+    residuals = Residuals.of(np.log(losses) - np.log(fitted_M), configurations)
+    seed, seed_freedom = residuals.seed_variance()
+    mean, _ = residuals.mean_variance(form.size)
+    pool_C = residuals.means * np.sqrt(len(residuals.means) * (mean or 0.0) / max((residuals.means**2).sum(), 1e-300))
+    between_RC = _drawn(pool_C, (replicates, len(pool_C)), rng)
+    if mean is None and seed is not None:  # a law through all the means: the seeds alone say how far these may be off
+        between_RC = np.sqrt(seed / residuals.counts) * rng.standard_normal((replicates, len(pool_C)))
+    pool_M = residuals.within * np.sqrt(len(losses) / seed_freedom) if seed_freedom else np.zeros(len(losses))
+    within_RM = _drawn(pool_M, (replicates, len(losses)), rng)
+    for number in range(len(pool_C)):  # what is drawn about the means must leave the means alone
+        members = configurations == number
+        within_RM[:, members] -= within_RM[:, members].mean(axis=1, keepdims=True)
+    tables_RM = fitted_M * np.exp(between_RC[:, configurations] + within_RM)
+    return refit(form, levels, tables_RM, loss, values)
+
+
+def _drawn(pool: Floats, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
+    return np.asarray(rng.choice(pool, shape) * rng.choice([-1.0, 1.0], shape))
+
+
+def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
+    """The middle ``level`` of samples of a quantity."""
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def prediction_interval(losses: Floats, spread: float, freedom: int) -> tuple[float, float] | None:
+    """Where a new run's loss falls with 95 %: the laws' spread and the runs' noise together.
+
+    Args:
+        losses: [R], what the bootstrap's laws predict.
+        spread: standard deviation of the run's log loss, with ``freedom`` degrees of freedom (Student's t).
+
+    Returns:
+        None where there are no degrees of freedom to know the noise by.
+    """
+    from scipy.stats import t
+
+    if freedom < 1:
+        return None
+    shares = (np.arange(_NOISE_POINTS) + 0.5) / _NOISE_POINTS
+    return interval((losses[:, None] * np.exp(spread * t.ppf(shares, freedom))[None]).ravel())

@@ -1,0 +1,176 @@
+"""The command ``isoflop`` as a user meets it: help, exit statuses, one line for each mistake."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import Field
+
+from isoflop import cli
+from isoflop.augmentation import Augment
+from isoflop.checking import check
+from isoflop.cleaning import Prepare
+from isoflop.errors import UserError
+from isoflop.params import Section, key
+from tests.conftest import ROOT, run_command
+
+COMMANDS = ("preset", "check", "predict", "summary")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        cli.main([command, "--help"])
+    assert leave.value.code == 0
+    shown = capsys.readouterr().out
+    assert "example:\n" in shown and f"isoflop {command}" in shown
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["--version"])
+    assert leave.value.code == 0
+    assert capsys.readouterr().out.split() == ["isoflop", "0.1.0"]
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    shown = capsys.readouterr().err
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_starting_it_imports_nothing_heavy() -> None:
+    heavy = ("torch", "albumentations", "onnxruntime", "matplotlib", "numpy", "rich", "pydantic", "omegaconf")
+    code = f"import sys, isoflop.cli\nprint([name for name in {heavy} if name in sys.modules])"
+    assert run_command(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "[]"
+
+
+def test_presets_are_listed_and_applied_from_a_subfolder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "tiny.yaml").write_text("# Small.\na: 1\n")
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "down")
+    assert cli.main(["preset"]) == 0
+    assert capsys.readouterr().out == "tiny  Small.\n"
+    assert cli.main(["preset", "tiny"]) == 0
+    assert (tmp_path / "params.yaml").read_text() == "# Small.\na: 1\n"
+    capsys.readouterr()
+    assert cli.main(["preset", "tinny"]) == 1
+    assert capsys.readouterr().err == "error: preset 'tinny': unknown; did you mean 'tiny'?\n"
+
+
+@pytest.mark.parametrize("command", [["preset"], ["check"], ["summary"]])
+def test_outside_a_project_is_one_clear_line(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert "found no dvc.yaml here or in a folder above" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])
+def test_an_interrupt_and_a_closed_pipe_end_quietly(raised: BaseException, status: int) -> None:
+    code = (
+        "import sys\nfrom isoflop import cli\n"
+        f"def fail(options): raise {type(raised).__name__}\n"
+        "cli._summary = fail\nsys.exit(cli.main(['summary']))"
+    )
+    done = run_command(sys.executable, "-c", code, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+class Train(Section):
+    width: int = Field(ge=1)
+    seed: int
+
+
+class Whole(Section):
+    train: Train
+    prepare: Prepare
+
+
+class Part(Section):
+    width: int = key("train.width", ge=8)
+    fractions: list[float] = key("sweep.runs.fractions")
+
+
+class OtherPart(Section):
+    widths: list[int] = key("sweep.widths")
+    augment: Augment
+
+
+def checked(folder: Path, **sections: object) -> str:
+    """What `check` says of params.yaml with these sections changed, or left out where None."""
+    default = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = {name: default[name] for name in ("prepare", "augment")}
+    content |= {"train": {"width": 8, "seed": 0}, "sweep": {"runs": {"fractions": [1.0]}, "widths": [8, 16]}}
+    content |= sections
+    (folder / "params.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    try:
+        check([Whole, Part, OtherPart], folder / "params.yaml")
+    except UserError as error:
+        return str(error).replace(f"{folder}/", "")
+    return ""
+
+
+def test_right_parameters_pass(tmp_path: Path) -> None:
+    assert checked(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"train": {"width": 8, "seed": 0, "widht": 1}},
+         "params.yaml: train.widht: unknown key; did you mean 'width'?"),
+        ({"train": {"width": 8}}, "params.yaml: train.seed: the key is missing"),
+        ({"train": {"width": 4, "seed": 0}},
+         "params.yaml: train.width: found 4 (integer), expected greater than or equal to 8"),
+        ({"sweep": {"runs": {"fractions": [1.0]}, "widths": [8], "witdhs": []}},
+         "params.yaml: sweep.witdhs: unknown key; did you mean 'widths'?"),
+        ({"sweep": {"runs": {"fractions": 1.0}, "widths": [8]}},
+         "params.yaml: sweep.runs.fractions: found 1.0 (number), expected a valid list"),
+        ({"sweep": None}, "params.yaml: sweep: the key is missing"),
+        ({"trane": {}}, "params.yaml: trane: unknown key; did you mean 'train'?"),
+        ({"augment": {"views": 1, "seed": 0, "policy": [{"name": "HorizontalFlipp"}]}},
+         "params.yaml: augment.policy.0.name: unknown transform 'HorizontalFlipp'; did you mean 'HorizontalFlip'?"),
+        ({"train": {"width": "8", "seed": 0}, "trane": 1},
+         "params.yaml: trane: unknown key; did you mean 'train'?; "
+         "params.yaml: train.width: found '8' (string), expected a valid integer"),
+    ],
+)  # fmt: skip
+def test_every_mistake_is_named_once(tmp_path: Path, sections: dict[str, object], said: str) -> None:
+    assert checked(tmp_path, **sections) == said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("a: [", "not valid YAML"), ("- 1\n", "found list, expected sections"), (None, "not found")]
+)
+def test_a_params_yaml_that_is_none(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "params.yaml").write_text(content)
+    with pytest.raises(UserError, match=said):
+        check([Whole], tmp_path / "params.yaml")
+
+
+def test_check_looks_at_every_stage_of_the_project(tmp_path: Path) -> None:
+    for name in ("stages", "src"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    assert run_command("isoflop", "check", cwd=tmp_path / "src").stdout.startswith("params.yaml: fits all ")
+    wrong = text.replace("ece_bins: 15", "ece_bins: many").replace("  ratio: 0.5", "  ratio: 1.5")
+    (tmp_path / "params.yaml").write_text(wrong + "spare: 1\n")
+    done = run_command("isoflop", "check", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: params.yaml: spare: unknown key; ")
+    assert "; params.yaml: evaluate.ece_bins: found 'many' (string), expected a valid integer" in done.stderr
+    assert "; params.yaml: prune.ratio: found 1.5 (number), expected less than 1" in done.stderr

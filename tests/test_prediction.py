@@ -1,0 +1,224 @@
+"""``isoflop predict`` with real ONNX Runtime sessions, on a graph small enough to know its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from isoflop import cli
+from isoflop.prediction import predict
+from tests.conftest import run_command
+
+QUARTERS = ["top left", "top right", "bottom left", "bottom right"]
+
+
+def write_model(file: Path, classes: list[str], channels: int = 1, resize: str = "crop", **metadata: str) -> Path:
+    """A model of 2x2 images that finds the brightest pixel: its logits are the pixels (of the first channel) / 32."""
+    weights = np.zeros((4 * channels, 4), np.float32)
+    weights[np.arange(4) * channels, np.arange(4)] = 1 / 32
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 2, 2, channels])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("logits", "probabilities")
+    ]
+    initializer = helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel())
+    graph = helper.make_graph(nodes, "brightest", [images], outputs, [initializer])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    known = {"producer": "isoflop", "variant": "base", "architecture": "{}", "resize": resize}
+    helper.set_model_props(model, {**known, "classes": json.dumps(classes), **metadata})
+    onnx.save(model, file)
+    return file
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model.onnx", QUARTERS)
+
+
+def write_image(file: Path, brightest: int, mode: str = "L", side: int = 8) -> Path:
+    """A black picture with one white quarter."""
+    pixels = np.zeros((2, 2), np.uint8)
+    pixels.ravel()[brightest] = 255
+    grey = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+    if mode == "I;16":
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(file)
+    else:
+        grey.convert("RGB").convert(mode).save(file)
+    return file
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("L", "png"), ("1", "png"), ("P", "gif"), ("RGB", "jpg"), ("RGBA", "png"), ("CMYK", "jpg"), ("I;16", "png")],
+)
+def test_images_of_any_mode_and_size(tmp_path: Path, mode: str, suffix: str, channels: int) -> None:
+    model = write_model(tmp_path / "model.onnx", QUARTERS, channels)
+    images = [write_image(tmp_path / f"{n}.{suffix}", n, mode, side) for n, side in enumerate((2, 8, 31, 400))]
+    predictions = predict(model, images, top=1)
+    assert [prediction.image for prediction in predictions] == images
+    assert [prediction.top[0][0] for prediction in predictions] == QUARTERS
+
+
+def test_probabilities_are_those_of_the_model_best_first(tmp_path: Path, model: Path) -> None:
+    Image.fromarray(np.array([[64, 32], [96, 0]], np.uint8)).save(tmp_path / "image.png")
+    ((first, second, third, fourth),) = [prediction.top for prediction in predict(model, [tmp_path / "image.png"], 9)]
+    expected = np.exp([3.0, 2.0, 1.0, 0.0]) / np.exp([3.0, 2.0, 1.0, 0.0]).sum()
+    assert [name for name, _ in (first, second, third, fourth)] == [QUARTERS[n] for n in (2, 0, 1, 3)]
+    np.testing.assert_allclose([value for _, value in (first, second, third, fourth)], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("resize", "expected"), [("crop", "top left"), ("stretch", "top right")])
+def test_the_model_says_how_to_make_a_square(tmp_path: Path, resize: str, expected: str) -> None:
+    model = write_model(tmp_path / "model.onnx", QUARTERS, resize=resize)
+    pixels = np.zeros((4, 12), np.uint8)  # the outer thirds are cropped, or squeezed into the square
+    pixels[:, 8:] = 255
+    pixels[:, 4:6] = 60
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert predict(model, [tmp_path / "wide.png"], 1)[0].top[0][0] == expected
+
+
+def test_more_images_than_a_batch_stay_in_order(tmp_path: Path, model: Path) -> None:
+    images = [write_image(tmp_path / f"{n}.png", n % 4) for n in range(150)]
+    assert [prediction.top[0][0] for prediction in predict(model, images, 1)] == [QUARTERS[n % 4] for n in range(150)]
+
+
+def test_json_has_its_documented_form(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = write_image(tmp_path / "0.png", 0)
+    assert cli.main(["predict", str(model), str(image), "--json", "--top", "2"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["image"] == str(image)
+    assert [entry["class"] for entry in answer["top"]] == QUARTERS[:2]
+    assert answer["top"][0]["probability"] == pytest.approx(1, abs=0.01)
+
+
+def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    names = ["[red]stop[/red]", "\x1b[2Jgone", "tab\tnew\nline", "ünïcode"]
+    model = write_model(tmp_path / "model.onnx", names)
+    images = [str(write_image(tmp_path / f"{n}.png", n)) for n in range(4)]
+    plain = run_command("isoflop", "predict", str(model), *images, cwd=tmp_path).stdout
+    rows = [line.split("\t") for line in plain.splitlines()]
+    shown = ["[red]stop[/red]", r"\x1b[2Jgone", r"tab\tnew\nline", "ünïcode"]
+    assert [row[0] for row in rows] == images and [row[1] for row in rows] == shown
+    assert all(0.9 < float(row[2]) <= 1 for row in rows)
+    terminal = on_a_terminal(["predict", str(model), *images], tmp_path)
+    assert all(name in terminal for name in shown) and "\x1b[2J" not in terminal and "probability" in terminal
+
+
+def on_a_terminal(arguments: list[str], folder: Path) -> str:
+    """What ``isoflop`` writes where its output is a terminal."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "isoflop.cli", *arguments]
+    environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
+    process = subprocess.Popen(command, cwd=folder, stdout=theirs, env=environment)
+    os.close(theirs)
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(ours)
+    assert process.wait(60) == 0
+    return b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["model.onnx", "good.png", "text.png"],
+            "error: text.png: not a readable image (unknown format); expected one",
+        ),
+        (["model.onnx", "good.png", "cut.png"], "error: cut.png: not a readable image ("),
+        (["model.onnx", "good.png", "none.png"], "error: none.png: not found; expected an image file"),
+        (["model.onnx", "folder"], "error: folder: found a folder, expected an image file"),
+        (["model.onnx", "good.png", "--top", "0"], "error: --top: found 0, expected at least 1"),
+        (["none.onnx", "good.png"], "error: none.onnx: not found"),
+        (["folder", "good.png"], "error: folder: "),
+        (["text.png", "good.png"], "error: text.png: not a readable ONNX file"),
+        (["empty", "good.png"], "error: empty: not a readable ONNX file"),
+        (["foreign.onnx", "good.png"], "error: foreign.onnx: found no metadata"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_predicted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    model: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    content = write_image(tmp_path / "good.png", 0, side=64).read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.png").write_text("no image, no model")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    foreign = onnx.load(model)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["predict", *arguments]) == 1
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(said) and printed.err.count("\n") == 1
+
+
+def test_control_c_ends_a_prediction_without_a_traceback(tmp_path: Path, model: Path) -> None:
+    os.mkfifo(tmp_path / "slow.png")  # reading it waits for a writer that never comes
+    process = subprocess.Popen(
+        [sys.executable, "-m", "isoflop.cli", "predict", str(model), "slow.png"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, "")
+
+
+def test_an_exported_network_answers_as_torch_does(tmp_path: Path) -> None:
+    """The way from a picture to the network is the same for `predict` as for the prepared splits."""
+    import torch
+
+    from isoflop.architecture import Architecture
+    from isoflop.arrays import Meaning
+    from isoflop.images import decode, fit_to_square
+    from isoflop.model_files import Model
+    from isoflop.models import build
+    from isoflop.normalization import normalize
+    from isoflop.onnx_export import export
+
+    shape = Architecture("mlp", 8, 1, 1, 1, 0.0, image_size=8, channels=3, num_classes=3)
+    torch.manual_seed(0)
+    net = build(shape).eval()
+    meaning = Meaning(["a", "b", "c"], [0.4, 0.5, 0.6], [0.2, 0.3, 0.1], "pad")
+    export(Model(net, shape, meaning), "base", tmp_path / "model.onnx", 20)
+    rng = np.random.default_rng(0)
+    picture = tmp_path / "picture.jpg"
+    Image.fromarray(rng.integers(0, 256, (20, 33, 3), np.uint8)).save(picture)
+    found = dict(predict(tmp_path / "model.onnx", [picture], 3)[0].top)
+    pixels = fit_to_square(decode(picture.read_bytes(), "picture"), 8, 3, "pad")
+    with torch.inference_mode():
+        expected = net(normalize(torch.from_numpy(pixels[None].copy()), meaning)).softmax(1)[0]
+    np.testing.assert_allclose([found[name] for name in "abc"], expected.numpy(), atol=1e-5)
