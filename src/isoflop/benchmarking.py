@@ -54,10 +54,10 @@ def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, A
     """Time the ONNX files in turns; the first is the base that the others are compared to.
 
     Returns:
-        A block for each file, named by its stem, with a cell for each batch size and number of threads:
-        ``base.batch1_threads1.p50_ms`` (and p95, p99), ``images_per_s``, ``speedup`` (the base's median over this one's)
-        with its 95 % interval ``speedup_low`` to ``speedup_high``. And a block ``conditions``, which names the headline:
-        the cell of the smallest batch and the fewest threads.
+        A block for each file, named by its stem, with a cell for each batch size and number of threads
+        (``base.batch1_threads1.p50_ms``): p50, p95 and p99, ``images_per_s``, and ``speedup``, the base's median over
+        this one's, with its 95 % interval ``speedup_low`` to ``speedup_high``. And a block ``conditions``, which names
+        the headline: the cell of the smallest batch and the fewest threads.
 
     Raises:
         UserError: a file is unreadable or not ours, two have one name, or they take images of different shapes.
@@ -165,6 +165,6 @@ def _processor() -> tuple[str, set[str]]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine(), set()
-    facts = dict(reversed([tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line]))
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     flags = facts.get("flags") or facts.get("Features") or ""
     return facts.get("model name") or platform.machine(), set(flags.split())

@@ -94,14 +94,13 @@ def read_graph(file: Path) -> ModelProto:
         UserError: the file is missing, is not ONNX, or is corrupt.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     if not file.is_file():
         raise UserError(f"{file}: not found; expected an ONNX file")
     try:
         graph = onnx.load(file)
         onnx.checker.check_model(graph, full_check=True)
-    except (DecodeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except Exception as error:  # those of protobuf, the checker and shape inference have no common base
         raise UserError(f"{file}: not a readable ONNX file ({_reason(error)})") from None
     return graph
 

@@ -26,6 +26,11 @@ from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer
 from isoflop.recipe import Recipe
 
+
+class DivergedError(UserError):
+    """The loss is not finite."""
+
+
 Row = dict[str, float]  # what an epoch measured, by name
 
 
@@ -116,9 +121,9 @@ class Training(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         metrics = self.trainer.callback_metrics
-        row = {name: float(metrics[name]) for name in ("train/loss", "val/nll", "val/accuracy") if name in metrics}
+        row: Row = {name: float(metrics[name]) for name in ("train/loss", "val/nll", "val/accuracy") if name in metrics}
         if not math.isfinite(row["train/loss"]):
-            raise UserError(
+            raise DivergedError(
                 f"params.yaml: recipe.learning_rate: the loss is not finite after epoch {self.current_epoch + 1} "
                 f"with learning rate {self._recipe.learning_rate}; try a lower one, or recipe.gradient_clip 1.0"
             )
@@ -219,7 +224,7 @@ def fit(
     validate_each_epoch: bool = True,
     curves: Path | None = None,
     checkpoint: Path | None = None,
-    title: str = "training",
+    progress: bool = True,
 ) -> Fitted:
     """Train ``net`` in place; it ends on the CPU in evaluation mode.
 
@@ -228,16 +233,18 @@ def fit(
         curves: folder that DVCLive writes, an epoch a row.
         checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
             from there, and ends with the bytes of an undisturbed one. The caller removes the folder.
+        progress: show a progress bar, if standard error is a terminal.
 
     Raises:
-        UserError: the batch is larger than the data, the loss is not finite, or there is no such accelerator.
+        DivergedError: the loss is not finite.
+        UserError: the batch is larger than the data, or there is no such accelerator.
     """
     hardware = hardware or Hardware()
     steps_an_epoch = len(training_batches(images, recipe, seed, device=torch.device("cpu")))
     total_steps = recipe.epochs * steps_an_epoch
     training = Training(net, images.split.meaning, recipe, total_steps, teacher)
     training.best = {"nll": math.inf, "weights": None} if patience else None
-    trainer = _trainer(recipe, hardware, patience, validate_each_epoch, curves, checkpoint, title)
+    trainer = _trainer(recipe, hardware, patience, validate_each_epoch, curves, checkpoint, progress)
     if teacher:
         teacher.net.eval().to(trainer.strategy.root_device)
     resume = checkpoint / "last.ckpt" if checkpoint and (checkpoint / "last.ckpt").exists() else None
@@ -310,11 +317,12 @@ def _trainer(
     validate_each_epoch: bool,
     curves: Path | None,
     checkpoint: Path | None,
-    title: str,
+    progress: bool,
 ) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     callbacks: list[Callback] = []
-    if sys.stderr.isatty():
+    progress = progress and sys.stderr.isatty()
+    if progress:
         callbacks.append(RichProgressBar(leave=False))
     if curves:
         callbacks.append(Curves(curves))
@@ -338,7 +346,7 @@ def _trainer(
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=checkpoint is not None,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

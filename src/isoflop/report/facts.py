@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isoflop.errors import UserError
+from isoflop.report.formats import between, loss, signed_percent
 
 Facts = dict[str, Any]
 
@@ -35,3 +38,76 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An ONNX file of the pipeline: what it scores, weighs and takes."""
+
+    name: str
+    accuracy: float  # on the test split, as is nll
+    nll: float
+    parameters: int
+    macs: int
+    bytes: int
+    agreement: float  # share of the test images on which it says what its network says in torch
+    latency_ms: float  # median, in the headline cell of the benchmark
+    speedup: float  # the base's median over this one's, with its 95 % interval
+    speedup_low: float
+    speedup_high: float
+    shipped: bool
+
+
+def variants(compared: Facts, timed: Facts, shipped: str) -> list[Variant]:
+    """Each variant of metrics/variants.json with its times of metrics/latency.json, in their order.
+
+    Args:
+        shipped: the name of the variant that was chosen.
+    """
+    cell = timed["conditions"]["headline"]
+    fields = ("accuracy", "nll", "parameters", "macs", "bytes", "agreement")
+    found = []
+    for name, scores in compared.items():
+        times = timed[name][cell]
+        speedups = {field: times[field] for field in ("speedup", "speedup_low", "speedup_high")}
+        known = {field: scores[field] for field in fields}
+        found.append(Variant(name, **known, **speedups, latency_ms=times["p50_ms"], shipped=name == shipped))
+    return found
+
+
+def cell_in_words(cell: str) -> str:
+    """``batch1_threads2`` as people say it."""
+    batch, threads = map(int, re.findall(r"\d+", cell))
+    return f"{_many(batch, 'image')} at a time, {_many(threads, 'thread')}"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def held_out_in_words(law: Facts) -> str:
+    """What the law predicted for the widest width without seeing it, and what came; of metrics/scaling.json."""
+    if law["held_out_width"] is None:
+        return "no width was held out: too few would have remained to fit a law"
+    interval = ""
+    if law["held_out_low"] is not None:
+        interval = f" (95 % interval {between(law['held_out_low'], law['held_out_high'])})"
+    verdict = {True: ", inside the interval", False: ", outside the interval", None: ""}[law["held_out_covered"]]
+    return (
+        f"width {law['held_out_width']}: predicted a loss of {loss(law['held_out_predicted'])}{interval}, "
+        f"{loss(law['held_out_actual'])} came: off by {signed_percent(law['held_out_relative_error'])}{verdict}"
+    )
+
+
+def forecast_in_words(forecast: Facts, train: Facts) -> str:
+    """What the law expected of the trained width, before it was trained, and what came."""
+    expected, low, high, came = forecast["val_nll"], forecast["low"], forecast["high"], train["val_nll"]
+    interval = verdict = ""
+    if low is not None and high is not None:
+        interval = f" (95 % interval {between(low, high)})"
+        verdict = ", inside the interval" if low <= came <= high else ", outside the interval"
+    error = signed_percent(expected / came - 1) if came else "all"
+    return (
+        f"width {forecast['width']}: forecast a loss of {loss(expected)}{interval} after {forecast['epochs']} epochs, "
+        f"{loss(came)} came after {train['epochs']}: off by {error}{verdict}"
+    )

@@ -8,12 +8,12 @@ GLOSSARY = {
     "accuracy it also counts how sure the model was. “Loss” on this page.",
     "precision, recall, F1": "Of what the model called a class, the share that was it; of what was it, the share that "
     "the model found; and the harmonic mean of both.",
-    "calibration, ECE": "Whether a model that says 90 % is right 90 times in 100. The expected calibration error is the "
-    "mean gap between the two.",
+    "calibration, ECE": "Whether a model that says 90 % is right 90 times in 100. The expected calibration error is "
+    "the mean gap between the two.",
     "parameters": "The numbers that training sets. N in the scaling law.",
     "width": "How many channels a layer has. The one knob of size: parameters grow about with its square.",
     "MACs": "Multiplications with addition for one image: the work of the model, whatever the machine.",
-    "FLOPs": "Floating-point operations, here those of a training: forward, backward, all images. C in the scaling law.",
+    "FLOPs": "Floating-point operations, here those of a whole training: forward, backward, all images.",
     "latency": "Time from an image to its answer. The median (p50) is given: half of the calls were faster.",
     "scaling law": "A formula for the loss over size N and unique training images D, L = E + A/N^α + B/D^β, fitted to "
     "small trainings and used to foretell larger ones.",

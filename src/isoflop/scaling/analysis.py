@@ -1,35 +1,31 @@
-"""The whole analysis of a study: the law, the widest width held out and predicted, the plan, the doubts.
-
-``facts`` makes metrics/scaling.json, flat and with stable names (None where there is nothing to say):
-
-- ``form`` L(N, D) or L(N); ``loss``, ``objective``; ``runs``, ``diverged``, ``configurations``;
-- ``E``, ``A``, ``B``, ``alpha``, ``beta`` of the law of all runs, each with ``_low`` and ``_high`` (95 %, bootstrap);
-- ``seed_noise`` and ``configuration_noise``: relative standard deviations of the loss;
-- ``held_out_width``, ``_parameters``, ``_unique_images``, ``_seeds``, ``_predicted``, ``_low``, ``_high`` (95 % for
-  the mean of its seeds), ``_actual`` (their mean), ``_sd``, ``_relative_error`` (predicted / actual - 1),
-  ``_covered``: at the most data, by a law that never saw that width; ``held_out_by_images``: the same a data size;
-- ``optimal``: a block a budget (``smallest``, ``median``, ``largest``, ``tenfold``) with ``flops``, ``place`` (inside,
-  extrapolated, unbounded), ``parameters``, ``width``, ``unique_images``, ``val_nll``, ``_low`` and ``_high``;
-- ``trusted``: no doubt that forbids it; ``diagnoses``: a list of {kind, message}.
-"""
+"""The whole analysis of a study: the law, the widest width held out and predicted, the plan, the doubts."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field, PositiveInt
 
 from isoflop.params import Section
 from isoflop.scaling.diagnosis import Diagnosis, diagnose, extrapolation
 from isoflop.scaling.fitting import LOSSES, fit
 from isoflop.scaling.laws import L_N, L_ND, Floats, Form
-from isoflop.scaling.planning import Optimum, Sizes, budgets, plan
+from isoflop.scaling.planning import Optimum, budgets, plan
 from isoflop.scaling.runs import MIN_WIDTHS, Study
-from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, interval, noise, prediction_interval
+from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
 
 LOSS = "huber"
+
+
+def _enough(widths: list[int]) -> list[int]:
+    if len(set(widths)) < MIN_WIDTHS:
+        raise ValueError(f"at least {MIN_WIDTHS} different widths, as fewer leave the law open")
+    return widths
+
+
+Widths = Annotated[list[PositiveInt], AfterValidator(_enough)]  # what ``sweep.widths`` must be
 
 
 class Scaling(Section):
@@ -47,11 +43,10 @@ class Law:
     values: Floats  # [P]
     replicates: Floats  # [R, P]
     noise: Noise
-    objective: float
 
     def predict(self, levels: Floats) -> Floats:
         """Losses [M] at levels [K, M] of the form's axes."""
-        return self.form.predict(self.values[None], levels)[0]
+        return np.asarray(self.form.predict(self.values[None], levels)[0])
 
     def band(self, levels: Floats) -> tuple[Floats, Floats]:
         """The 95 % confidence band [M], [M] of the law itself, without the noise of runs."""
@@ -110,7 +105,14 @@ class Analysis:
     @property
     def trusted(self) -> bool:
         """Whether nothing says that the law should not be believed at the next size."""
-        grave = {"floor_at_zero", "held_out_missed", "no_held_out", "lack_of_fit", "no_noise_estimate"}
+        grave = {
+            "floor_at_zero",
+            "held_out_missed",
+            "held_out_unchecked",
+            "no_held_out",
+            "lack_of_fit",
+            "no_noise_estimate",
+        }
         return not grave & {diagnosis.kind for diagnosis in self.diagnoses}
 
 
@@ -123,7 +125,8 @@ def analyse(study: Study, bootstraps: int, seed: int) -> Analysis:
         flops = budgets(study)
         optima = dict(zip(flops, plan(law.values, law.replicates, study, list(flops.values())), strict=True))
     doubts = diagnose(study, law.form, law.values, law.replicates, law.noise)
-    return Analysis(study, law, held_out, optima, [*doubts, *_held_out_doubts(study, held_out), *_plan_doubts(study, optima)])
+    doubts += [*_held_out_doubts(study, held_out), *_plan_doubts(optima)]
+    return Analysis(study, law, held_out, optima, doubts)
 
 
 def fit_law(study: Study, bootstraps: int, rng: np.random.Generator) -> Law:
@@ -134,11 +137,11 @@ def fit_law(study: Study, bootstraps: int, rng: np.random.Generator) -> Law:
     """
     form = L_ND if len(study.fractions) > 1 else L_N
     levels, losses, loss = study.levels(form.axes), study.losses, LOSSES[LOSS]
-    values, objective = fit(form, levels, losses, loss)
+    values, _ = fit(form, levels, losses, loss)
     residuals = np.log(losses) - np.log(form.predict(values[None], levels)[0])
     spread = noise(Residuals.of(residuals, study.configurations), form.size)
     replicates = bootstrap(form, levels, losses, study.configurations, loss, values, bootstraps, rng)
-    return Law(form, values, replicates, spread, objective)
+    return Law(form, values, replicates, spread)
 
 
 def hold_out(study: Study, bootstraps: int, rng: np.random.Generator) -> HeldOut | None:
@@ -154,7 +157,7 @@ def hold_out(study: Study, bootstraps: int, rng: np.random.Generator) -> HeldOut
         if law.form == L_N and images != rest.runs[0].unique_images:
             continue
         losses = np.array([run.val_nll for run in runs if run.unique_images == images], np.float64)
-        level_K = np.array([getattr(runs[0], "parameters"), images][: len(law.form.axes)], np.float64)
+        level_K = law.form.point(runs[0].parameters, images)
         predicted, bounds = law.prediction(level_K, len(losses))
         low, high = bounds or (None, None)
         sd = float(losses.std(ddof=1)) if len(losses) > 1 else None
@@ -171,6 +174,9 @@ def _held_out_doubts(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
         return [Diagnosis("no_held_out", message)]
     last = held_out.comparisons[-1]
     doubts = []
+    if last.covered is None:
+        message = f"width {held_out.width} was predicted, but too few other runs leave nothing to tell the error by"
+        doubts.append(Diagnosis("held_out_unchecked", message))
     if last.covered is False:
         message = (
             f"without width {held_out.width} the law predicted {last.predicted:.4g} (95 % {last.low:.4g} to "
@@ -182,7 +188,7 @@ def _held_out_doubts(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
     return [*doubts, far] if far else doubts
 
 
-def _plan_doubts(study: Study, optima: dict[str, Optimum]) -> list[Diagnosis]:
+def _plan_doubts(optima: dict[str, Optimum]) -> list[Diagnosis]:
     outside = [name for name, best in optima.items() if best.place == "extrapolated"]
     nowhere = [name for name, best in optima.items() if best.place == "unbounded"]
     doubts = []
@@ -193,68 +199,3 @@ def _plan_doubts(study: Study, optima: dict[str, Optimum]) -> list[Diagnosis]:
         message = f"the law has no best size for the budgets {', '.join(nowhere)}: one of N and D brings no gain"
         doubts.append(Diagnosis("optimum_unbounded", message))
     return doubts
-
-
-def facts(analysis: Analysis) -> dict[str, Any]:
-    """What metrics/scaling.json holds (see the module)."""
-    law, study = analysis.law, analysis.study
-    content: dict[str, Any] = {
-        "form": "L(N, D)" if law.form == L_ND else "L(N)",
-        "loss": LOSS,
-        "objective": law.objective,
-        "runs": len(study.runs),
-        "diverged": study.diverged,
-        "configurations": len(set(study.configurations.tolist())),
-    }
-    for name in L_ND.names:
-        known = name in law.form.names
-        place = law.form.names.index(name) if known else 0
-        low, high = interval(law.replicates[:, place])
-        content |= {name: float(law.values[place]) if known else None}
-        content |= {f"{name}_low": low if known else None, f"{name}_high": high if known else None}
-    content |= {"seed_noise": law.noise.seed, "configuration_noise": law.noise.configuration}
-    content |= _held_out_facts(analysis.held_out)
-    content["optimal"] = {name: _optimum_facts(best) for name, best in analysis.optima.items()}
-    content |= {"trusted": analysis.trusted, "diagnoses": [asdict(diagnosis) for diagnosis in analysis.diagnoses]}
-    return {name: rounded(value) for name, value in content.items()}
-
-
-def _held_out_facts(held_out: HeldOut | None) -> dict[str, Any]:
-    names = ["unique_images", "seeds", "predicted", "low", "high", "actual", "sd", "relative_error", "covered"]
-    blocks = []
-    for comparison in held_out.comparisons if held_out else []:
-        blocks.append({name: getattr(comparison, name) for name in names})
-    headline = blocks[-1] if blocks else dict.fromkeys(names)
-    content: dict[str, Any] = {
-        "held_out_width": held_out.width if held_out else None,
-        "held_out_parameters": held_out.parameters if held_out else None,
-    }
-    content |= {f"held_out_{name}": value for name, value in headline.items()}
-    content["held_out_by_images"] = {str(block["unique_images"]): block for block in blocks}
-    return content
-
-
-def _optimum_facts(best: Optimum) -> dict[str, Any]:
-    size_low, size_high = best.parameters_interval or (None, None)
-    loss_low, loss_high = best.val_nll_interval or (None, None)
-    return {
-        "flops": best.flops,
-        "place": best.place,
-        "parameters": best.parameters,
-        "parameters_low": size_low,
-        "parameters_high": size_high,
-        "width": best.width,
-        "unique_images": best.unique_images,
-        "val_nll": best.val_nll,
-        "val_nll_low": loss_low,
-        "val_nll_high": loss_high,
-    }
-
-
-def rounded(value: Any) -> Any:
-    """Floats to six significant digits, however deep; what is not finite becomes None, which JSON has a word for."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, list) else value

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isoflop.scaling.fitting import LOSSES, fit
 from isoflop.scaling.laws import L_N, Floats, Form
 from isoflop.scaling.runs import Study
 from isoflop.scaling.uncertainty import Noise, Residuals
 
 MAX_EXTRAPOLATION = 4.0  # times the largest run; beyond, a law that fits may be far off (DESIGN §6)
 _MIN_LEVELS = 3  # of an axis; fewer cannot tell an exponent from a floor
+_CERTAINTY = 0.99  # of the test of lack of fit: one sound study in a hundred is doubted for nothing
 _NEGLIGIBLE = 1e-4  # of the best loss: a floor or a term below it is none
 
 
@@ -26,7 +28,7 @@ class Diagnosis:
 
 def diagnose(study: Study, form: Form, values: Floats, replicates: Floats, noise: Noise) -> list[Diagnosis]:
     """Everything about the runs and their law that weakens it, the design first."""
-    return [*_design(study, form, noise), *_parameters(study, form, values, replicates), *_misfit(study, form, values)]
+    return [*_design(study, form, noise), *_parameters(study, form, values, replicates), *_misfit(study, form)]
 
 
 def _design(study: Study, form: Form, noise: Noise) -> Iterator[Diagnosis]:
@@ -67,10 +69,14 @@ def _parameters(study: Study, form: Form, values: Floats, replicates: Floats) ->
             yield Diagnosis("no_gain", f"over the study more {axis.replace('_', ' ')} bring no lower loss")
 
 
-def _misfit(study: Study, form: Form, values: Floats) -> Iterator[Diagnosis]:
-    """The F test of lack of fit: do configurations' means miss the law by more than their seeds explain?"""
+def _misfit(study: Study, form: Form) -> Iterator[Diagnosis]:
+    """The F test of lack of fit: do configurations' means miss the law by more than their seeds explain?
+
+    The test holds for squares, so it has a fit by squares of its own.
+    """
     from scipy.stats import f
 
+    values, _ = fit(form, study.levels(form.axes), study.losses, LOSSES["mse"])
     fitted_M = form.predict(values[None], study.levels(form.axes))[0]
     residuals = Residuals.of(np.log(study.losses) - np.log(fitted_M), study.configurations)
     seed, seed_freedom = residuals.seed_variance()
@@ -78,7 +84,7 @@ def _misfit(study: Study, form: Form, values: Floats) -> Iterator[Diagnosis]:
     if seed is None or mean is None or seed == 0:
         return
     ratio = mean * float(residuals.counts.mean()) / seed
-    if ratio > f.ppf(0.95, mean_freedom, seed_freedom):
+    if ratio > f.ppf(_CERTAINTY, mean_freedom, seed_freedom):
         yield Diagnosis(
             "lack_of_fit",
             f"configurations miss the law by {np.sqrt(mean):.1%}, {np.sqrt(ratio):.1f} times what seeds explain "

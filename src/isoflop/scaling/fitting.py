@@ -3,8 +3,8 @@
 The objective is Σ_i ρ(g(L(x_i)) - g(y_i)) with g the logarithm (or the identity) and ρ Huber's loss. At fixed
 exponents a law is linear, so its floor and coefficients have a closed form for squares: that gives a start a pair
 of exponents, and from there the exact Hessian converges in a few steps. Huber's loss with the usual δ of 1e-3 has
-hardly any curvature at residuals of a few per cent, so δ comes down to it from squares, step by step. Problems are
-solved side by side in one batch, which makes hundreds of bootstrap replicates cost what one fit in scipy costs.
+hardly any curvature at residuals of a few per cent, so δ comes down to it in steps. Problems are solved side by side
+in one batch, which makes hundreds of bootstrap replicates cost what one fit in scipy costs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
+import numpy.typing as npt
 
 from isoflop.scaling.laws import Floats, Form
 
+Bools = npt.NDArray[np.bool_]
+
 _MAX_EXPONENT = 10.0  # beyond, a term is a step at the smallest level and no power law
 _GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.3, 2.2)
-_STARTS = 12  # of the grid's, how many are followed to the end
+_STARTS = 24  # of the grid's, how many are followed to the end
 _TINY = 1e-300
 
 
@@ -48,9 +51,11 @@ def fit(form: Form, levels: Floats, losses: Floats, loss: Loss) -> tuple[Floats,
     exponents_SK = np.array(list(product(_GRID, repeat=len(form.axes))))
     targets_SM = np.repeat(losses[None] / problem.unit(losses), len(exponents_SK), axis=0)
     starts_SP = problem.best_starts(problem.project(exponents_SK, targets_SM), targets_SM, keep=_STARTS)
-    solved_SP, objectives_S = problem.solve(starts_SP, targets_SM[: len(starts_SP)])
-    best = int(np.argmin(objectives_S))
-    values_P = problem.unscaled(solved_SP[best : best + 1], problem.unit(losses))[0]
+    best_P, reached = problem.lowest(starts_SP, targets_SM[0])
+    if np.isfinite(loss.delta):
+        shaken_P, shaken = problem.lowest(problem.shaken(best_P, targets_SM[0]), targets_SM[0])
+        best_P = shaken_P if shaken < reached else best_P
+    values_P = problem.unscaled(best_P[None], problem.unit(losses))[0]
     return values_P, float(objective(form, values_P[None], levels, losses[None], loss)[0])
 
 
@@ -66,14 +71,14 @@ def refit(form: Form, levels: Floats, losses_RM: Floats, loss: Loss, start: Floa
     targets_RM = losses_RM / unit
     near_RP = np.repeat(problem.scaled(start[None], unit), len(targets_RM), axis=0)
     own_RP = problem.best_on_grid(targets_RM)
-    solved = [problem.solve(starts_RP, targets_RM) for starts_RP in (near_RP, own_RP)]
+    solved = [problem.solve(near_RP, targets_RM), problem.solve(own_RP, targets_RM, rounds=5)]
     better_R = solved[1][1] < solved[0][1]
     return problem.unscaled(np.where(better_R[:, None], solved[1][0], solved[0][0]), unit)
 
 
 def objective(form: Form, values_RP: Floats, levels: Floats, losses_RM: Floats, loss: Loss) -> Floats:
     """Σ ρ over the runs for each of R laws [R]."""
-    return _rho(_residuals(form.predict(values_RP, levels), losses_RM, loss), loss.delta).sum(axis=1)
+    return np.asarray(_rho(_residuals(form.predict(values_RP, levels), losses_RM, loss), loss.delta).sum(axis=1))
 
 
 def _residuals(predicted: Floats, actual: Floats, loss: Loss) -> Floats:
@@ -148,25 +153,45 @@ class _Problem:
         return np.concatenate([np.ones((*powers_SMK.shape[:2], 1)), powers_SMK], axis=2)
 
     def best_starts(self, starts_SP: Floats, targets_SM: Floats, keep: int) -> Floats:
-        """The ``keep`` starts that a few Newton steps on squares brought lowest, from where they got."""
-        moved_SP, objectives_S = self._newton(starts_SP, targets_SM, np.inf, most=8)
+        """The ``keep`` starts that a few Newton steps brought lowest, from where they got."""
+        moved_SP, objectives_S = self._newton(starts_SP, targets_SM, 16 * self._loss.delta, most=8)
         return moved_SP[np.argsort(objectives_S, kind="stable")[:keep]]
 
-    def solve(self, starts_RP: Floats, targets_RM: Floats) -> tuple[Floats, Floats]:
-        """Minimise from each start with its own targets: parameters [R, P] and objectives [R]."""
+    def lowest(self, starts_SP: Floats, target_M: Floats) -> tuple[Floats, float]:
+        """The best [P] of what the starts lead to for one table of losses [M], and its objective."""
+        solved_SP, objectives_S = self.solve(starts_SP, np.repeat(target_M[None], len(starts_SP), axis=0))
+        best = int(np.argmin(objectives_S))
+        return solved_SP[best], float(objectives_S[best])
+
+    def shaken(self, values_P: Floats, target_M: Floats) -> Floats:
+        """More starts [S, P]: laws fitted to the runs with noise as large as their residuals put on them.
+
+        A small δ gives a table of few runs many shallow minima. Those of tables like it lie near its better ones.
+        """
+        predicted_RM, _ = self._predict(values_P[None])
+        residuals_M = _residuals(predicted_RM[0], target_M, self._loss)
+        rng = np.random.default_rng(0)  # of the search alone; what it finds depends on it little
+        spread_SM = np.sqrt((residuals_M**2).mean()) * rng.standard_normal((_STARTS, len(target_M)))
+        tables_SM = target_M * np.exp(spread_SM) if self._loss.logarithmic else target_M + spread_SM
+        moved_SP, _ = self._newton(np.repeat(values_P[None], _STARTS, 0), tables_SM, 16 * self._loss.delta, most=15)
+        return moved_SP
+
+    def solve(self, starts_RP: Floats, targets_RM: Floats, rounds: int = 2) -> tuple[Floats, Floats]:
+        """Minimise from each start with its own targets: parameters [R, P] and objectives [R].
+
+        Huber's δ comes down to the loss's own by a factor of four in each of ``rounds``. A few let many starts end
+        in many minima; more, from near squares on, lead a single start to a good one.
+        """
         values_RP = starts_RP
-        for delta, iterations in self._schedule(targets_RM):
+        for delta, iterations in self._schedule(rounds):
             values_RP, objectives_R = self._newton(values_RP, targets_RM, delta, iterations)
         return values_RP, objectives_R
 
-    def _schedule(self, targets_RM: Floats) -> list[tuple[float, int]]:
-        """Huber's δ a round, and the most Newton steps in it: from squares down to the loss's own δ."""
+    def _schedule(self, rounds: int) -> list[tuple[float, int]]:
+        """Huber's δ a round, and the most Newton steps in it."""
         final = self._loss.delta
-        if np.isinf(final):
-            return [(final, 200)]
-        rounds = max(0, int(np.ceil(np.log(0.1 / final) / np.log(4))))
-        deltas = final * 4.0 ** np.arange(rounds, 0, -1)
-        return [(np.inf, 12), *((float(delta), 10) for delta in deltas), (final, 100)]
+        larger = [(final * 4.0**number, 10) for number in range(rounds, 0, -1)] if np.isfinite(final) else []
+        return [*larger, (final, 100)]
 
     def _newton(self, values_RP: Floats, targets_RM: Floats, delta: float, most: int) -> tuple[Floats, Floats]:
         """Damped Newton within the bounds; a row whose steps no longer gain anything leaves the batch."""
@@ -197,7 +222,7 @@ class _Problem:
 
     def _objective(self, values_RP: Floats, targets_RM: Floats, delta: float) -> Floats:
         predicted_RM, _ = self._predict(values_RP)
-        return _rho(_residuals(predicted_RM, targets_RM, self._loss), delta).sum(axis=1)
+        return np.asarray(_rho(_residuals(predicted_RM, targets_RM, self._loss), delta).sum(axis=1))
 
     def _predict(self, values_RP: Floats) -> tuple[Floats, Floats]:
         features_RMF = self._features(values_RP[:, 1 + self._axes :])
@@ -231,7 +256,7 @@ class _Problem:
         return gradient_RP, hessian_RPP, scale_RP
 
 
-def _step(gradient_RP: Floats, hessian_RPP: Floats, scale_RP: Floats, held_RP: Floats, damping_R: Floats) -> Floats:
+def _step(gradient_RP: Floats, hessian_RPP: Floats, scale_RP: Floats, held_RP: Bools, damping_R: Floats) -> Floats:
     """Damped Newton steps [R, P] downhill: negative curvature counts by its size; held parameters stay."""
     scale_RP = np.maximum(scale_RP, 1e-9)
     free_RP = ~held_RP / scale_RP
@@ -240,7 +265,8 @@ def _step(gradient_RP: Floats, hessian_RPP: Floats, scale_RP: Floats, held_RP: F
     stiffness_RP = np.abs(curvatures_RP)
     floor_R = damping_R * np.maximum(stiffness_RP[:, -1], stiffness_RP[:, 0]) + 1e-14
     along_RP = np.einsum("rpq,rp->rq", axes_RPP, gradient_RP * free_RP)
-    return -np.einsum("rpq,rq->rp", axes_RPP, along_RP / (stiffness_RP + floor_R[:, None])) * free_RP
+    steps_RP = np.einsum("rpq,rq->rp", axes_RPP, along_RP / (stiffness_RP + floor_R[:, None]))
+    return np.asarray(-steps_RP * free_RP)
 
 
 def _non_negative(gram_RFF: Floats, moment_RF: Floats) -> tuple[Floats, Floats]:

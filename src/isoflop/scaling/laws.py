@@ -49,6 +49,10 @@ class Form:
             loss_RM += coefficient * np.exp(-exponent * np.log(levels[axis]))
         return loss_RM
 
+    def point(self, parameters: float, unique_images: float) -> Floats:
+        """Levels [K] of this form's axes for a model and its data."""
+        return np.array([parameters, unique_images][: len(self.axes)], np.float64)
+
 
 L_N = Form(("parameters",))
 L_ND = Form(("parameters", "unique_images"))

@@ -39,7 +39,7 @@ class Sizes:
     def width(self, parameters: float) -> float:
         """The (fractional) width of N parameters: the largest real root, or nan where there is none."""
         second, first, zeroth = self.quadratic
-        roots = np.roots(np.trim_zeros([second, first, zeroth - parameters], "f"))
+        roots = np.roots([second, first, zeroth - parameters])
         real = roots.real[np.abs(roots.imag) < 1e-9 * (1 + np.abs(roots.real))]
         return float(real.max()) if len(real) else float("nan")
 

@@ -20,7 +20,7 @@ MIN_WIDTHS = 3  # fewer cannot tell a floor from a power of N
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of the study; ``val_nll`` is None where it diverged."""
+    """One training run of the study that came to an end."""
 
     width: int
     parameters: int
@@ -30,7 +30,7 @@ class Run:
     unique_images: int
     epochs: int
     flops: float
-    val_nll: float | None
+    val_nll: float
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ def read_study(folder: Path, widths: Sequence[int]) -> Study:
     Raises:
         UserError: a file is missing or has another form, or too few widths have a run that came to an end.
     """
-    runs: list[Run] = []
+    rows: list[Run | None] = []
     for width in sorted(set(widths)):
-        runs += _read_runs(folder / f"width-{width}.json")
-    finished = tuple(run for run in runs if run.val_nll is not None)
-    study = Study(finished, len(runs) - len(finished))
+        rows += _read_runs(folder / f"width-{width}.json")
+    runs = tuple(run for run in rows if run is not None)
+    study = Study(runs, diverged=len(rows) - len(runs))
     if len(study.widths) < MIN_WIDTHS:
-        diverged = f" ({study.diverged} of {len(runs)} runs diverged)" if study.diverged else ""
+        diverged = f" ({study.diverged} of {len(rows)} runs diverged)" if study.diverged else ""
         raise UserError(
             f"sweep.widths: found runs of {len(study.widths)} widths {study.widths} to fit{diverged}, "
             f"expected at least {MIN_WIDTHS}"
@@ -95,7 +95,7 @@ def read_study(folder: Path, widths: Sequence[int]) -> Study:
     return study
 
 
-def _read_runs(file: Path) -> list[Run]:
+def _read_runs(file: Path) -> list[Run | None]:
     try:
         content = json.loads(file.read_text())
         return [_run(content, row) for row in content["runs"]]
@@ -107,9 +107,11 @@ def _read_runs(file: Path) -> list[Run]:
         raise UserError(f"{file}: found something else ({error}), expected the runs of a sweep") from None
 
 
-def _run(content: dict[str, Any], row: dict[str, Any]) -> Run:
+def _run(content: dict[str, Any], row: dict[str, Any]) -> Run | None:
+    """The run of a row, or None where its loss is no positive number: it diverged."""
     loss = row["val_nll"]
-    finished = loss is not None and math.isfinite(loss) and loss > 0 and not row.get("diverged", False)
+    if loss is None or row["diverged"] or not (math.isfinite(loss) and loss > 0):
+        return None
     run = Run(
         width=int(content["width"]),
         parameters=int(content["parameters"]),
@@ -119,7 +121,7 @@ def _run(content: dict[str, Any], row: dict[str, Any]) -> Run:
         unique_images=int(row["unique_images"]),
         epochs=int(row["epochs"]),
         flops=float(row["flops"]),
-        val_nll=float(loss) if finished else None,
+        val_nll=float(loss),
     )
     if min(run.parameters, run.flops_per_image, run.fraction, run.unique_images, run.epochs, run.flops) <= 0:
         raise ValueError("a size that is not positive")

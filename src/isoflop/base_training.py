@@ -1,0 +1,65 @@
+"""Training the base model: what the stage ``train`` does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from isoflop.architecture import ModelParams, architecture
+from isoflop.arrays import Images, Split
+from isoflop.costs import count_macs, count_parameters
+from isoflop.loading import all_images
+from isoflop.model_files import Model, save_model
+from isoflop.models import build
+from isoflop.recipe import Recipe, Train
+from isoflop.resume import resumable
+from isoflop.training import Fitted, Hardware, fit
+
+
+def train_base(
+    model: ModelParams,
+    recipe: Recipe,
+    train: Train,
+    data: Split,
+    views: Images,
+    val: Split,
+    *,
+    folder: Path,
+    curves: Path,
+    metrics: Path,
+) -> None:
+    """Train ``model`` at ``train.width``; write its folder, its curves and ``metrics/train.json``."""
+    images = all_images(data, views)
+    built = architecture(model, train.width, data)
+    torch.manual_seed(train.seed)
+    net = build(built)
+    with resumable(images, "base", asdict(built), recipe.model_dump(), train.model_dump()) as checkpoint:
+        fitted = fit(
+            net,
+            images,
+            val,
+            recipe,
+            seed=train.seed,
+            hardware=Hardware(train.accelerator, train.devices, train.nodes),
+            patience=train.patience,
+            curves=curves,
+            checkpoint=checkpoint,
+        )
+        save_model(Model(net, built, data.meaning), folder)
+        facts = {"parameters": count_parameters(net), "macs": count_macs(net, built)} | fitted_facts(fitted)
+        metrics.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def fitted_facts(fitted: Fitted) -> dict[str, float]:
+    """What a metrics file says of a training."""
+    return {
+        "epochs": fitted.epochs,
+        "steps": fitted.steps,
+        "images_seen": fitted.images_seen,
+        "train_loss": round(fitted.train_loss, 6),
+        "val_nll": round(fitted.val_nll, 6),
+        "val_accuracy": round(fitted.val_accuracy, 6),
+    }

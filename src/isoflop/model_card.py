@@ -1,0 +1,97 @@
+"""The card that goes out with a shipped model: what it is, what it was measured to do, and how to run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isoflop.onnx_files import open_classifier
+
+
+def model_card(
+    name: str, why: str, variants: dict[str, Any], latency: dict[str, Any], data: dict[str, Any], file: Path
+) -> str:
+    """Markdown for the variant ``name``, shipped as ``file``.
+
+    Args:
+        variants, latency, data: what variants.json, latency.json and data.json hold.
+    """
+    sections = [
+        f"# {name}\n\nAn image classifier: {_plural(data['num_classes'], 'class', 'classes')}, "
+        f"images of {data['image_size']} x {data['image_size']} pixels and "
+        f"{_plural(data['channels'], 'channel', 'channels')}.\n\nWhy this variant: {why}.\n",
+        _data(data),
+        _measured(name, variants, latency),
+        _usage(file, data),
+    ]
+    return "\n".join(sections)
+
+
+def _data(data: dict[str, Any]) -> str:
+    images = data["images"]
+    classes = ", ".join(_escaped(name) for name in data["classes"])
+    return (
+        f"## Data\n\n- Classes, in the order of the outputs: {classes}\n"
+        f"- Images: {images['train']:,} to train, {images['val']:,} to validate, {images['test']:,} to test; "
+        f"{data['dropped']['total']:,} of {images['source']:,} were dropped in cleaning\n"
+        f"- A picture of another size was made square by `{data['resize']}` and resized\n"
+    )
+
+
+def _measured(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> str:
+    facts, conditions = variants[name], latency["conditions"]
+    base = next(iter(variants))
+    rows = [
+        f"| {cell.replace('batch', 'batch ').replace('_threads', ', threads ')} | {times['p50_ms']:.4g} | "
+        f"{times['p95_ms']:.4g} | {times['images_per_s']:,.0f} | {times['speedup']:.2f} "
+        f"({times['speedup_low']:.2f} to {times['speedup_high']:.2f}) |"
+        for cell, times in latency[name].items()
+    ]
+    return (
+        f"## Measured\n\n- Accuracy on the test split: {100 * facts['accuracy']:.2f} % "
+        f"({base}: {100 * variants[base]['accuracy']:.2f} %); NLL {facts['nll']:.4f}\n"
+        f"- {facts['parameters']:,} parameters, {facts['macs']:,} multiply-accumulates an image, "
+        f"{facts['bytes']:,} bytes ({facts['gzip_bytes']:,} gzipped)\n"
+        f"- Same prediction as the network in torch on {100 * facts['agreement']:.2f} % of the test images\n\n"
+        f"| | median ms | 95 % below, ms | images/s | times as fast as {base} (95 % interval) |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + f"\n\nONNX Runtime {conditions['onnxruntime']} on {conditions['cpu']}, {conditions['cores']} cores "
+        f"({conditions['flags']}), load average {conditions['load_average']}.\n"
+    )
+
+
+def _usage(file: Path, data: dict[str, Any]) -> str:
+    classifier = open_classifier(file)
+    size, channels = classifier.image_size, classifier.channels
+    mode = "L" if channels == 1 else "RGB"
+    reshaped = f".reshape(1, {size}, {size}, {channels})"
+    return f"""## Use
+
+- Input `images`: uint8 [batch, {size}, {size}, {channels}], raw pixels from 0 to 255; normalization is in the graph
+- Outputs `logits` and `probabilities`: float32 [batch, {data["num_classes"]}]
+- The metadata has `classes` (JSON), `resize`, `variant`, `architecture` (JSON)
+
+```python
+import json
+import numpy as np, onnxruntime
+from PIL import Image
+session = onnxruntime.InferenceSession("model.onnx")
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+picture = Image.open("picture.png").convert("{mode}").resize(({size}, {size}))
+(probabilities,) = session.run(["probabilities"], {{"images": np.asarray(picture, np.uint8){reshaped}}})
+print(classes[probabilities[0].argmax()])
+```
+
+The snippet stretches the picture; `isoflop predict model.onnx picture.png` squares it exactly as in training.
+`sha256sum -c SHA256SUMS` checks the files.
+"""
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _escaped(name: str) -> str:
+    """A class name as Markdown shows it: folders can be called anything."""
+    shown = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in name)
+    return " ".join(shown.split())

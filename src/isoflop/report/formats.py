@@ -1,0 +1,88 @@
+"""How the report and the summary write numbers: as many digits as one can use, units said, unknown as a dash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_UNKNOWN = "–"
+_THIN = "\N{NARROW NO-BREAK SPACE}"
+
+
+def percent(share: float | None) -> str:
+    """0.98765 → 98.8 %, and 0.99987 → 99.99 %: never 100 for what is less."""
+    if share is None:
+        return _UNKNOWN
+    if share > 1 - 1e-9:
+        return f"100{_THIN}%"
+    digits = next((digits for digits in (1, 2, 3) if float(f"{100 * share:.{digits}f}") < 100), 4)
+    return f"{100 * share:.{digits}f}{_THIN}%"
+
+
+def signed_percent(share: float | None) -> str:
+    """0.0312 → +3.1 %"""
+    return _UNKNOWN if share is None else f"{100 * share:+.1f}{_THIN}%"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares: -0.003 → −0.3 points"""
+    return f"{100 * difference:+.1f}".replace("-", "−") + " points"
+
+
+def count(number: float | None) -> str:
+    """1234567 → 1 234 567"""
+    return _UNKNOWN if number is None else f"{number:,.0f}".replace(",", _THIN)
+
+
+def size(number: float) -> str:
+    """Bytes: 12345 → 12.3 kB (1,000 bytes), 98 → 98 bytes"""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.3g}{_THIN}{name}" if number < 999 * unit else f"{number / unit:.0f}{_THIN}{name}"
+    return f"{number:.0f} bytes"
+
+
+def ms(milliseconds: float | None) -> str:
+    """0.01234 → 0.0123 ms"""
+    if milliseconds is None:
+        return _UNKNOWN
+    return f"{milliseconds:.3g}{_THIN}ms" if milliseconds < 1000 else f"{count(milliseconds)}{_THIN}ms"
+
+
+def times(ratio: float) -> str:
+    """3.1416 → 3.1×"""
+    return f"{ratio:.0f}×" if ratio >= 20 else f"{ratio:.1f}×" if ratio >= 2 else f"{ratio:.2f}×"
+
+
+def loss(value: float | None) -> str:
+    """A loss or an exponent, to three or four figures."""
+    return _UNKNOWN if value is None else f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval of losses: 0.61 to 0.7"""
+    return _UNKNOWN if low is None or high is None else f"{loss(low)} to {loss(high)}"
+
+
+def rounded(value: float | None) -> str:
+    """To three figures, large ones with a power of ten: 1234567 → 1 230 000, 4.5e+12 → 4.5e12"""
+    if value is None:
+        return _UNKNOWN
+    short = f"{value:.3g}"
+    if abs(value) >= 1e9:
+        return short.replace("e+", "e")
+    return count(float(short)) if abs(value) >= 100 else short
+
+
+def yes_no(value: bool | None) -> str:
+    return _UNKNOWN if value is None else "yes" if value else "no"
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    function.__name__: function
+    for function in (percent, signed_percent, points, count, size, ms, times, loss, between, rounded, yes_no, sentence)
+}

@@ -1,0 +1,197 @@
+"""Choosing the variant to ship by what was measured, and the folder that goes out: model, reasons, card, checksums."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from isoflop.errors import UserError
+from isoflop.model_card import model_card
+from isoflop.params import Section
+
+Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
+
+
+class Ship(Section):
+    """Section ``ship``. The drop is a share (0.01 is one percentage point), against the base, on the validation split."""
+
+    objective: Literal["latency", "bytes"]
+    max_accuracy_drop: float = Field(ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant as the choice sees it. ``speedup_low`` is the lower end of its ratio to the base; 1 for the base."""
+
+    name: str
+    accuracy: float  # on the test split: reported, never chosen by
+    val_accuracy: float
+    latency_ms: float
+    speedup_low: float
+    bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen variant, why, and for every variant why it is or is not it."""
+
+    chosen: Candidate
+    why: str
+    verdicts: dict[str, str]
+    qualifies: dict[str, bool]
+
+
+def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
+    """The variants that were both compared and timed, in order, the base first.
+
+    Raises:
+        UserError: one file has a variant that the other lacks, or there is none.
+    """
+    timed = {name: block for name, block in latency.items() if name != "conditions"}
+    odd = sorted(set(variants) ^ set(timed))
+    if odd or not variants:
+        raise UserError(f"ship: found {', '.join(odd) or 'nothing'} in one of variants and latency, expected the same")
+    cell = latency["conditions"]["headline"]
+    return [
+        Candidate(
+            name,
+            block["accuracy"],
+            block["val_accuracy"],
+            timed[name][cell]["p50_ms"],
+            timed[name][cell]["speedup_low"],
+            block["bytes"],
+            block["parameters"],
+        )
+        for name, block in variants.items()
+    ]
+
+
+def choose(candidates: Sequence[Candidate], objective: str, max_accuracy_drop: float) -> Choice:
+    """The fastest (or smallest) variant that loses at most ``max_accuracy_drop`` to the first, the base.
+
+    To be faster, the whole interval of its speed-up must lie above 1: no accuracy is given up for noise.
+    """
+    base = candidates[0]
+    verdicts, qualifying = {}, []
+    for candidate in candidates[1:]:
+        refusal = _refusal(candidate, base, objective, max_accuracy_drop)
+        if refusal is None:
+            qualifying.append(candidate)
+        verdicts[candidate.name] = refusal or f"qualifies, with {_cost(candidate, objective)}"
+    chosen = min(qualifying, key=lambda item: _value(item, objective), default=base)
+    better = "fastest" if objective == "latency" else "smallest"
+    if chosen is base:
+        why = (
+            f"no other variant is {'faster' if objective == 'latency' else 'smaller'} than {base.name} "
+            f"and loses at most {100 * max_accuracy_drop:.4g} points of validation accuracy, so {base.name} ships"
+        )
+    else:
+        gain = _value(base, objective) / _value(chosen, objective)
+        lost = 100 * (base.val_accuracy - chosen.val_accuracy)
+        why = (
+            f"{chosen.name} is the {better} of {len(qualifying)} that qualify: {_cost(chosen, objective)} against "
+            f"{_cost(base, objective)} of {base.name} ({gain:.2f} times), and "
+            + (f"{lost:.2f} points of validation accuracy less" if lost > 0 else "no validation accuracy lost")
+        )
+    verdicts[base.name] = f"the base, with {_cost(base, objective)}"
+    verdicts[chosen.name] = f"chosen: {why}"
+    qualifies = {item.name: item is base or item in qualifying for item in candidates}
+    return Choice(chosen, why, {item.name: verdicts[item.name] for item in candidates}, qualifies)
+
+
+def ship(
+    variants: Path, latency: Path, data: Path, files: Sequence[Path], params: Ship, folder: Path
+) -> list[Candidate]:
+    """Write ``folder``: model.onnx, choice.json, MODEL_CARD.md, SHA256SUMS.
+
+    Returns:
+        The candidates, the chosen one first.
+
+    Raises:
+        UserError: a metrics file is unreadable, or no file has the name of the chosen variant.
+    """
+    timings = _read(latency)
+    choices = candidates(_read(variants), timings)
+    choice = choose(choices, params.objective, params.max_accuracy_drop)
+    source = {file.stem: file for file in files}.get(choice.chosen.name)
+    if source is None:
+        raise UserError(f"ship: found no ONNX file of {choice.chosen.name}, expected one for each compared variant")
+    folder.mkdir(parents=True)
+    shutil.copyfile(source, folder / "model.onnx")
+    headline = timings["conditions"]["headline"]
+    facts = {
+        "chosen": choice.chosen.name,
+        "why": choice.why,
+        "objective": params.objective,
+        "max_accuracy_drop": params.max_accuracy_drop,
+        "latency_of": headline,
+        "candidates": [_reported(item, choices[0], choice) for item in choices],
+    }
+    (folder / "choice.json").write_text(json.dumps(facts, indent=1) + "\n")
+    card = model_card(choice.chosen.name, choice.why, _read(variants), timings, _read(data), folder / "model.onnx")
+    (folder / "MODEL_CARD.md").write_text(card)
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(folder.iterdir())]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    return [choice.chosen, *(item for item in choices if item is not choice.chosen)]
+
+
+def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
+    """A CSV with a row for each candidate; the first one is the chosen."""
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["variant", "latency_ms", "accuracy", "bytes", "parameters", "chosen"])
+        for item in candidates:
+            chosen = "yes" if item is candidates[0] else "no"
+            table.writerow([item.name, item.latency_ms, item.accuracy, item.bytes, item.parameters, chosen])
+
+
+def _refusal(candidate: Candidate, base: Candidate, objective: str, max_accuracy_drop: float) -> str | None:
+    drop = base.val_accuracy - candidate.val_accuracy
+    if drop > max_accuracy_drop + 1e-9:  # accuracies are rounded to 6 digits
+        return (
+            f"loses {100 * drop:.2f} points of validation accuracy, more than the {100 * max_accuracy_drop:.4g} allowed"
+        )
+    if objective == "latency" and candidate.speedup_low <= 1:
+        return f"not measurably faster than {base.name}: its speed-up may be as low as {candidate.speedup_low:.2f}"
+    if objective == "bytes" and candidate.bytes >= base.bytes:
+        return f"not smaller than {base.name}: {_cost(candidate, objective)} against {_cost(base, objective)}"
+    return None
+
+
+def _value(candidate: Candidate, objective: str) -> float:
+    return candidate.latency_ms if objective == "latency" else candidate.bytes
+
+
+def _cost(candidate: Candidate, objective: str) -> str:
+    return f"{candidate.latency_ms:.4g} ms" if objective == "latency" else f"{candidate.bytes:,} bytes"
+
+
+def _reported(candidate: Candidate, base: Candidate, choice: Choice) -> dict[str, Any]:
+    return {
+        "variant": candidate.name,
+        "qualifies": choice.qualifies[candidate.name],
+        "verdict": choice.verdicts[candidate.name],
+        "val_accuracy": candidate.val_accuracy,
+        "val_accuracy_drop": round(base.val_accuracy - candidate.val_accuracy, 6),
+        "accuracy": candidate.accuracy,
+        "latency_ms": candidate.latency_ms,
+        "speedup_low": candidate.speedup_low,
+        "bytes": candidate.bytes,
+        "parameters": candidate.parameters,
+    }
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable metrics ({error}); `dvc checkout` restores them") from None

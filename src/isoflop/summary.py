@@ -1,0 +1,76 @@
+"""``isoflop summary``: what the last ``dvc repro`` came to, on one screen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from isoflop.errors import UserError
+from isoflop.report import formats
+from isoflop.report.facts import (
+    Facts,
+    Variant,
+    cell_in_words,
+    forecast_in_words,
+    held_out_in_words,
+    read_facts,
+    variants,
+)
+
+_METRICS = ("variants", "latency", "scaling", "forecast", "train")
+
+
+def print_summary(project: Path) -> None:
+    """Print the variants, the law and the path of the report of ``project``.
+
+    Raises:
+        UserError: something that `dvc repro` makes is not there.
+    """
+    project = Path(os.path.relpath(project))
+    metrics = {name: read_facts(project / "metrics" / f"{name}.json") for name in _METRICS}
+    report = project / "report" / "index.html"
+    rows = variants(metrics["variants"], metrics["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
+    if not report.is_file():
+        raise UserError(f"{report}: not found; run `dvc repro`")
+    _print_table(rows, cell_in_words(metrics["latency"]["conditions"]["headline"]))
+    for line in _law_lines(metrics["scaling"]):
+        print(line)
+    print("held out ", held_out_in_words(metrics["scaling"]))
+    print("training ", forecast_in_words(metrics["forecast"], metrics["train"]))
+    print("report   ", report)
+
+
+def _print_table(rows: list[Variant], setting: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=f"latency: median, {setting}", caption_justify="left"
+    )
+    table.add_column("variant", no_wrap=True)
+    for title in ("accuracy", "parameters", "size", "latency", "speed-up"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        cells = (
+            f"{row.name} (shipped)" if row.shipped else row.name,
+            formats.percent(row.accuracy),
+            formats.count(row.parameters),
+            formats.size(row.bytes),
+            formats.ms(row.latency_ms),
+            formats.times(row.speedup),
+        )
+        table.add_row(*cells, style="bold" if row.shipped else None)
+    Console().print(table)
+
+
+def _law_lines(law: Facts) -> list[str]:
+    exponents = [
+        f"{letter} = {formats.loss(law[name])} ({formats.between(law[f'{name}_low'], law[f'{name}_high'])})"
+        for letter, name in (("α", "alpha"), ("β", "beta"))
+        if law[name] is not None
+    ]
+    lines = [f"law       {law['form']}: {', '.join(exponents)}, floor E = {formats.loss(law['E'])}"]
+    if not law["trusted"]:
+        lines.append("          not to be trusted beyond its runs; the report says why")
+    return lines
