@@ -1,10 +1,8 @@
 """Fit the scaling law to the study's runs; hold out the widest width, predict it and compare."""
 
-import json
-
 from isoflop.params import Section, key
 from isoflop.scaling.analysis import Scaling, Widths, analyse
-from isoflop.scaling.results import facts, write_law, write_points
+from isoflop.scaling.results import write_facts, write_law, write_points
 from isoflop.scaling.runs import read_study
 from isoflop.scaling_figures import draw_held_out, draw_law
 from isoflop.stage import In, Out, run
@@ -18,7 +16,7 @@ class Params(Section):
 def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, picture: Out, held_out_picture: Out) -> None:
     analysis = analyse(read_study(runs, params.widths), params.scaling.bootstraps, params.scaling.seed)
     write_law(analysis, law)
-    metrics.write_text(json.dumps(facts(analysis), indent=1) + "\n")
+    write_facts(analysis, metrics)
     write_points(analysis, points)
     draw_law(analysis, picture)
     draw_held_out(analysis, held_out_picture)

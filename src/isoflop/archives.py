@@ -127,7 +127,7 @@ def _zip_entries(path: Path) -> Iterator[Entry]:
             if info.flag_bits & 1:
                 raise guard.refusal(name, "an encrypted file", "one without a password")
             if name.endswith("/"):
-                guard.check_path(name)
+                guard.check_path(name + "x")  # "./" is fine for a folder
             else:
                 members[guard.checked(name, info.file_size)] = info
         for name in sorted(members):
@@ -142,7 +142,7 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
             while (info := _next(archive)) is not None:
                 bounded.member = info.name
                 if info.isdir():
-                    guard.check_path(info.name + "/x")  # "./" is fine for a folder
+                    guard.check_path(info.name + "/x")
                 elif not info.isreg() or info.issparse():
                     raise guard.refusal(info.name, "a link, device or sparse file", "files and folders only")
                 else:

@@ -197,10 +197,10 @@ def _reason(error: BaseException | None) -> str:
     """What the operating system says at the bottom of a chain of errors: requests' own words fill a screen."""
     words = type(error).__name__
     while error is not None:
-        if isinstance(error, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
-            return "timed out"
         if isinstance(error, OSError) and error.strerror:
             words = error.strerror
+        elif isinstance(error, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
+            words = "timed out"
         elif isinstance(error, urllib3.exceptions.IncompleteRead):
             words = "the connection broke"
         error = error.__cause__ or error.__context__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import sys
 import unicodedata
@@ -51,7 +52,7 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
             )
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
-            yield Entry(path.relative_to(folder).as_posix(), status.st_size, partial(open, path, "rb"))
+            yield Entry(path.relative_to(folder).as_posix(), status.st_size, partial(io.FileIO, path))
 
 
 def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) -> Manifest:
@@ -110,7 +111,10 @@ def _is_image(entry: Entry) -> bool:
 def _placed(names: list[str], source: str) -> dict[str, Place]:
     """Split and class of each image that lies in a class folder; a note tells of the others."""
     if not names:
-        raise UserError(f"{source}: found no images, expected a folder for each class with its images in it")
+        raise UserError(
+            f"{source}: found no images, expected a folder for each class with its images in it; "
+            "put them there, or set data.path, or data.url and data.sha256"
+        )
     depth = _wrapping_folders(names)
     below = {name: name.split("/")[depth:] for name in names}
     with_splits = _has_splits(list(below.values()), source)

@@ -53,6 +53,11 @@ def facts(analysis: Analysis) -> dict[str, Any]:
     return {name: rounded(value) for name, value in content.items()}
 
 
+def write_facts(analysis: Analysis, file: Path) -> None:
+    """metrics/scaling.json."""
+    file.write_text(json.dumps(facts(analysis), indent=1) + "\n")
+
+
 def _held_out_facts(held_out: HeldOut | None) -> dict[str, Any]:
     names = ["unique_images", "seeds", "predicted", "low", "high", "actual", "sd", "relative_error", "covered"]
     blocks = []

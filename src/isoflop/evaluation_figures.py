@@ -1,0 +1,111 @@
+"""Pictures of an evaluation: confusion matrix, reliability diagram, worst mistakes, saliency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoflop.arrays import Labels, Split
+from isoflop.evaluation import Bin, Floats, expected_calibration_error, probabilities
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_NAMES = 30  # classes beyond this leave no room for their names
+
+
+def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], file: Path) -> None:
+    """Rows are the true classes, columns the predictions, colour is the share of the row."""
+    from sklearn.metrics import confusion_matrix
+
+    count = len(classes)
+    counts = confusion_matrix(labels_N, predicted_N, labels=range(count))
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(12.0, 2.5 + 0.5 * count)
+    figure = _figure(side, side)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if count <= _MOST_NAMES:
+        axes.set_xticks(range(count), map(shortened, classes), rotation=90, parse_math=False)
+        axes.set_yticks(range(count), map(shortened, classes), parse_math=False)
+        for row, column in np.argwhere(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    _save(figure, file)
+
+
+def draw_reliability(bins: list[Bin], file: Path) -> None:
+    """Accuracy against confidence; the area of a point is its share of the images."""
+    figure = _figure(5, 5)
+    axes = figure.add_subplot()
+    total = sum(found.images for found in bins)
+    confidence, accuracy = [found.confidence for found in bins], [found.accuracy for found in bins]
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfectly calibrated")
+    axes.plot(confidence, accuracy, color="tab:blue", linewidth=1)
+    sizes = [20 + 400 * found.images / total for found in bins]
+    axes.scatter(confidence, accuracy, s=sizes, color="tab:blue", alpha=0.7, label="area: share of the images")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.03))
+    axes.set_title(f"expected calibration error {expected_calibration_error(bins):.4f}", fontsize=10)
+    axes.legend(loc="upper left", fontsize=8)
+    _save(figure, file)
+
+
+def draw_mistakes(split: Split, logits_NK: Floats, indices: list[int], file: Path) -> None:
+    """The images numbered ``indices`` with what they are, what they were taken for, and how surely."""
+    shares_NK = probabilities(logits_NK)
+    columns = min(5, max(1, len(indices)))
+    rows = max(1, -(-len(indices) // columns))
+    figure = _figure(1.7 * columns + 0.6, 2.0 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    if not indices:
+        grid[0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
+    for axes, index in zip(grid, indices, strict=False):
+        _show(axes, split, index)
+        predicted = int(shares_NK[index].argmax())
+        names = split.meaning.classes
+        title = f"{shortened(names[split.labels[index]])}\ntaken for {shortened(names[predicted])}"
+        axes.set_title(f"{title}\n{100 * shares_NK[index, predicted]:.0f} % sure", fontsize=7, parse_math=False)
+    _save(figure, file)
+
+
+def draw_saliency(split: Split, indices: list[int], maps_MHW: Floats, file: Path) -> None:
+    """Each image above the map of the pixels that its predicted class depends on most."""
+    figure = _figure(1.3 * len(indices) + 0.8, 3.2)
+    grid = figure.subplots(2, len(indices), squeeze=False)
+    for column, (index, map_HW) in enumerate(zip(indices, maps_MHW, strict=True)):
+        _show(grid[0, column], split, index)
+        name = split.meaning.classes[split.labels[index]]
+        grid[0, column].set_title(shortened(name), fontsize=8, parse_math=False)
+        grid[1, column].imshow(map_HW, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        for row in range(2):
+            grid[row, column].set_axis_off()
+    _save(figure, file)
+
+
+def shortened(name: str) -> str:
+    """A class name that fits a picture, without what a font cannot draw."""
+    name = name.encode("utf-8", "backslashreplace").decode()
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+def _show(axes: Any, split: Split, index: int) -> None:
+    axes.imshow(split.images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.savefig(file, format="png", metadata={"Software": None})

@@ -1,0 +1,23 @@
+"""Teach a narrower network with the base model."""
+
+from isoflop.arrays import read_split, read_views
+from isoflop.distillation import Distill, distill
+from isoflop.params import Section
+from isoflop.recipe import Recipe
+from isoflop.stage import In, Out, run
+
+
+class Params(Section):
+    recipe: Recipe
+    distill: Distill
+
+
+def main(params: Params, base: In, train: In, val: In, views: In, model: Out, metrics: Out) -> None:
+    from isoflop.model_files import load_model
+
+    data = read_split(train), read_views(views), read_split(val)
+    distill(load_model(base), params.recipe, params.distill, *data, folder=model, metrics=metrics)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,24 @@
+"""Measure the base model on the test split, and draw what it gets right and wrong."""
+
+from isoflop.arrays import read_split
+from isoflop.evaluation import Evaluate
+from isoflop.params import Section
+from isoflop.stage import In, Out, run
+
+
+class Params(Section):
+    evaluate: Evaluate
+
+
+def main(params: Params, model: In, test: In, metrics: Out, predictions: Out, reliability: Out, per_class: Out,
+         confusion_picture: Out, reliability_picture: Out, mistakes: Out, saliency: Out) -> None:  # fmt: skip
+    from isoflop.evaluation_report import Evaluated
+    from isoflop.model_files import load_model
+
+    evaluated = Evaluated(load_model(model).net, read_split(test), params.evaluate)
+    evaluated.write_tables(metrics, predictions, reliability, per_class)
+    evaluated.draw(confusion_picture, reliability_picture, mistakes, saliency)
+
+
+if __name__ == "__main__":
+    run(main)
