@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT, run_command
 
 from isoflop.contract import import_closure, violations
+from tests.conftest import ROOT, run_command
 
 
 def test_every_stage_declares_what_it_uses() -> None:

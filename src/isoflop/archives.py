@@ -7,6 +7,7 @@ decompression bombs: limits on the number of members, the size of one and of all
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -30,7 +31,7 @@ MAX_MEMBER_BYTES = 1 << 30  # prepare holds a whole image file in memory
 MAX_TOTAL_BYTES = 1 << 40
 MAX_RATIO = 200  # images hardly shrink; the bombs that are known have 1,000 and far more
 _FREE_BYTES = 64 << 20  # below this a ratio harms nobody
-_MAX_READ_BYTES = 4 << 20  # tarfile reads an extended header whole, whatever size it claims
+_MAX_HEADER_BYTES = 1 << 20  # tarfile reads an extended header whole, whatever size it claims
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError)
@@ -113,10 +114,8 @@ class _Guard:
 
 def _zip_entries(path: Path) -> Iterator[Entry]:
     guard = _Guard(path)
-    try:
+    with _as_bad_zip():
         archive = zipfile.ZipFile(path)
-    except (ValueError, struct.error) as error:  # names that are not in the encoding they claim, cut extra fields
-        raise zipfile.BadZipFile(str(error)) from None
     with archive:
         members = {}
         for info in archive.infolist():
@@ -131,7 +130,23 @@ def _zip_entries(path: Path) -> Iterator[Entry]:
             else:
                 members[guard.checked(name, info.file_size)] = info
         for name in sorted(members):
-            yield Entry(name, members[name].file_size, partial(archive.open, members[name]))
+            yield Entry(name, members[name].file_size, partial(_opened, archive, members[name]))
+
+
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    with _as_bad_zip():
+        return archive.open(info)
+
+
+@contextmanager
+def _as_bad_zip() -> Iterator[None]:
+    """zipfile also trips over names in another encoding than they claim, cut fields and offsets before the start."""
+    try:
+        yield
+    except (ValueError, struct.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile(str(error)) from None
 
 
 def _tar_entries(path: Path) -> Iterator[Entry]:
@@ -139,8 +154,7 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
     with _decompressed(path) as stream:
         bounded = _Bounded(stream, guard)
         with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:", tarinfo=_StrictTarInfo) as archive:
-            while (info := _next(archive)) is not None:
-                bounded.member = info.name
+            while (info := _next(archive, bounded)) is not None:
                 if info.isdir():
                     guard.check_path(info.name + "/x")
                 elif not info.isreg() or info.issparse():
@@ -160,11 +174,15 @@ def _decompressed(path: Path) -> IO[bytes]:
     return path.open("rb") if opener is None else cast(IO[bytes], opener(path))
 
 
-def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+def _next(archive: tarfile.TarFile, bounded: _Bounded) -> tarfile.TarInfo | None:
+    bounded.in_header = True
     try:
-        return archive.next()
+        info = archive.next()
     except (ValueError, IndexError, OverflowError) as error:  # on hostile extended headers
         raise tarfile.ReadError(f"bad header: {error}") from None
+    bounded.in_header = False
+    bounded.member = info.name if info else bounded.member
+    return info
 
 
 def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -181,7 +199,7 @@ class _StrictTarInfo(tarfile.TarInfo):
         try:
             return super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:
-            if type(error).__name__ == "EOFHeaderError" and str(error) == "end of file header":
+            if type(error).__name__ == "EOFHeaderError":  # its name is not exported: the two blocks that end a tar
                 raise
             raise tarfile.ReadError(str(error)) from None
 
@@ -192,11 +210,14 @@ class _Bounded(io.RawIOBase):
     def __init__(self, stream: IO[bytes], guard: _Guard) -> None:
         self._stream = stream
         self._guard = guard
-        self.member = "the first header"
+        self.member = "the first header"  # or the last that was read, for messages
+        self.in_header = True
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MAX_READ_BYTES:
-            raise self._guard.refusal(self.member, f"a header of {size:,} bytes", f"at most {_MAX_READ_BYTES:,}")
+        if self.in_header and not 0 <= size <= _MAX_HEADER_BYTES:
+            raise self._guard.refusal(
+                self.member, f"a header of {size:,} bytes behind it", f"at most {_MAX_HEADER_BYTES:,}"
+            )
         content = self._stream.read(size)
         self._guard.check_ratio(self.member, self._stream.tell())
         return content

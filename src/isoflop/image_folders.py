@@ -116,7 +116,7 @@ def _placed(names: list[str], source: str) -> dict[str, Place]:
             "put them there, or set data.path, or data.url and data.sha256"
         )
     depth = _wrapping_folders(names)
-    below = {name: name.split("/")[depth:] for name in names}
+    below = {name: parts for name in names if (parts := name.split("/")[depth:])}
     with_splits = _has_splits(list(below.values()), source)
     places: dict[str, Place] = {}
     for name, (top, *rest) in below.items():
