@@ -17,10 +17,13 @@ sys.path.insert(0, str(ROOT))  # the tests import stages.*, as `python -m stages
 def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command with this environment's programs first on the PATH; its output comes back as text."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
+    # a mirror of this machine must not decide what the tests see
+    inherited = {name: value for name, value in os.environ.items() if name != "ISOFLOP_MIRROR"}
+    environment = {**inherited, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        shown = f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{shown}")
     return done
 
 

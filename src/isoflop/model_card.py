@@ -53,7 +53,8 @@ def _measured(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> s
         f"- {facts['parameters']:,} parameters, {facts['macs']:,} multiply-accumulates an image, "
         f"{facts['bytes']:,} bytes ({facts['gzip_bytes']:,} gzipped)\n"
         f"- Same prediction as the network in torch on {100 * facts['agreement']:.2f} % of the test images\n\n"
-        f"| | median ms | 95 % below, ms | images/s | times as fast as {base} (95 % interval) |\n|---|---|---|---|---|\n"
+        f"| | median ms | 95 % below, ms | images/s | times as fast as {base} (95 % interval) |\n"
+        "|---|---|---|---|---|\n"
         + "\n".join(rows)
         + f"\n\nONNX Runtime {conditions['onnxruntime']} on {conditions['cpu']}, {conditions['cores']} cores "
         f"({conditions['flags']}), load average {conditions['load_average']}.\n"

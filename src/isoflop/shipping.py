@@ -21,7 +21,7 @@ Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
 
 
 class Ship(Section):
-    """Section ``ship``. The drop is a share (0.01 is one percentage point), against the base, on the validation split."""
+    """Section ``ship``. The drop is a share (0.01: one percentage point), against the base, on the validation split."""
 
     objective: Literal["latency", "bytes"]
     max_accuracy_drop: float = Field(ge=0, le=1)

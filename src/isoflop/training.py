@@ -250,7 +250,8 @@ def fit(
     resume = checkpoint / "last.ckpt" if checkpoint and (checkpoint / "last.ckpt").exists() else None
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
+        # Lightning's hints on data loaders, which ours are not, and its own use of what torch deprecates
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer.fit(training, datamodule=Data(images, val, recipe, seed), ckpt_path=resume, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
