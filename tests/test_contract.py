@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isoflop.contract import import_closure, violations
 from tests.conftest import ROOT, run_command
@@ -17,9 +18,11 @@ def test_every_stage_declares_what_it_uses() -> None:
 
 
 def test_every_stage_module_is_in_the_graph() -> None:
-    graph = (ROOT / "dvc.yaml").read_text()
-    for file in (ROOT / "stages").glob("[!_]*.py"):
-        assert f"python -m stages.{file.stem} " in graph
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    modules = {file.stem for file in (ROOT / "stages").glob("[!_]*.py")}
+    assert modules == set(graph)
+    for name in modules:
+        assert graph[name]["cmd"].startswith(f"python -m stages.{name} ")
 
 
 def test_importing_the_stages_needs_no_heavy_package() -> None:
@@ -50,7 +53,7 @@ def check(copy: Path, *flags: str) -> str:
     [
         ("      - src/isoflop/arrays.py\n", "", "code deps: missing src/isoflop/arrays.py"),
         ("deps:\n      - ${path.raw}\n", "deps:\n", "data deps: missing ${path.raw}"),
-        ("    params:\n      - augment\n", "    params:\n      - augment\n      - model\n", "params: needless model"),
+        ("    params: [augment]\n", "    params: [augment, model]\n", "params: needless model"),
         ("      - ${path.dropped}\n    metrics", "    metrics", "outs: missing ${path.dropped}"),
         ("--views ${path.views} --contact", "--vews ${path.views} --contact", "cmd has the options"),
     ],

@@ -94,7 +94,7 @@ def test_another_width_leaves_the_study_alone_and_the_old_one_runs_nothing(clone
 def test_plots_are_shown_by_dvc(clone: Path) -> None:
     run_command("dvc", "plots", "show", "--out", "shown", cwd=clone)
     page = (clone / "shown" / "index.html").read_text()
-    for plot in ("confusion", "training", "scaling", "tradeoff"):
+    for plot in ("Confusion", "Training_loss", "Scaling_law", "Accuracy_against_latency"):
         assert plot in page
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +39,10 @@ class Benchmark(Section):
     ``repeats``, the timed runs of a variant, is rounded up to whole turns of 5; ``warmup`` runs go before them untimed.
     """
 
-    batch_sizes: list[int] = Field(min_length=1)
-    threads: list[int] = Field(min_length=1)
+    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)
+    threads: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)
     repeats: int = Field(ge=1, le=100_000)
     warmup: int = Field(ge=0, le=100_000)
-
-    def model_post_init(self, context: Any) -> None:
-        for name, values in (("batch_sizes", self.batch_sizes), ("threads", self.threads)):
-            if min(values) < 1 or max(values) > 4096:
-                raise ValueError(f"{name} of 1 to 4096")
 
 
 def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, Any]]:

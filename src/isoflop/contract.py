@@ -21,6 +21,9 @@ from ruamel.yaml import YAML
 from isoflop.params import Section, declared_keys
 from isoflop.stage import In, Out, contract, option
 
+_PACKAGE_DATA = (".html", ".css")  # read by the modules beside them, as a template is by its page
+_CODE = (".py", *_PACKAGE_DATA)
+
 # What every stage runs through and what cannot change a result: an edit here must not retrain the world.
 PLUMBING = frozenset(
     {
@@ -52,7 +55,10 @@ def import_closure(file: Path, root: Path) -> set[str]:
 def code_dependencies(stage: str, root: Path) -> list[str]:
     """The code that stage ``stage`` must declare, sorted: its own module first."""
     own = f"stages/{stage}.py"
-    return [own, *sorted(import_closure(root / own, root) - PLUMBING - {own})]
+    code = import_closure(root / own, root)
+    beside = {file for name in code for file in (root / name).parent.iterdir() if file.suffix in _PACKAGE_DATA}
+    needed = code | {file.relative_to(root).as_posix() for file in beside}
+    return [own, *sorted(needed - PLUMBING - {own})]
 
 
 def violations(root: Path) -> list[str]:
@@ -65,7 +71,7 @@ def fix(root: Path) -> None:
     """Write the code dependencies and the parameters that the stages need into dvc.yaml."""
     content = _load(root)
     for name, stage in content["stages"].items():
-        data = [dep for dep in stage.get("deps", []) if not str(dep).endswith(".py")]
+        data = [dep for dep in stage.get("deps", []) if not str(dep).endswith(_CODE)]
         stage["deps"] = [*data, *code_dependencies(name, root)]
         keys = _expected_keys(_main(name))
         if keys != set(stage.get("params", [])):
@@ -91,8 +97,8 @@ def _stage_violations(name: str, stage: dict[str, Any], root: Path) -> Iterator[
         elif kind == Out:
             outputs.update(options[option(argument)])
     declared = [str(dep) for dep in stage.get("deps", [])]
-    data = {dep for dep in declared if not dep.endswith(".py")}
-    code = {dep for dep in declared if dep.endswith(".py")}
+    data = {dep for dep in declared if not dep.endswith(_CODE)}
+    code = {dep for dep in declared if dep.endswith(_CODE)}
     outs = {str(out) for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])}
     yield from _difference("data deps", data, inputs)
     yield from _difference("outs", outs, outputs)

@@ -79,6 +79,7 @@ def remove_channels(net: nn.Module, built: Architecture, ratio: float, round_to:
 
     example = torch.zeros(1, built.channels, built.image_size, built.image_size)
     ignored = [net.get_submodule("head")]
+    unwrapped = [(net.position, 2)] if isinstance(net, Vit) else None  # parameters outside layers, and their axis
     if isinstance(net, Vit):
         ignored += [net.patches]
         for block in net.blocks:
@@ -91,5 +92,6 @@ def remove_channels(net: nn.Module, built: Architecture, ratio: float, round_to:
         pruning_ratio=ratio,
         round_to=round_to,
         ignored_layers=ignored,
+        unwrapped_parameters=unwrapped,
     )
     pruner.step()

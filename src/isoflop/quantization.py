@@ -135,6 +135,7 @@ def _ranges(graph: ModelProto, nodes: list[str], images_NHWC: Images, params: Qu
 
 
 def _quantized(graph: ModelProto, ranges: Any, nodes: list[str], portable: bool) -> ModelProto:
+    import onnx
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -154,10 +155,12 @@ def _quantized(graph: ModelProto, ranges: Any, nodes: list[str], portable: bool)
             extra_options={},
         )
         quantizer.quantize_model()
+    quantizer.model.topological_sort()  # it appends the nodes that it adds
     quantized: ModelProto = quantizer.model.model
     del quantized.metadata_props[:]
     for key, value in metadata.items():
         quantized.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(quantized, full_check=True)
     return quantized
 
 

@@ -76,6 +76,7 @@ class Training(pl.LightningModule):
         self.average = _moving_average(net, recipe.ema_decay) if recipe.ema_decay else None
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None  # nll and weights of the best epoch
+        self.curves: Curves | None = None
         self._meaning, self._recipe, self._total_steps = meaning, recipe, total_steps
         self._teacher = [teacher] if teacher else []  # in a list: its weights are not this module's
         self._sums = torch.zeros(3)  # validation: NLL, correct, images
@@ -128,6 +129,8 @@ class Training(pl.LightningModule):
                 f"with learning rate {self._recipe.learning_rate}; try a lower one, or recipe.gradient_clip 1.0"
             )
         self.history.append(row)
+        if self.curves:
+            self.curves.write(self.history)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["isoflop"] = {"history": self.history, "best": self.best}
@@ -243,8 +246,9 @@ def fit(
     steps_an_epoch = len(training_batches(images, recipe, seed, device=torch.device("cpu")))
     total_steps = recipe.epochs * steps_an_epoch
     training = Training(net, images.split.meaning, recipe, total_steps, teacher)
+    training.curves = Curves(curves) if curves else None
     training.best = {"nll": math.inf, "weights": None} if patience else None
-    trainer = _trainer(recipe, hardware, patience, validate_each_epoch, curves, checkpoint, progress)
+    trainer = _trainer(recipe, hardware, patience, validate_each_epoch, checkpoint, progress)
     if teacher:
         teacher.net.eval().to(trainer.strategy.root_device)
     resume = checkpoint / "last.ckpt" if checkpoint and (checkpoint / "last.ckpt").exists() else None
@@ -255,6 +259,9 @@ def fit(
         trainer.fit(training, datamodule=Data(images, val, recipe, seed), ckpt_path=resume, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if training.curves:
+        training.curves.write(training.history)  # also where the checkpoint was of the last epoch
+        training.curves.end()
     weights = training.best["weights"] if training.best else training.trained.state_dict()
     net.cpu().load_state_dict({name: value.cpu() for name, value in weights.items()})
     net.eval()
@@ -316,7 +323,6 @@ def _trainer(
     hardware: Hardware,
     patience: int | None,
     validate_each_epoch: bool,
-    curves: Path | None,
     checkpoint: Path | None,
     progress: bool,
 ) -> pl.Trainer:
@@ -325,12 +331,10 @@ def _trainer(
     progress = progress and sys.stderr.isatty()
     if progress:
         callbacks.append(RichProgressBar(leave=False))
-    if curves:
-        callbacks.append(Curves(curves))
     if patience:
         callbacks.append(EarlyStopping("val/nll", patience=patience, mode="min"))
     if checkpoint:
-        callbacks.append(ModelCheckpoint(checkpoint, save_last=True, save_top_k=0, every_n_epochs=1))
+        callbacks.append(ModelCheckpoint(checkpoint, "last", every_n_epochs=1, enable_version_counter=False))
     accelerator = hardware.accelerator
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("params.yaml: train.accelerator: found 'gpu', and there is none here; expected 'auto' or 'cpu'")

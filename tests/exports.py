@@ -1,0 +1,53 @@
+"""Trained networks and their ONNX files, which the tests of what comes after training share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isoflop.arrays import Split
+from isoflop.model_files import Model
+from isoflop.normalization import normalize
+from isoflop.onnx_export import export
+from isoflop.quantization import Quantize, quantize
+from tests.networks import digits_architecture, fresh_net
+
+
+def trained(train: Split, family: str = "cnn", width: int = 8, steps: int = 60) -> Model:
+    """A network after a few steps on ``train``: its batch norms and its logits are not those of a fresh one."""
+    torch.set_num_threads(1)  # for nets this small, threads of several test processes only get in each other's way
+    net = fresh_net(family, width)
+    images_NHWC, labels_N = torch.from_numpy(np.array(train.images)), torch.from_numpy(train.labels)
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+    for step in range(steps):
+        batch = torch.arange(step * 64, step * 64 + 64) % len(labels_N)
+        loss = torch.nn.functional.cross_entropy(net(normalize(images_NHWC[batch], train.meaning)), labels_N[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return Model(net.eval(), digits_architecture(family, width), train.meaning)
+
+
+def exported(model: Model, file: Path, variant: str = "base") -> Path:
+    export(model, variant, file, opset=20)
+    return file
+
+
+def quantize_params(**changes: Any) -> Quantize:
+    values = {
+        "method": "percentile",
+        "percentile": 99.99,
+        "calibration_images": 64,
+        "keep_last_layer_float": True,
+        "portable": False,
+    }
+    return Quantize.model_validate(values | changes)
+
+
+def quantized(source: Path, train: Split, **changes: Any) -> Path:
+    target = source.with_name(f"{source.stem}-int8.onnx")
+    quantize(source, train, quantize_params(**changes), target)
+    return target

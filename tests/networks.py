@@ -1,0 +1,62 @@
+"""Small real data and networks that several test files train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from isoflop.architecture import Architecture
+from isoflop.arrays import Meaning, Split, SplitWriter, read_split
+from isoflop.models import build
+from isoflop.recipe import Recipe
+
+
+def digits_split(folder: Path, start: int, stop: int) -> Split:
+    """The digits number ``start`` to ``stop`` as a split."""
+    source = load_digits()
+    images = np.rint(source.images[start:stop] * 255 / 16).astype(np.uint8)[..., None]
+    with SplitWriter(folder, (8, 8, 1)) as writer:
+        writer.append(images, source.target[start:stop])
+        writer.finish(Meaning([str(digit) for digit in range(10)], [0.3], [0.37], "crop"))
+    return read_split(folder)
+
+
+def digits_architecture(family: str = "cnn", width: int = 16) -> Architecture:
+    depth = {"mlp": 2, "cnn": 3, "resnet": 1, "vit": 2}[family]
+    return Architecture(family, width, depth, 4, 2, 0.0, 8, 1, 10)
+
+
+def fresh_net(family: str = "cnn", width: int = 16, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build(digits_architecture(family, width))
+
+
+def recipe(**changes: Any) -> Recipe:
+    values = {
+        "loss": "cross_entropy",
+        "label_smoothing": 0.0,
+        "optimizer": "adamw",
+        "learning_rate": 0.003,
+        "momentum": 0.9,
+        "weight_decay": 0.01,
+        "schedule": "cosine",
+        "warmup_fraction": 0.1,
+        "epochs": 3,
+        "batch_size": 64,
+        "ema_decay": 0.0,
+        "gradient_clip": 0.0,
+        "flip": "none",
+        "shift": 0,
+        "cutout": 0,
+        "precision": "fp32",
+    }
+    return Recipe.model_validate(values | changes)
+
+
+def no_views(split: Split) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.zeros((0, *split.images.shape), np.uint8)

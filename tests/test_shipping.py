@@ -1,0 +1,205 @@
+"""What ships, why, and that the folder that goes out stands on its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from isoflop.benchmarking import Benchmark, benchmark
+from isoflop.comparison import compare
+from isoflop.errors import UserError
+from isoflop.model_files import save_model
+from isoflop.shipping import Candidate, Ship, candidates, choose, ship, write_tradeoff
+from isoflop.tradeoff_picture import pareto_front, write_tradeoff_picture
+from tests.conftest import run_command
+from tests.exports import exported, quantized, trained
+from tests.networks import digits_split
+
+
+def candidate(name: str, val_accuracy: float, latency_ms: float, size: int, **changes: Any) -> Candidate:
+    values = {"accuracy": 0.9, "speedup_low": 1 / latency_ms, "parameters": 10} | changes
+    return Candidate(
+        name, values["accuracy"], val_accuracy, latency_ms, values["speedup_low"], size, values["parameters"]
+    )
+
+
+BASE = candidate("base", 0.98, 1.0, 1000)
+SLIM = candidate("slim", 0.975, 0.5, 400)
+TINY = candidate("tiny", 0.90, 0.1, 100)
+DENSE = candidate("dense", 0.98, 0.9, 300, speedup_low=0.97)
+
+
+@pytest.mark.parametrize(
+    ("objective", "drop", "chosen"),
+    [
+        ("latency", 0.01, "slim"),
+        ("latency", 0.005, "slim"),  # exactly what is allowed
+        ("latency", 0.004, "base"),
+        ("latency", 1.0, "tiny"),
+        ("bytes", 0.01, "dense"),
+        ("bytes", 0.0, "dense"),
+        ("bytes", 0.08, "tiny"),
+    ],
+)
+def test_the_best_that_loses_little_enough_is_chosen(objective: str, drop: float, chosen: str) -> None:
+    assert choose([BASE, SLIM, TINY, DENSE], objective, drop).chosen.name == chosen
+
+
+def test_every_variant_hears_why() -> None:
+    choice = choose([BASE, SLIM, TINY, DENSE], "latency", 0.01)
+    assert choice.why == (
+        "slim is the fastest of 1 that qualify: 0.5 ms against 1 ms of base (2.00 times), "
+        "and 0.50 points of validation accuracy less"
+    )
+    assert choice.verdicts == {
+        "base": "the base, with 1 ms",
+        "slim": f"chosen: {choice.why}",
+        "tiny": "loses 8.00 points of validation accuracy, more than the 1 allowed",
+        "dense": "not measurably faster than base: its speed-up may be as low as 0.97",
+    }
+    assert choice.qualifies == {"base": True, "slim": True, "tiny": False, "dense": False}
+
+
+def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
+    larger = candidate("larger", 0.99, 2.0, 2000)
+    for objective, word in (("latency", "faster"), ("bytes", "smaller")):
+        choice = choose([BASE, TINY, larger], objective, 0.01)
+        assert choice.chosen is BASE
+        assert choice.why == (
+            f"no other variant is {word} than base and loses at most 1 points of validation accuracy, so base ships"
+        )
+    assert choice.verdicts["larger"] == "not smaller than base: 2,000 bytes against 1,000 bytes"
+
+
+def test_the_test_split_is_not_looked_at() -> None:
+    worse = candidate("worse", 0.98, 0.5, 400, accuracy=0.1)
+    assert choose([BASE, worse], "latency", 0.0).chosen is worse
+
+
+def test_the_pareto_front() -> None:
+    points = [
+        candidate(name, 0.9, latency, 1, accuracy=accuracy)
+        for name, latency, accuracy in [("a", 1, 0.9), ("b", 2, 0.95), ("c", 3, 0.93), ("d", 1, 0.8), ("e", 4, 0.96)]
+    ]
+    assert [item.name for item in pareto_front(points)] == ["a", "b", "e"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two measured ONNX files, their metrics, and data.json."""
+    folder = tmp_path_factory.mktemp("measured")
+    train = digits_split(folder / "train", 0, 600)
+    for name, bounds in (("val", (600, 800)), ("test", (800, 1000))):
+        digits_split(folder / name, *bounds)
+    model = trained(train)
+    save_model(model, folder / "base")
+    (folder / "onnx").mkdir()
+    files = [exported(model, folder / "onnx" / "base.onnx")]
+    files.append(quantized(files[0], train))
+    variants = compare(folder / "val", folder / "test", [folder / "base"], files)
+    latency = benchmark(files, Benchmark(batch_sizes=[1], threads=[1], repeats=10, warmup=1))
+    data = {
+        "classes": [str(digit) for digit in range(9)] + ["*nine* <b>"],
+        "num_classes": 10,
+        "image_size": 8,
+        "channels": 1,
+        "resize": "crop",
+        "images": {"source": 1000, "train": 600, "val": 200, "test": 200},
+        "dropped": {"total": 0},
+    }
+    for name, facts in (("variants", variants), ("latency", latency), ("data", data)):
+        (folder / f"{name}.json").write_text(json.dumps(facts))
+    return folder
+
+
+def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
+    params = Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 1.0} | changes)
+    files = [measured / "onnx" / f"{name}.onnx" for name in ("base", "base-int8")]
+    variants, latency, data = (measured / f"{name}.json" for name in ("variants", "latency", "data"))
+    return ship(variants, latency, data, files, params, folder)
+
+
+def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
+    first = shipped(measured, tmp_path / "ship")[0]
+    assert first.name == "base-int8"
+    names = sorted(path.name for path in (tmp_path / "ship").iterdir())
+    assert names == ["MODEL_CARD.md", "SHA256SUMS", "choice.json", "model.onnx"]
+    assert (tmp_path / "ship/model.onnx").read_bytes() == (measured / "onnx/base-int8.onnx").read_bytes()
+    choice = json.loads((tmp_path / "ship/choice.json").read_text())
+    assert choice["chosen"] == "base-int8" and choice["why"].startswith("base-int8 is the smallest of 1 that qualify")
+    assert [item["variant"] for item in choice["candidates"]] == ["base", "base-int8"]
+    variants = json.loads((measured / "variants.json").read_text())
+    assert choice["candidates"][1]["accuracy"] == variants["base-int8"]["accuracy"]
+    if shutil.which("sha256sum"):
+        run_command("sha256sum", "--strict", "-c", "SHA256SUMS", cwd=tmp_path / "ship")
+
+
+def test_the_same_metrics_give_the_same_folder(measured: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shipped(measured, tmp_path / name)
+    assert (tmp_path / "a/SHA256SUMS").read_bytes() == (tmp_path / "b/SHA256SUMS").read_bytes()
+
+
+def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_path: Path) -> None:
+    shipped(measured, tmp_path / "ship")
+    card = (tmp_path / "ship/MODEL_CARD.md").read_text()
+    facts = json.loads((measured / "variants.json").read_text())["base-int8"]
+    latency = json.loads((measured / "latency.json").read_text())
+    assert f"{100 * facts['accuracy']:.2f} %" in card and f"{facts['bytes']:,} bytes" in card
+    assert latency["conditions"]["cpu"] in card and f"{latency['base-int8']['batch1_threads1']['p50_ms']:.4g}" in card
+    assert "\\*nine\\* \\<b\\>" in card and str(tmp_path) not in card and str(measured) not in card
+    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert found and len(found[1].splitlines()) == 8
+    Image.fromarray(np.full((20, 30, 3), 128, np.uint8)).save(tmp_path / "ship/picture.png")
+    done = subprocess.run([sys.executable, "-c", found[1]], cwd=tmp_path / "ship", capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() in [str(digit) for digit in range(10)], done.stderr
+
+
+def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
+    choices = shipped(measured, tmp_path / "ship")
+    write_tradeoff(choices, tmp_path / "tradeoff.csv")
+    with (tmp_path / "tradeoff.csv").open(newline="") as stream:
+        rows = {row["variant"]: row for row in csv.DictReader(stream)}
+    assert list(rows["base"]) == ["variant", "latency_ms", "accuracy", "bytes", "parameters", "chosen"]
+    assert {name: row["chosen"] for name, row in rows.items()} == {"base-int8": "yes", "base": "no"}
+    assert int(rows["base"]["bytes"]) == (measured / "onnx/base.onnx").stat().st_size
+    for name in ("a.png", "b.png"):
+        write_tradeoff_picture(choices, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 600
+    write_tradeoff_picture([candidate("$only$ <one>", 0.9, 1.0, 100)], tmp_path / "one.png")
+
+
+def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> None:
+    variants, latency = (json.loads((measured / f"{name}.json").read_text()) for name in ("variants", "latency"))
+    del variants["base-int8"]
+    with pytest.raises(UserError, match="ship: found base-int8 in one of variants and latency, expected the same"):
+        candidates(variants, latency)
+    params = Ship(objective="bytes", max_accuracy_drop=1.0)
+    files = {name: measured / f"{name}.json" for name in ("variants", "latency", "data")}
+    with pytest.raises(UserError, match="found no ONNX file of base-int8"):
+        ship(
+            files["variants"], files["latency"], files["data"], [measured / "onnx/base.onnx"], params, tmp_path / "ship"
+        )
+    (tmp_path / "cut.json").write_text('{"base": ')
+    with pytest.raises(UserError, match=r"cut\.json: not readable metrics"):
+        ship(tmp_path / "cut.json", files["latency"], files["data"], [], params, tmp_path / "ship")
+    assert not (tmp_path / "ship").exists()
+
+
+@pytest.mark.parametrize("values", [{"objective": "speed"}, {"max_accuracy_drop": -0.1}, {"max_accuracy_drop": 2}])
+def test_a_wrong_section_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 0.01} | values)

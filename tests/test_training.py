@@ -1,0 +1,177 @@
+"""Networks of every family learn the digits, with every loss and optimizer, and a killed training ends the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from isoflop.arrays import Split
+from isoflop.errors import UserError
+from isoflop.loading import all_images
+from isoflop.normalization import normalize
+from isoflop.optimizers import learning_rate_factor, make_optimizer, orthogonalized
+from isoflop.training import DivergedError, Fitted, Hardware, Teacher, distillation_loss, fit
+from tests.conftest import ROOT
+from tests.networks import digits_split, fresh_net, no_views, recipe
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
+    folder = tmp_path_factory.mktemp("digits")
+    return digits_split(folder / "train", 0, 1200), digits_split(folder / "val", 1200, 1500)
+
+
+def train(
+    data: tuple[Split, Split], net: torch.nn.Module, fit_options: dict[str, Any] | None = None, **changes: Any
+) -> Fitted:
+    train, val = data
+    return fit(net, all_images(train, no_views(train)), val, recipe(**changes), seed=0, **(fit_options or {}))
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "vit"])
+def test_every_family_learns(data: tuple[Split, Split], family: str) -> None:
+    fitted = train(data, fresh_net(family), epochs=8)
+    assert fitted.val_accuracy > (0.8 if family == "vit" else 0.9)
+    assert fitted.images_seen == 8 * 1200 and fitted.steps == 8 * 19
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "mse", "optimizer": "momentum", "learning_rate": 0.3},
+        {"optimizer": "sgd", "learning_rate": 0.3},
+        {"optimizer": "adam"},
+        {"optimizer": "muon", "learning_rate": 0.02, "schedule": "linear"},
+        {"label_smoothing": 0.1, "schedule": "constant", "gradient_clip": 1.0},
+        {"ema_decay": 0.9, "precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_loss_and_optimizer_learns(data: tuple[Split, Split], changes: dict[str, Any]) -> None:
+    assert train(data, fresh_net(), epochs=5, **changes).val_accuracy > 0.85
+
+
+def test_the_same_seed_gives_the_same_weights(data: tuple[Split, Split]) -> None:
+    nets = [fresh_net(), fresh_net()]
+    for net in nets:
+        train(data, net, epochs=1, flip="random", shift=1)
+    for left, right in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_curves_are_written_an_epoch_a_row(data: tuple[Split, Split], tmp_path: Path) -> None:
+    fitted = train(data, fresh_net(), {"curves": tmp_path / "curves"})
+    rows = (tmp_path / "curves/plots/metrics/val/nll.tsv").read_text().splitlines()
+    assert rows[0].split("\t") == ["step", "nll"] and len(rows) == 4
+    assert float(rows[-1].split("\t")[1]) == pytest.approx(fitted.val_nll)
+
+
+def test_patience_keeps_the_best_weights(data: tuple[Split, Split]) -> None:
+    fitted = train(data, fresh_net(), {"patience": 2}, epochs=40, learning_rate=0.02, schedule="constant")
+    assert fitted.epochs < 40
+    assert fitted.val_nll == min(row["val/nll"] for row in fitted.history)
+
+
+def test_a_loss_that_is_not_finite_is_said(data: tuple[Split, Split]) -> None:
+    with pytest.raises(DivergedError, match=r"recipe\.learning_rate: the loss is not finite after epoch 1"):
+        train(data, fresh_net("mlp"), optimizer="sgd", learning_rate=1e30)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there_is_named(data: tuple[Split, Split]) -> None:
+    with pytest.raises(UserError, match=r"train\.accelerator: found 'gpu'"):
+        train(data, fresh_net(), {"hardware": Hardware("gpu")})
+
+
+def test_a_teacher_pulls_the_student_to_its_outputs(data: tuple[Split, Split]) -> None:
+    teacher = fresh_net(width=24)
+    train(data, teacher, epochs=6)
+    taught, alone = fresh_net(width=8, seed=1), fresh_net(width=8, seed=1)
+    train(data, taught, {"teacher": Teacher(teacher, 2.0, 0.9)})
+    train(data, alone)
+    images = normalize(torch.from_numpy(np.array(data[1].images)), data[1].meaning)
+    with torch.no_grad():
+        distances = [float(distillation_loss(net(images), teacher(images), 2.0)) for net in (taught, alone)]
+    assert distances[0] < distances[1]
+
+
+def test_distillation_loss_is_zero_for_equal_outputs() -> None:
+    logits = torch.randn(5, 10)
+    assert float(distillation_loss(logits, logits, 3.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_muon_steps_are_orthogonal() -> None:
+    torch.manual_seed(0)
+    for shape in ((16, 40), (40, 16)):
+        singular = torch.linalg.svdvals(orthogonalized(torch.randn(shape)))
+        assert float(singular.min()) > 0.6 and float(singular.max()) < 1.3
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    for name in ("sgd", "adamw", "muon"):
+        for family in ("cnn", "vit"):
+            net = fresh_net(family)
+            groups = make_optimizer(net, recipe(optimizer=name)).param_groups
+            held = [id(weight) for group in groups for weight in group["params"]]
+            assert sorted(held) == sorted(id(weight) for weight in net.parameters())
+
+
+def test_schedules() -> None:
+    linear = learning_rate_factor(recipe(schedule="linear", warmup_fraction=0.1), 100)
+    assert linear(0) == pytest.approx(1 / 11) and linear(10) == 1 and linear(100) == 0
+    cosine = learning_rate_factor(recipe(schedule="cosine", warmup_fraction=0), 100)
+    assert cosine(50) == pytest.approx(0.5)
+    assert learning_rate_factor(recipe(schedule="constant", warmup_fraction=0), 100)(99) == 1
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.networks import digits_architecture, fresh_net, no_views, recipe
+from isoflop.arrays import read_split
+from isoflop.loading import all_images
+from isoflop.model_files import Model, save_model
+from isoflop.resume import resumable
+from isoflop.training import fit
+train, val = read_split(Path("train")), read_split(Path("val"))
+images, net = all_images(train, no_views(train)), fresh_net()
+with resumable(images, "test") as checkpoint:
+    curves = Path(sys.argv[2] + "-curves")
+    fit(net, images, val, recipe(epochs=30, ema_decay=0.5), seed=0, checkpoint=checkpoint, curves=curves)
+    save_model(Model(net, digits_architecture(), train.meaning), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(data: tuple[Split, Split], tmp_path: Path) -> None:
+    for name, split in zip(("train", "val"), data, strict=True):
+        os.symlink(Path(str(split.images.filename)).parent, tmp_path / name)  # type: ignore[attr-defined]
+    command = [sys.executable, "-c", TRAIN, str(ROOT)]
+    subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True)
+
+    killed = subprocess.Popen([*command, "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while killed.poll() is None and not list(tmp_path.glob(".isoflop/resume/*/last.ckpt")):
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed").exists(), "it ended before it was killed"
+
+    again = subprocess.run([*command, "again"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "taking up the training" in again.stdout
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "again")]
+    assert weights[0] == weights[1]
+    for curve in (tmp_path / "whole-curves").rglob("*.tsv"):
+        other = tmp_path / "again-curves" / curve.relative_to(tmp_path / "whole-curves")
+        assert other.read_text() == curve.read_text()
+    assert not list(tmp_path.glob(".isoflop/resume/*")), "the checkpoint of a finished training is kept"
+    json.loads((tmp_path / "again-curves" / "metrics.json").read_text())
