@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# two test processes with a thread a core each fight for the cores, and are several times slower; set before torch loads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))  # the tests import stages.*, as `python -m stages.NAME` does
 
 

@@ -52,8 +52,9 @@ def normalize(images_BHWC: Tensor, meaning: Meaning) -> Tensor:
     """
     import torch
 
-    scale_C = torch.tensor([1 / (255 * std) for std in meaning.std], device=images_BHWC.device)
-    shift_C = torch.tensor(
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()  # first, for ONNX Runtime is faster on planes
+    scale_C11 = torch.tensor([1 / (255 * std) for std in meaning.std], device=images_BHWC.device).view(-1, 1, 1)
+    shift_C11 = torch.tensor(
         [-mean / std for mean, std in zip(meaning.mean, meaning.std, strict=True)], device=images_BHWC.device
-    )
-    return (images_BHWC.float() * scale_C + shift_C).permute(0, 3, 1, 2)
+    ).view(-1, 1, 1)
+    return images_BCHW * scale_C11 + shift_C11

@@ -180,7 +180,8 @@ class Epochs:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self._trainer.current_epoch
+        # by steps: when a training is taken up again, Lightning asks before it has raised current_epoch
+        epoch = self._trainer.global_step // len(self._batches)
         self._batches.epoch = epoch
         # dropout draws from torch's global state: a function of the epoch, so that a resumed training repeats it
         torch.manual_seed((self._seed * 1_000_003 + epoch + 1) % 2**63)
