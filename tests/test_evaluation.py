@@ -83,7 +83,10 @@ def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
         evaluated.draw(*pictures)
     for file in tables + pictures:
         assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes()
-    rows = list(csv.DictReader(tables[1].open()))
+    with tables[1].open() as stream:
+        rows = list(csv.DictReader(stream))
     metrics = json.loads(tables[0].read_text())
     assert sum(row["actual"] == row["predicted"] for row in rows) / 200 == pytest.approx(metrics["accuracy"])
-    assert all(min(Image.open(picture).size) > 100 for picture in pictures)
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            assert min(opened.size) > 100

@@ -32,10 +32,15 @@ def second_clone(first: Path) -> Path:
     return target
 
 
-def share(first: Path, url: str) -> None:
-    """Give clone A a default remote that verifies what it hands back, push, and commit the configuration."""
+def share(first: Path, url: str, **local: str) -> None:
+    """Give clone A a default remote that verifies what it hands back, push, and commit the configuration.
+
+    ``local`` are settings of this machine, which stay out of git.
+    """
     run_command("dvc", "remote", "add", "-d", "team", url, cwd=first)
     run_command("dvc", "remote", "modify", "team", "verify", "true", cwd=first)
+    for name, value in local.items():
+        run_command("dvc", "remote", "modify", "--local", "team", name, value, cwd=first)
     commit(first, "add the team's remote")
     run_command("dvc", "push", "--run-cache", cwd=first)
 
@@ -130,10 +135,8 @@ def sshd(tmp_path: Path) -> Iterator[tuple[int, Path]]:
 
 def test_a_second_clone_restores_the_run_over_ssh(first: Path, tmp_path: Path, sshd: tuple[int, Path]) -> None:
     port, key = sshd
-    # a machine's own settings stay out of git: config.local
-    for name, value in (("port", str(port)), ("user", getpass.getuser()), ("keyfile", str(key))):
-        run_command("dvc", "config", "--local", f"remote.team.{name}", value, cwd=first)
-    share(first, f"ssh://127.0.0.1{tmp_path / 'remote'}")
+    url = f"ssh://127.0.0.1{tmp_path / 'remote'}"
+    share(first, url, port=str(port), user=getpass.getuser(), keyfile=str(key))
     second = second_clone(first)
     shutil.copy(first / ".dvc" / "config.local", second / ".dvc" / "config.local")
     assert executed(run_command("dvc", "repro", "--pull", cwd=second).stdout) == set()
