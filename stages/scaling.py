@@ -3,7 +3,7 @@
 from isoflop.params import Section, key
 from isoflop.scaling.analysis import Scaling, Widths, analyse
 from isoflop.scaling.results import write_facts, write_law, write_points
-from isoflop.scaling.runs import read_study
+from isoflop.scaling.runs import discard_other_widths, read_study
 from isoflop.scaling_figures import draw_held_out, draw_law
 from isoflop.stage import In, Out, run
 
@@ -14,7 +14,9 @@ class Params(Section):
 
 
 def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, picture: Out, held_out_picture: Out) -> None:
-    analysis = analyse(read_study(runs, params.widths), params.scaling.bootstraps, params.scaling.seed)
+    study = read_study(runs, params.widths)
+    discard_other_widths(runs, params.widths)
+    analysis = analyse(study, params.scaling.bootstraps, params.scaling.seed)
     write_law(analysis, law)
     write_facts(analysis, metrics)
     write_points(analysis, points)

@@ -5,7 +5,7 @@ from isoflop.arrays import read_split, read_views
 from isoflop.params import Section, key
 from isoflop.recipe import Recipe
 from isoflop.stage import In, Out, run
-from isoflop.sweep import SweepRuns, sweep_width
+from isoflop.sweep import SweepRuns, parsed_width, sweep_width
 
 
 class Params(Section):
@@ -14,9 +14,10 @@ class Params(Section):
     runs: SweepRuns = key("sweep.runs")
 
 
-def main(params: Params, width: int, train: In, val: In, views: In, runs: Out) -> None:
+def main(params: Params, width: str, train: In, val: In, views: In, runs: Out) -> None:
+    size = parsed_width(width)
     data = read_split(train), read_views(views), read_split(val)
-    sweep_width(params.model, params.recipe, params.runs, width, *data, runs)
+    sweep_width(params.model, params.recipe, params.runs, size, *data, runs)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 
 from isoflop.arrays import Split
@@ -34,6 +36,15 @@ def trained(train: Split, family: str = "cnn", width: int = 8, steps: int = 60) 
 def exported(model: Model, file: Path, variant: str = "base") -> Path:
     export(model, variant, file, opset=20)
     return file
+
+
+def optimized_kinds(file: Path) -> list[str]:
+    """The kinds of nodes that ONNX Runtime makes of a graph: what was fused."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(file.with_suffix(".optimized.onnx"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 def quantize_params(**changes: Any) -> Quantize:

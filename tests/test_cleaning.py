@@ -266,9 +266,7 @@ def test_near_duplicates_across_splits_are_leaks(tmp_path: Path) -> None:
     assert prepared(tmp_path / "again", leaks + official(), near_duplicate_distance=4, leaks=False).dropped == {}
 
 
-@pytest.mark.parametrize(
-    ("name", "mean", "std"), [("unit", [0.0] * 3, [1.0] * 3), ("symmetric", [0.5] * 3, [0.5] * 3)]
-)
+@pytest.mark.parametrize(("name", "mean", "std"), [("unit", [0.0] * 3, [1.0] * 3), ("symmetric", [0.5] * 3, [0.5] * 3)])
 def test_fixed_normalizations(tmp_path: Path, name: str, mean: list[float], std: list[float]) -> None:
     meaning = prepared(tmp_path, plain(), normalization=name).test.meaning
     assert (meaning.mean, meaning.std) == (mean, std)

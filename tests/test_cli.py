@@ -16,6 +16,7 @@ from isoflop.checking import check
 from isoflop.cleaning import Prepare
 from isoflop.errors import UserError
 from isoflop.params import Section, key
+from isoflop.sources import Data
 from tests.conftest import ROOT, run_command
 
 COMMANDS = ("preset", "check", "predict", "summary")
@@ -160,10 +161,21 @@ def test_a_params_yaml_that_is_none(tmp_path: Path, content: str | None, said: s
         check([Whole], tmp_path / "params.yaml")
 
 
+def test_own_images_that_are_not_there_are_named(tmp_path: Path) -> None:
+    class Source(Section):
+        data: Data
+
+    content = {"source": "images", "path": "nowhere/pictures", "url": None, "sha256": None}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"data": content}))
+    with pytest.raises(UserError, match=r"data\.path: found nothing at nowhere/pictures, expected a folder"):
+        check([Source], tmp_path / "params.yaml")
+
+
 def test_check_looks_at_every_stage_of_the_project(tmp_path: Path) -> None:
     for name in ("stages", "src"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "data" / "images").mkdir(parents=True)
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text)
     assert run_command("isoflop", "check", cwd=tmp_path / "src").stdout.startswith("params.yaml: fits all ")

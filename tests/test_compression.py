@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from isoflop.distillation import Distill, distill
 from isoflop.errors import UserError
 from isoflop.loading import all_images
 from isoflop.model_files import Model, load_model
+from isoflop.models import build
 from isoflop.pruning import Prune, prune
 from isoflop.training import fit
 from tests.networks import digits_architecture, digits_split, fresh_net, no_views, recipe
@@ -35,7 +37,7 @@ def test_a_student_is_taught_and_compared_with_an_untaught_one(
     base: Model, data: tuple[Split, Split], tmp_path: Path
 ) -> None:
     train, val = data
-    params = Distill(width=8, temperature=2.0, alpha=0.7, epochs=6, seed=0)
+    params = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, epochs=6, seed=0)
     distill(base, recipe(), params, train, no_views(train), val, folder=Path("student"), metrics=Path("distill.json"))
     facts = json.loads((tmp_path / "distill.json").read_text())
     student = load_model(tmp_path / "student")
@@ -45,10 +47,22 @@ def test_a_student_is_taught_and_compared_with_an_untaught_one(
     assert facts["control_val_accuracy"] != facts["val_accuracy"] or facts["control_val_nll"] != facts["val_nll"]
 
 
-def test_a_student_as_wide_as_its_teacher_is_refused(base: Model, data: tuple[Split, Split]) -> None:
+@pytest.mark.parametrize(
+    ("family", "width", "ratio", "said"),
+    [
+        ("cnn", 1, 0.5, r"distill\.width_ratio: found 0\.5, which makes width 1 of the base's 1"),
+        ("cnn", 8, 0.99, r"distill\.width_ratio: found 0\.99, which makes width 8 of the base's 8"),
+        ("vit", 24, 0.6, r"model\.heads: found 12, expected a divisor of 56 \(4 x 0\.6 of train\.width 24\)"),
+    ],
+)
+def test_a_student_that_cannot_be_is_refused(
+    data: tuple[Split, Split], family: str, width: int, ratio: float, said: str
+) -> None:
     train, val = data
-    params = Distill(width=32, temperature=2.0, alpha=0.7, epochs=6, seed=0)
-    with pytest.raises(UserError, match=r"distill\.width: found 32, expected less than the base's width, 32"):
+    architecture = replace(digits_architecture(family, width), heads=12 if family == "vit" else 1)
+    base = Model(build(architecture), architecture, train.meaning)
+    params = Distill(width_ratio=ratio, temperature=2.0, alpha=0.7, epochs=6, seed=0)
+    with pytest.raises(UserError, match=said):
         distill(base, recipe(), params, train, no_views(train), val, folder=Path("s"), metrics=Path("m.json"))
 
 

@@ -129,9 +129,7 @@ def png(width: int, height: int, depth: int, colour_type: int, rows: bytes) -> b
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_16_bit_colour_is_scaled() -> None:
@@ -165,6 +163,12 @@ def test_float_tiff_is_scaled_by_the_white_that_its_values_tell(samples: list[fl
 def test_32_bit_integers_beyond_16_bits_are_scaled_by_their_range() -> None:
     image = decoded(Image.fromarray(np.array([[0, 500_000, 1_000_000]], np.int32)), "TIFF")
     assert np.asarray(image).tolist() == [[0, 128, 255]]
+
+
+@pytest.mark.parametrize(("brightest", "expected"), [(200, 200), (51_400, 200)])
+def test_32_bit_integers_have_the_white_of_the_least_type_that_holds_them(brightest: int, expected: int) -> None:
+    image = decoded(Image.fromarray(np.array([[0, brightest]], np.int32)), "TIFF")
+    assert np.asarray(image).tolist() == [[0, expected]]
 
 
 def test_float_samples_that_are_not_finite_are_undecodable() -> None:

@@ -158,6 +158,9 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
         (["text.png", "good.png"], "error: text.png: not a readable ONNX file"),
         (["empty", "good.png"], "error: empty: not a readable ONNX file"),
         (["foreign.onnx", "good.png"], "error: foreign.onnx: found no metadata"),
+        (["classes.onnx", "good.png"], "error: classes.onnx: metadata classes: found 'cat, dog' for logits of shape"),
+        (["fewer.onnx", "good.png"], """error: fewer.onnx: metadata classes: found '["cat"]' for logits of shape"""),
+        (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: found 'zoom', expected one of crop, pad"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_predicted(
@@ -173,6 +176,14 @@ def test_a_mistake_is_one_line_and_nothing_is_predicted(
     (tmp_path / "text.png").write_text("no image, no model")
     (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
+    for name, key, value in (
+        ("classes", "classes", "cat, dog"),
+        ("fewer", "classes", '["cat"]'),
+        ("resize", "resize", "zoom"),
+    ):
+        altered = onnx.load(model)
+        onnx.helper.set_model_props(altered, {item.key: item.value for item in altered.metadata_props} | {key: value})
+        onnx.save(altered, tmp_path / f"{name}.onnx")
     foreign = onnx.load(model)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
@@ -191,10 +202,21 @@ def test_control_c_ends_a_prediction_without_a_traceback(tmp_path: Path, model: 
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(2)
+    writer = _opened_once_read(tmp_path / "slow.png")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
+    os.close(writer)
     assert (process.returncode, said) == (130, "")
+
+
+def _opened_once_read(pipe: Path) -> int:
+    """A writer to ``pipe``, which can be opened so only when somebody reads from it."""
+    for _ in range(600):
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"nobody read from {pipe}")
 
 
 def test_an_exported_network_answers_as_torch_does(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from isoflop.onnx_export import export
 from isoflop.onnx_files import open_classifier, read_graph
 from isoflop.quantization import Quantize, calibration_images, nodes_to_quantize, quantize
 from tests.conftest import ROOT, run_command
-from tests.exports import exported, quantize_params, quantized, trained
+from tests.exports import exported, optimized_kinds, quantize_params, quantized, trained
 from tests.networks import digits_split
 
 
@@ -62,8 +62,7 @@ def test_onnx_runtime_fuses_every_layer_but_the_last_into_integer_kernels(
 ) -> None:
     source = exported(trained(train, family, steps=10), tmp_path / "base.onnx")
     int8 = quantized(source, train, method="minmax")
-    open_classifier(int8, optimized=tmp_path / "optimized.onnx")
-    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    kinds = optimized_kinds(int8)
     assert kinds.count(integer) == count
     assert "Conv" not in kinds and "FusedGemm" not in kinds
     assert kinds.count("Gemm") == 1  # the last layer
@@ -73,14 +72,12 @@ def test_onnx_runtime_fuses_every_layer_but_the_last_into_integer_kernels(
 @pytest.mark.parametrize("opset", [18, 23])
 def test_other_opsets_are_fused_too(train: Split, tmp_path: Path, opset: int) -> None:
     export(trained(train, steps=2), "base", tmp_path / "base.onnx", opset)
-    open_classifier(quantized(tmp_path / "base.onnx", train, method="minmax"), optimized=tmp_path / "optimized.onnx")
-    assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node].count("QLinearConv") == 3
+    assert optimized_kinds(quantized(tmp_path / "base.onnx", train, method="minmax")).count("QLinearConv") == 3
 
 
 def test_the_last_layer_is_quantized_if_asked(cnn: Path, train: Split, tmp_path: Path) -> None:
     int8 = quantized(target_of(cnn, tmp_path), train, keep_last_layer_float=False)
-    open_classifier(int8, optimized=tmp_path / "optimized.onnx")
-    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    kinds = optimized_kinds(int8)
     assert "QGemm" in kinds and "Gemm" not in kinds
 
 
@@ -132,7 +129,7 @@ def test_the_same_bytes_in_another_process(cnn: Path, train: Split, tmp_path: Pa
     assert isinstance(train.images, np.memmap)
     code = (
         "import sys; from pathlib import Path; from isoflop.arrays import read_split;"
-        "from isoflop.quantization import quantize; from tests.exports import quantize_params;"
+        "from isoflop.quantization import quantize; from tests.exports import optimized_kinds, quantize_params;"
         "quantize(Path(sys.argv[1]), read_split(Path(sys.argv[2])), quantize_params(), Path(sys.argv[3]))"
     )
     arguments = (str(cnn), str(Path(str(train.images.filename)).parent), str(tmp_path / "there.onnx"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ from tests.conftest import run_command
 
 STAGE = """
 import sys
+import torch
+from safetensors.torch import save_file
 from isoflop.errors import UserError
 from isoflop.params import Section
 from isoflop.stage import In, Out, run
@@ -32,6 +36,12 @@ def main(params: Params, numbers: list[In], label: str, folder: Out, total: Out)
         raise UserError("numbers.txt: found nothing,\\n expected numbers")
     if label == "bug":
         raise KeyError("bug")
+    if label == "memory":
+        torch.empty(2**60)
+    if label == "disk":
+        (folder / "filling").write_bytes(bytes(10**6))
+    if label == "weights":  # an error of the library's own, no OSError
+        save_file({"weight": torch.zeros(10**6)}, folder / "weights.safetensors")
     values = [int(file.read_text()) for file in numbers]
     if label != "forgets":
         total.write_text(str(sum(values) * params.scale.factor))
@@ -89,3 +99,26 @@ def test_a_users_mistake_is_one_line(project: Path) -> None:
     done = run_stage(project, "ok", "one.txt")
     assert "params.yaml: scale.factor: found 'ten' (string), expected a valid integer" in done.stderr
     assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+def test_too_little_memory_is_one_line(project: Path) -> None:
+    done = run_stage(project, "memory", "one.txt")
+    said = "error: adder: out of memory; a smaller recipe.batch_size or train.width needs less ("
+    assert done.stderr.startswith(said)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.parametrize("label", ["disk", "weights"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path, label: str) -> None:
+    out = project / "out"
+    out.mkdir()
+    mounted = run_command("mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(out), cwd=project, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no mounts here: {mounted.stderr}")
+    try:
+        done = run_stage(project, label, "one.txt")
+        assert re.fullmatch("error: adder: out/.*: the disk is full; free some space and run it again\n", done.stderr)
+        assert done.returncode == 1 and contents(project) == []
+    finally:
+        run_command("umount", str(out), cwd=project)

@@ -87,6 +87,14 @@ def test_a_loss_that_is_not_finite_is_said(data: tuple[Split, Split]) -> None:
         train(data, fresh_net("mlp"), optimizer="sgd", learning_rate=1e30)
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_weights_that_one_step_ruined_are_not_kept(data: tuple[Split, Split], patience: int | None) -> None:
+    """The loss of the only step is finite; that of the weights it leaves is not."""
+    changes = {"optimizer": "sgd", "learning_rate": 1e30, "epochs": 1, "batch_size": 1200}
+    with pytest.raises(DivergedError):
+        train(data, fresh_net("mlp"), {"patience": patience}, **changes)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_accelerator_that_is_not_there_is_named(data: tuple[Split, Split]) -> None:
     with pytest.raises(UserError, match=r"train\.accelerator: found 'gpu'"):

@@ -48,11 +48,7 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
         raise UserError(
             f"params.yaml: model.patch_size: found {model.patch_size}, expected a divisor of the image size {size}"
         )
-    if model.family == "vit" and (4 * width) % model.heads:
-        raise UserError(
-            f"params.yaml: model.heads: found {model.heads}, expected a divisor of {4 * width} (4 x width {width})"
-        )
-    return Architecture(
+    built = Architecture(
         model.family,
         width,
         model.depth,
@@ -63,3 +59,13 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
         data.channels,
         data.num_classes,
     )
+    check_heads(built, f"width {width}")
+    return built
+
+
+def check_heads(built: Architecture, width: str) -> None:
+    """Raise UserError if the heads of a vit do not divide its embedding, 4 times the width that ``width`` describes."""
+    if built.family == "vit" and (4 * built.width) % built.heads:
+        raise UserError(
+            f"params.yaml: model.heads: found {built.heads}, expected a divisor of {4 * built.width} (4 x {width})"
+        )

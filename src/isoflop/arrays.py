@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from isoflop.errors import UserError
 
 Images = npt.NDArray[np.uint8]  # N, H, W, C
 Labels = npt.NDArray[np.int64]  # N
+Resize = Literal["crop", "pad", "stretch"]  # how a picture of any size becomes a square
 
 _IMAGES, _LABELS, _MEANING, _VIEWS = "images.npy", "labels.npy", "split.json", "views.npy"
 
@@ -25,7 +27,7 @@ class Meaning:
     classes: list[str]
     mean: list[float]
     std: list[float]
-    resize: str  # how a picture of any size became a square: crop, pad or stretch
+    resize: Resize
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
+from isoflop.cpu import processor
 from isoflop.errors import UserError
 from isoflop.onnx_files import INPUT, OnnxClassifier, cores, open_classifier
 from isoflop.params import Section
@@ -142,7 +143,7 @@ def _conditions(headline: str) -> dict[str, Any]:
     """What the times depend on; a host's name is not of it."""
     import onnxruntime
 
-    model, flags = _processor()
+    model, flags = processor()
     return {
         "headline": headline,
         "cpu": model,
@@ -152,14 +153,3 @@ def _conditions(headline: str) -> dict[str, Any]:
         "onnxruntime": onnxruntime.__version__,
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def _processor() -> tuple[str, set[str]]:
-    """Model and instruction sets, from /proc/cpuinfo where there is one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), set()
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags") or facts.get("Features") or ""
-    return facts.get("model name") or platform.machine(), set(flags.split())

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
 from isoflop.params import PARAMS_FILE, Section, declared_keys, load_params
+from isoflop.sources import Data
 from isoflop.stage import contract
 
 
@@ -59,6 +60,11 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
         for section in dict(load_params(schema, file)).values():
             if isinstance(section, Augment):
                 check_policy(section.policy)
+            if isinstance(section, Data) and not Path(section.path).exists():
+                raise UserError(
+                    f"{file}: data.path: found nothing at {section.path}, expected a folder, zip or tar of images "
+                    "(whatever the source: DVC looks at it)"
+                )
 
 
 def _mistakes(schemas: Iterable[type[Section]], file: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from isoflop import duplicates
+from isoflop.arrays import Resize
 from isoflop.duplicates import Catalogue
 from isoflop.errors import UserError
 from isoflop.params import Section
@@ -34,7 +35,7 @@ class Prepare(Section):
 
     image_size: int = Field(ge=1, le=2048)
     channels: Literal[1, 3]
-    resize: Literal["crop", "pad", "stretch"]
+    resize: Resize
     normalization: Literal["unit", "symmetric", "standard"]
     val_fraction: float = Field(gt=0, lt=1)  # of the images that are not test images
     test_fraction: float = Field(gt=0, lt=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from isoflop.architecture import Architecture, check_heads
 from isoflop.arrays import Images, Split
 from isoflop.errors import UserError
 from isoflop.model_files import Model, save_model
@@ -18,7 +19,7 @@ from isoflop.recipe import Recipe
 class Distill(Section):
     """Section ``distill``."""
 
-    width: int = Field(ge=1, le=65536)  # of the student
+    width_ratio: float = Field(gt=0, lt=1)  # the student's width as a share of the base's
     temperature: float = Field(gt=0, le=100)
     alpha: float = Field(ge=0, le=1)  # weight of the teacher; the rest is on the labels
     epochs: int = Field(ge=1)
@@ -33,7 +34,7 @@ def distill(
     The untaught one is the control: a weak teacher makes a student worse, and without it nobody would see that.
 
     Raises:
-        UserError: the student is not narrower than the base.
+        UserError: no network is narrower than the base, or the heads of a vit do not divide the student's embedding.
     """
     import torch
 
@@ -44,13 +45,8 @@ def distill(
     from isoflop.resume import resumable
     from isoflop.training import Teacher, fit
 
-    if params.width >= base.architecture.width:
-        raise UserError(
-            f"params.yaml: distill.width: found {params.width}, expected less than the base's width, "
-            f"{base.architecture.width} (train.width)"
-        )
     recipe = recipe.model_copy(update={"epochs": params.epochs})
-    student = replace(base.architecture, width=params.width)
+    student = _student(base.architecture, params.width_ratio)
     images = all_images(data, views)
     facts: dict[str, object] = {}
     for name, alpha in (("control", 0.0), ("", params.alpha)):
@@ -66,6 +62,18 @@ def distill(
             facts |= {"parameters": count_parameters(net), "macs": count_macs(net, student), **fitted_facts(fitted)}
     save_model(Model(net, student, data.meaning), folder)
     metrics.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _student(base: Architecture, width_ratio: float) -> Architecture:
+    width = max(1, round(width_ratio * base.width))
+    if width >= base.width:
+        raise UserError(
+            f"params.yaml: distill.width_ratio: found {width_ratio}, which makes width {width} of the base's "
+            f"{base.width}; expected a narrower student, so a smaller ratio or a larger train.width"
+        )
+    student = replace(base, width=width)
+    check_heads(student, f"{width_ratio} of train.width {base.width}")
+    return student
 
 
 def _digest(model: Model) -> str:

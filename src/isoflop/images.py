@@ -135,14 +135,16 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def _scaled_to_bytes(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """Samples of one channel [H, W] to bytes, by full scale where the values tell it, else by their own range.
 
-    Integers up to 65535 are of 16 bits; floats up to 1, 255 or 65535 have that as white, as is the custom in float
-    TIFFs. Anything else has no known white, so its darkest and brightest sample become black and white.
+    A 16-bit type has 65535 as white. In a wider one white is the least of 255 and 65535, and among floats 1, that no
+    sample exceeds, as is the custom in TIFFs of 32 bits. Anything else has no known white, so its darkest and brightest
+    sample become black and white.
     """
     values = samples.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("samples that are not finite")
     low, high = float(values.min()), float(values.max())
-    whites = (1.0, 255.0, 65535.0) if samples.dtype.kind == "f" else (65535.0,)
+    whites = (65535.0,) if samples.dtype.itemsize <= 2 else (255.0, 65535.0)
+    whites = (1.0, *whites) if samples.dtype.kind == "f" else whites
     white = next((white for white in whites if high <= white), None)
     if low < 0 or white is None:
         values, white = values - low, max(high - low, 1e-12)

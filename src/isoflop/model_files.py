@@ -28,11 +28,11 @@ class Model:
 
 def save_model(model: Model, folder: Path) -> None:
     """Write the folder; the same model gives the same bytes."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
-    save_file(weights, folder / _WEIGHTS)
+    (folder / _WEIGHTS).write_bytes(save(weights))  # not save_file: its error on a full disk is no OSError
     description = {"architecture": asdict(model.architecture), "meaning": asdict(model.meaning)}
     (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
 

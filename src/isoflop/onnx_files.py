@@ -10,11 +10,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from isoflop.arrays import Resize
 from isoflop.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class OnnxClassifier:
     session: Any  # onnxruntime.InferenceSession
     variant: str
     classes: list[str]
-    resize: str  # how a picture of any size becomes a square: crop, pad or stretch
+    resize: Resize
     image_size: int
     channels: int
 
@@ -58,13 +59,10 @@ class OnnxClassifier:
         return np.concatenate(outputs) if outputs else np.zeros((0, len(self.classes)), np.float32)
 
 
-def open_classifier(file: Path, threads: int = 1, optimized: Path | None = None) -> OnnxClassifier:
+def open_classifier(file: Path, threads: int = 1) -> OnnxClassifier:
     """Open an ONNX file in ONNX Runtime on the CPU.
 
     Threads do not spin while they wait: on a machine with other work to do spinning turned 2.4 ms into 9.7.
-
-    Args:
-        optimized: where to write the graph that ONNX Runtime makes of it, to see what was fused.
 
     Raises:
         UserError: the file is missing, is not ONNX, is corrupt, or is not a classifier that isoflop exported.
@@ -76,8 +74,6 @@ def open_classifier(file: Path, threads: int = 1, optimized: Path | None = None)
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors: its warnings are advice to us, not to a user
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
     if not file.is_file():
         raise UserError(f"{file}: not found; expected an ONNX file")
     try:
@@ -108,18 +104,39 @@ def read_graph(file: Path) -> ModelProto:
 def _described(session: Any, file: Path) -> OnnxClassifier:
     metadata = session.get_modelmeta().custom_metadata_map
     inputs = {item.name: item for item in session.get_inputs()}
-    outputs = [item.name for item in session.get_outputs()]
+    outputs = {item.name: item for item in session.get_outputs()}
     lacking = [name for name in ("classes", "resize", "variant") if name not in metadata]
     if lacking or metadata.get("producer") != PRODUCER:
         raise UserError(f"{file}: found no metadata {', '.join(lacking) or 'producer'}, expected a file of `isoflop`")
-    if list(inputs) != [INPUT] or inputs[INPUT].type != "tensor(uint8)" or outputs != [LOGITS, PROBABILITIES]:
+    if list(inputs) != [INPUT] or inputs[INPUT].type != "tensor(uint8)" or list(outputs) != [LOGITS, PROBABILITIES]:
         raise UserError(
             f"{file}: found inputs {', '.join(inputs)} and outputs {', '.join(outputs)}, "
             f"expected uint8 {INPUT} and {LOGITS}, {PROBABILITIES}"
         )
-    _, height, _, channels = inputs[INPUT].shape
-    classes = json.loads(metadata["classes"])
-    return OnnxClassifier(session, metadata["variant"], classes, metadata["resize"], height, channels)
+    _, height, width, channels = (*inputs[INPUT].shape, *(None,) * 4)[:4]
+    if not (isinstance(height, int) and height == width and channels in (1, 3)):
+        raise UserError(f"{file}: found {INPUT} of shape {inputs[INPUT].shape}, expected [batch, side, side, 1 or 3]")
+    resize = next((known for known in get_args(Resize) if known == metadata["resize"]), None)
+    if resize is None:
+        expected = ", ".join(get_args(Resize))
+        raise UserError(f"{file}: metadata resize: found {metadata['resize']!r}, expected one of {expected}")
+    classes = _classes(metadata["classes"], outputs[LOGITS].shape, file)
+    return OnnxClassifier(session, metadata["variant"], classes, resize, height, channels)
+
+
+def _classes(text: str, logits: list[Any], file: Path) -> list[str]:
+    try:
+        classes = json.loads(text)
+    except ValueError:
+        classes = None
+    if not (
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes) and logits[-1:] == [len(classes)]
+    ):
+        raise UserError(
+            f"{file}: metadata classes: found {text[:80]!r} for {LOGITS} of shape {logits}, "
+            "expected a JSON list with a name for each logit"
+        )
+    return classes
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,6 @@ class Train(Section):
     width: int = Field(ge=1, le=65536)
     seed: int = Field(ge=0)
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: int | Literal["auto"] = Field(union_mode="left_to_right")
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(union_mode="left_to_right")
     nodes: int = Field(ge=1)
     patience: int | None = Field(ge=1)  # epochs without a better validation NLL before stopping; null: never

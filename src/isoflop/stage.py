@@ -12,7 +12,7 @@ import inspect
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -21,6 +21,9 @@ from isoflop.params import Section, load_params
 
 In = Annotated[Path, "input"]
 Out = Annotated[Path, "output"]
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of torch, on a GPU and a CPU
+_LEAST_FREE_BYTES = 16 * 1024  # a few blocks: a disk with less takes no output
 
 
 def contract(main: Callable[..., None]) -> dict[str, Any]:
@@ -37,8 +40,8 @@ def option(argument: str) -> str:
 def run(main: Callable[..., None]) -> None:
     """Run ``main`` as a command: arguments from the command line, parameters from params.yaml.
 
-    Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, a
-    file that cannot be read); any other exception keeps its traceback.
+    Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, too little
+    memory, a file that cannot be read); any other exception keeps its traceback.
     """
     arguments = contract(main)
     values = vars(_parser(main, arguments).parse_args())
@@ -53,8 +56,11 @@ def run(main: Callable[..., None]) -> None:
         main(**values)
         for final, partial in outputs.items():
             _replace(partial, final)
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {Path(sys.argv[0]).stem}: {_one_line(error)}")
+    except Exception as error:
+        said = _one_line(error, outputs)
+        if said is None:
+            raise
+        sys.exit(f"error: {Path(sys.argv[0]).stem}: {said}")
     finally:
         for partial in outputs.values():
             _remove(partial)
@@ -96,11 +102,23 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, outputs: Iterable[Path]) -> str | None:
+    """What to say of a mistake that the user can mend; None for any other."""
+    said = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return said
+    named = error.filename if isinstance(error, OSError) else None
+    # libraries report a full disk in errors of their own, some without a word of it
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in said or _is_full(outputs):
+        where = named or ", ".join(map(str, outputs))
+        return f"{where}: the disk is full; free some space and run it again"
+    if isinstance(error, MemoryError) or any(phrase in said for phrase in _OUT_OF_MEMORY):
+        return f"out of memory; a smaller recipe.batch_size or train.width needs less ({said[:200]})"
     if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            return f"{error.filename or 'output'}: the disk is full; free some space and run it again"
-        if error.errno is None:  # raised by a library with a message of its own
-            return " ".join(str(error).split())
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return f"{named}: {error.strerror}" if error.errno is not None else said
+    return None
+
+
+def _is_full(outputs: Iterable[Path]) -> bool:
+    folders = [final.parent for final in outputs if final.parent.is_dir()]
+    return any(shutil.disk_usage(folder).free < _LEAST_FREE_BYTES for folder in folders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -36,6 +37,17 @@ class SweepRuns(Section):
     fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]  # of the training images
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
     epochs: int = Field(ge=1)
+
+
+def parsed_width(item: str) -> int:
+    """The width that an item of ``sweep.widths`` is.
+
+    Raises:
+        UserError: it is not a positive integer.
+    """
+    if not re.fullmatch("[1-9][0-9]{0,4}", item):
+        raise UserError(f"params.yaml: sweep.widths: found {item!r}, expected integers from 1 to 99999")
+    return int(item)
 
 
 def sweep_width(

@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.optim import swa_utils
 
 from isoflop.arrays import Meaning, Split
+from isoflop.cpu import computes_in_bf16
 from isoflop.curves import Curves
 from isoflop.errors import UserError
 from isoflop.loading import Batch, TrainingBatches, TrainingImages, evaluation_batches
@@ -123,7 +124,7 @@ class Training(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         metrics = self.trainer.callback_metrics
         row: Row = {name: float(metrics[name]) for name in ("train/loss", "val/nll", "val/accuracy") if name in metrics}
-        if not math.isfinite(row["train/loss"]):
+        if not all(math.isfinite(value) for value in row.values()):
             raise DivergedError(
                 f"params.yaml: recipe.learning_rate: the loss is not finite after epoch {self.current_epoch + 1} "
                 f"with learning rate {self._recipe.learning_rate}; try a lower one, or recipe.gradient_clip 1.0"
@@ -304,19 +305,10 @@ def lightning_precision(precision: str, device: torch.device) -> Any:
         has_bf16 = (
             torch.cuda.is_bf16_supported(including_emulation=False)
             if device.type == "cuda"
-            else device.type == "cpu" and "avx512_bf16" in cpu_flags()
+            else device.type == "cpu" and computes_in_bf16()
         )
         precision = "bf16" if has_bf16 else "fp32"
     return {"bf16": "bf16-mixed", "fp32": "32-true"}[precision]
-
-
-def cpu_flags() -> frozenset[str]:
-    """The instruction sets of this machine's CPU, as Linux names them; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
 
 
 def _trainer(

@@ -95,6 +95,16 @@ def read_study(folder: Path, widths: Sequence[int]) -> Study:
     return study
 
 
+def discard_other_widths(folder: Path, widths: Sequence[int]) -> None:
+    """Remove the runs of widths that the study no longer has; DVC's cache keeps them.
+
+    DVC leaves them lying in the folder, which the stage depends on as a whole: dvc.lock would depend on what had been
+    tried before, and a second clone would run the stage again.
+    """
+    for file in set(folder.glob("width-*.json")) - {folder / f"width-{width}.json" for width in widths}:
+        file.unlink()
+
+
 def _read_runs(file: Path) -> list[Run | None]:
     try:
         content = json.loads(file.read_text())

@@ -1,0 +1,24 @@
+"""What CPU this is, as Linux tells it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def processor() -> tuple[str, frozenset[str]]:
+    """Model and instruction sets of this machine's CPU; no instruction sets where the system does not tell."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), frozenset()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags") or facts.get("Features") or ""  # x86, ARM
+    return facts.get("model name") or platform.machine(), frozenset(flags.split())
+
+
+def computes_in_bf16() -> bool:
+    """Whether the CPU multiplies in bfloat16, rather than merely storing it."""
+    return not processor()[1].isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
