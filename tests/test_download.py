@@ -116,5 +116,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk: Path, tmp_path: 
     (tmp_path / "big.zip").write_bytes(stream.getvalue())
     done = run_download(small_disk, check=False, path=str(tmp_path / "big.zip"))
     assert done.returncode == 1
-    assert done.stderr == "error: download: output: the disk is full; free some space and run it again\n"
+    assert done.stderr == "error: download: data/raw: the disk is full; free some space and run it again\n"
     assert list((small_disk / "data").iterdir()) == []
