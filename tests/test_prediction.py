@@ -205,6 +205,7 @@ def test_control_c_ends_a_prediction_without_a_traceback(tmp_path: Path, model: 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     writer = _opened_once_read(tmp_path / "slow.png")
+    time.sleep(1)  # for it to be inside the read: Python would put off an interrupt that comes just before
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     os.close(writer)
