@@ -47,6 +47,7 @@ def recipe(**changes: Any) -> Recipe:
         "schedule": "cosine",
         "warmup_fraction": 0.1,
         "epochs": 3,
+        "max_minutes": None,
         "batch_size": 64,
         "ema_decay": 0.0,
         "gradient_clip": 0.0,

@@ -17,10 +17,12 @@ import torch
 
 from isoflop.arrays import Split
 from isoflop.errors import UserError
+from isoflop.hardware import Hardware
 from isoflop.loading import all_images
+from isoflop.losses import Teacher, distillation_loss
 from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer, orthogonalized
-from isoflop.training import DivergedError, Fitted, Hardware, Teacher, distillation_loss, fit
+from isoflop.training import DivergedError, Fitted, fit
 from tests.conftest import ROOT
 from tests.networks import digits_split, fresh_net, no_views, recipe
 
@@ -98,7 +100,7 @@ def test_weights_that_one_step_ruined_are_not_kept(data: tuple[Split, Split], pa
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_accelerator_that_is_not_there_is_named(data: tuple[Split, Split]) -> None:
     with pytest.raises(UserError, match=r"train\.accelerator: found 'gpu'"):
-        train(data, fresh_net(), {"hardware": Hardware("gpu")})
+        train(data, fresh_net(), {"on": Hardware("gpu")})
 
 
 def test_a_teacher_pulls_the_student_to_its_outputs(data: tuple[Split, Split]) -> None:
@@ -135,11 +137,11 @@ def test_every_parameter_is_in_one_group() -> None:
 
 
 def test_schedules() -> None:
-    linear = learning_rate_factor(recipe(schedule="linear", warmup_fraction=0.1), 100)
-    assert linear(0) == pytest.approx(1 / 11) and linear(10) == 1 and linear(100) == 0
-    cosine = learning_rate_factor(recipe(schedule="cosine", warmup_fraction=0), 100)
-    assert cosine(50) == pytest.approx(0.5)
-    assert learning_rate_factor(recipe(schedule="constant", warmup_fraction=0), 100)(99) == 1
+    linear = recipe(schedule="linear", warmup_fraction=0.2)
+    shares = [0, 0.1, 0.2, 0.6, 1, 1.2]
+    assert [learning_rate_factor(linear, share) for share in shares] == pytest.approx([0.1, 0.55, 1, 0.5, 0, 0])
+    assert learning_rate_factor(recipe(schedule="cosine", warmup_fraction=0), 0.5) == pytest.approx(0.5)
+    assert learning_rate_factor(recipe(schedule="constant", warmup_fraction=0), 0.99) == 1
 
 
 TRAIN = """

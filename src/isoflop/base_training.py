@@ -11,12 +11,13 @@ import torch
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Images, Split
 from isoflop.costs import count_macs, count_parameters
+from isoflop.hardware import hardware
 from isoflop.loading import all_images
 from isoflop.model_files import Model, save_model
 from isoflop.models import build
 from isoflop.recipe import Recipe, Train
 from isoflop.resume import resumable
-from isoflop.training import Fitted, Hardware, fit
+from isoflop.training import Fitted, fit
 
 
 def train_base(
@@ -43,7 +44,7 @@ def train_base(
             val,
             recipe,
             seed=train.seed,
-            hardware=Hardware(train.accelerator, train.devices, train.nodes),
+            on=hardware(train),
             patience=train.patience,
             curves=curves,
             checkpoint=checkpoint,

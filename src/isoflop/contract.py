@@ -30,6 +30,7 @@ PLUMBING = frozenset(
         "src/isoflop/__init__.py",
         "src/isoflop/errors.py",
         "src/isoflop/params.py",
+        "src/isoflop/processes.py",
         "src/isoflop/stage.py",
         "stages/__init__.py",
     }

@@ -41,9 +41,10 @@ def distill(
     from isoflop.base_training import fitted_facts
     from isoflop.costs import count_macs, count_parameters
     from isoflop.loading import all_images
+    from isoflop.losses import Teacher
     from isoflop.models import build
     from isoflop.resume import resumable
-    from isoflop.training import Teacher, fit
+    from isoflop.training import fit
 
     recipe = recipe.model_copy(update={"epochs": params.epochs})
     student = _student(base.architecture, params.width_ratio)

@@ -63,7 +63,7 @@ class TrainingBatches:
 
     Image i enters as view (offset_i + epoch) mod (K + 1), where view 0 is the image itself. The sizes of the batches of
     an epoch differ by at most one, so none is too small for batch statistics. Of ``world`` processes each takes its
-    share of every batch: the global batch stays ``batch_size``.
+    share of every batch, in ``micro_batches`` parts one after the other: the global batch stays ``batch_size``.
     """
 
     def __init__(
@@ -78,41 +78,50 @@ class TrainingBatches:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         if batch_size > len(images):
             raise UserError(
                 f"params.yaml: recipe.batch_size: found {batch_size}, expected at most the number of training images, "
                 f"{len(images)}"
             )
+        if batch_size < world * micro_batches:
+            raise UserError(
+                f"params.yaml: recipe.batch_size: found {batch_size}, expected at least an image for each of the "
+                f"{world} processes times train.micro_batches {micro_batches}"
+            )
         self.epoch = 0
         self._images = images
-        self._steps = max(1, round(len(images) / batch_size))
+        self.steps = max(1, round(len(images) / batch_size))  # of the optimizer, an epoch
         self._flip, self._shift, self._cutout = flip, shift, cutout
         self._seed, self._device, self._rank, self._world = seed, device, rank, world
+        self._micro_batches = micro_batches
         self._fill = torch.tensor([round(255 * mean) for mean in images.split.meaning.mean], dtype=torch.uint8)
         rng = np.random.default_rng([seed, 0])
         self._offsets = rng.integers(0, 1 + len(images.views), len(images.split))
         self._first_flips = rng.random(len(images.split)) < 0.5
 
     def __len__(self) -> int:
-        return self._steps
+        return self.steps * self._micro_batches
 
     def __iter__(self) -> Iterator[Batch]:
         rng = np.random.default_rng([self._seed, 1, self.epoch])
         order = rng.permutation(self._images.indices)
-        for whole in np.array_split(order, self._steps):
+        for whole in np.array_split(order, self.steps):
             draws = self._draw(rng, len(whole))
-            mine = slice(self._rank, None, self._world)
-            indices = whole[mine]
-            images_BHWC = torch.from_numpy(self._take(indices))
-            labels_B = torch.from_numpy(self._images.split.labels[indices])
-            images_BHWC = images_BHWC.to(self._device, non_blocking=True)
-            flips_B = self._flips(indices, draws[mine, 0])
-            shifts_B2 = np.floor(draws[mine, 1:3] * (2 * self._shift + 1)).astype(np.int64) - self._shift
-            images_BHWC = _moved(images_BHWC, flips_B, shifts_B2) if self._moves else images_BHWC
-            if self._cutout:
-                _cut(images_BHWC, draws[mine, 3:5], self._cutout, self._fill)
-            yield images_BHWC, labels_B.to(self._device, non_blocking=True)
+            mine = np.arange(self._rank, len(whole), self._world)
+            for part in np.array_split(mine, self._micro_batches):
+                yield self._batch(whole[part], draws[part])
+
+    def _batch(self, indices: npt.NDArray[np.int64], draws: npt.NDArray[np.float64]) -> Batch:
+        images_BHWC = torch.from_numpy(self._take(indices)).to(self._device, non_blocking=True)
+        labels_B = torch.from_numpy(self._images.split.labels[indices]).to(self._device, non_blocking=True)
+        flips_B = self._flips(indices, draws[:, 0])
+        shifts_B2 = np.floor(draws[:, 1:3] * (2 * self._shift + 1)).astype(np.int64) - self._shift
+        images_BHWC = _moved(images_BHWC, flips_B, shifts_B2) if self._moves else images_BHWC
+        if self._cutout:
+            _cut(images_BHWC, draws[:, 3:5], self._cutout, self._fill)
+        return images_BHWC, labels_B
 
     @property
     def _moves(self) -> bool:

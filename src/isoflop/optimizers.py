@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -47,19 +47,18 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     return SGD(groups, lr=rate, momentum=recipe.momentum if with_momentum else 0.0, nesterov=with_momentum)
 
 
-def learning_rate_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
-    """What the learning rate is multiplied with at step 0, 1, …: a linear warm-up, then the schedule down to 0."""
-    warmup = round(recipe.warmup_fraction * total_steps)
+def learning_rate_factor(recipe: Recipe, progress: float) -> float:
+    """What the learning rate is multiplied with when the share ``progress`` of the training is behind.
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-        if recipe.schedule == "linear":
-            return 1 - progress
-        return 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1.0
-
-    return factor
+    A linear warm-up from a tenth, then the schedule, down to 0 where it is not constant.
+    """
+    warmup = recipe.warmup_fraction
+    if progress < warmup:
+        return 0.1 + 0.9 * progress / warmup
+    rest = min(1.0, (progress - warmup) / (1 - warmup))
+    if recipe.schedule == "linear":
+        return 1 - rest
+    return 0.5 * (1 + math.cos(math.pi * rest)) if recipe.schedule == "cosine" else 1.0
 
 
 class Muon(Optimizer):

@@ -21,6 +21,7 @@ class Recipe(Section):
     schedule: Literal["constant", "linear", "cosine"]
     warmup_fraction: float = Field(ge=0, lt=1)  # of all steps
     epochs: int = Field(ge=1)
+    max_minutes: float | None = Field(gt=0)  # the schedule ends within these, if that is before the last epoch
     batch_size: int = Field(ge=2)
     ema_decay: float = Field(ge=0, lt=1)  # 0: no averaging of the weights
     gradient_clip: float = Field(ge=0)  # norm; 0: no clipping
@@ -44,4 +45,7 @@ class Train(Section):
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(union_mode="left_to_right")
     nodes: int = Field(ge=1)
+    strategy: Literal["auto", "ddp", "fsdp"]
+    micro_batches: int = Field(ge=1)  # parts that a batch is computed in, to need less memory
+    compile: bool  # by torch.compile
     patience: int | None = Field(ge=1)  # epochs without a better validation NLL before stopping; null: never

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from isoflop.loading import TrainingImages
+from isoflop.processes import is_first_process
 
 _FOLDER = Path(".isoflop") / "resume"
 
@@ -24,10 +25,11 @@ def resumable(images: TrainingImages, *facts: Any) -> Iterator[Path]:
     What was killed is taken up only by the same training: an edit of a parameter, an image or the code starts anew.
     """
     folder = _FOLDER / _key(images, facts)
-    if (folder / "last.ckpt").exists():
+    if (folder / "last.ckpt").exists() and is_first_process():
         print(f"taking up the training that was cut off ({folder / 'last.ckpt'})", flush=True)
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    if is_first_process():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _key(images: TrainingImages, facts: tuple[Any, ...]) -> str:

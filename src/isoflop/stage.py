@@ -18,6 +18,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from isoflop.errors import UserError
 from isoflop.params import Section, load_params
+from isoflop.processes import is_first_process, process_name
 
 In = Annotated[Path, "input"]
 Out = Annotated[Path, "output"]
@@ -41,7 +42,8 @@ def run(main: Callable[..., None]) -> None:
     """Run ``main`` as a command: arguments from the command line, parameters from params.yaml.
 
     Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, too little
-    memory, a file that cannot be read); any other exception keeps its traceback.
+    memory, a file that cannot be read); any other exception keeps its traceback. Of several processes that train
+    together, each runs the whole function, and only the first one's outputs are kept.
     """
     arguments = contract(main)
     values = vars(_parser(main, arguments).parse_args())
@@ -54,8 +56,9 @@ def run(main: Callable[..., None]) -> None:
                 final = values[name]
                 values[name] = outputs[final] = _partial(final)
         main(**values)
-        for final, partial in outputs.items():
-            _replace(partial, final)
+        if is_first_process():
+            for final, partial in outputs.items():
+                _replace(partial, final)
     except Exception as error:
         said = _one_line(error, outputs)
         if said is None:
@@ -83,7 +86,7 @@ def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.Ar
 
 def _partial(final: Path) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.partial{final.suffix}")
+    partial = final.with_name(f".{final.name}.partial{process_name()}{final.suffix}")
     _remove(partial)
     return partial
 

@@ -1,0 +1,76 @@
+"""The training batches as Lightning asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+import torch
+
+from isoflop.loading import Batch, TrainingBatches, TrainingImages
+from isoflop.recipe import Recipe
+
+
+class Data(pl.LightningDataModule):
+    """Hands each process its share of the batches, on its device."""
+
+    def __init__(self, images: TrainingImages, recipe: Recipe, seed: int, micro_batches: int) -> None:
+        super().__init__()
+        self._images, self._recipe, self._seed, self._micro_batches = images, recipe, seed, micro_batches
+
+    def train_dataloader(self) -> Epochs:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = training_batches(
+            self._images,
+            self._recipe,
+            self._seed,
+            device=trainer.strategy.root_device,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            micro_batches=self._micro_batches,
+        )
+        return Epochs(batches, trainer, self._seed)
+
+
+class Epochs:
+    """The training batches as Lightning iterates over them: each pass is the epoch that the trainer is at."""
+
+    def __init__(self, batches: TrainingBatches, trainer: pl.Trainer, seed: int) -> None:
+        self._batches, self._trainer, self._seed = batches, trainer, seed
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # by steps: when a training is taken up again, Lightning asks before it has raised current_epoch
+        epoch = self._trainer.global_step // self._batches.steps
+        self._batches.epoch = epoch
+        # dropout draws from torch's global state: a function of the epoch, so that a resumed training repeats it
+        torch.manual_seed((self._seed * 1_000_003 + epoch + 1) % 2**63)
+        return iter(self._batches)
+
+
+def training_batches(
+    images: TrainingImages,
+    recipe: Recipe,
+    seed: int,
+    *,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    micro_batches: int = 1,
+) -> TrainingBatches:
+    """The batches that ``recipe`` asks for."""
+    return TrainingBatches(
+        images,
+        recipe.batch_size,
+        flip=recipe.flip,
+        shift=recipe.shift,
+        cutout=recipe.cutout,
+        seed=seed,
+        device=device,
+        rank=rank,
+        world=world,
+        micro_batches=micro_batches,
+    )

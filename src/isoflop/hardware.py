@@ -1,0 +1,64 @@
+"""On what a training runs: accelerator, processes and precision, in Lightning's terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from isoflop.cpu import computes_in_bf16
+from isoflop.errors import UserError
+from isoflop.recipe import Train
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where to train. The global batch and the learning rate are what the recipe says, whatever stands here."""
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    micro_batches: int = 1  # parts of a batch whose gradients are added up, to need less memory
+    compile: bool = False
+
+
+def hardware(train: Train) -> Hardware:
+    """What the section ``train`` says of the hardware."""
+    return Hardware(train.accelerator, train.devices, train.nodes, train.strategy, train.micro_batches, train.compile)
+
+
+def trainer_options(on: Hardware, precision: str) -> dict[str, Any]:
+    """The arguments of ``Trainer`` for this hardware, and a precision by the recipe's name.
+
+    Raises:
+        UserError: there is no such accelerator here, or too few devices.
+    """
+    gpus = torch.cuda.device_count()
+    if on.accelerator == "gpu" and not gpus:
+        raise UserError("params.yaml: train.accelerator: found 'gpu', and there is none here; expected 'auto' or 'cpu'")
+    on_gpu = gpus > 0 and on.accelerator != "cpu"
+    if on_gpu and isinstance(on.devices, int) and on.devices > gpus:
+        raise UserError(f"params.yaml: train.devices: found {on.devices}, expected at most the {gpus} GPUs of a node")
+    if on.strategy == "fsdp" and not on_gpu:
+        raise UserError("params.yaml: train.strategy: found 'fsdp', which takes GPUs; expected 'auto' or 'ddp' on CPUs")
+    # left to itself, Lightning takes one process on CPUs, whatever they are asked for
+    several = on.nodes > 1 or (on.devices != 1 and not (on.devices == "auto" and not on_gpu))
+    strategy = "ddp" if on.strategy == "auto" and several else on.strategy
+    return {
+        "accelerator": on.accelerator,
+        "devices": on.devices,
+        "num_nodes": on.nodes,
+        "strategy": strategy,
+        "precision": lightning_precision(precision, "cuda" if on_gpu else "cpu"),
+        "accumulate_grad_batches": on.micro_batches,
+    }
+
+
+def lightning_precision(precision: str, device: str) -> Any:
+    """Lightning's name for ``recipe.precision``; ``auto`` is bf16 where the hardware computes with it, else fp32."""
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else computes_in_bf16()
+        precision = "bf16" if has_bf16 else "fp32"
+    return {"bf16": "bf16-mixed", "fp32": "32-true"}[precision]

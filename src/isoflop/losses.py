@@ -1,0 +1,33 @@
+"""What a training minimizes: the loss on the labels, and that on the outputs of a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isoflop.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network to imitate (Hinton et al. 2015): weight ``alpha`` on its softened outputs, 1 - alpha on the labels."""
+
+    net: nn.Module
+    temperature: float
+    alpha: float
+
+
+def supervised_loss(logits_BK: Tensor, labels_B: Tensor, recipe: Recipe) -> Tensor:
+    """Cross-entropy with label smoothing, or the mean squared error of the logits to the one-hot labels."""
+    if recipe.loss == "mse":
+        return functional.mse_loss(logits_BK, functional.one_hot(labels_B, logits_BK.shape[1]).float())
+    return functional.cross_entropy(logits_BK, labels_B, label_smoothing=recipe.label_smoothing)
+
+
+def distillation_loss(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
+    """T² KL(teacher / T || student / T), mean over the batch (Hinton et al. 2015, section 2)."""
+    student_BK = functional.log_softmax(logits_BK / temperature, dim=1)
+    wanted_BK = functional.log_softmax(teacher_BK / temperature, dim=1)
+    return temperature**2 * functional.kl_div(student_BK, wanted_BK, reduction="batchmean", log_target=True)

@@ -1,0 +1,50 @@
+"""Two processes train one network: the same batches, the same learning rate, one set of outputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from tests.conftest import run_command
+
+
+@pytest.fixture
+def clone(smoke: Path, tmp_path: Path) -> Path:
+    target = tmp_path / "clone"
+    shutil.copytree(smoke, target, symlinks=True)
+    return target
+
+
+def train(clone: Path, name: str, **changes: Any) -> dict[str, Any]:
+    """What the stage ``train`` says of an mlp (no batch statistics, which differ between processes)."""
+    params = yaml.safe_load((clone / "params.yaml").read_text())
+    params["model"] |= {"family": "mlp", "dropout": 0.0}
+    params["recipe"] |= {"epochs": 2, "precision": "fp32", "flip": "random", "shift": 1}
+    params["train"] |= {"accelerator": "cpu", **changes}
+    (clone / "params.yaml").write_text(yaml.safe_dump(params))
+    outputs = [part for out in ("model", "curves", "metrics") for part in (f"--{out}", f"{name}/{out}")]
+    paths = yaml.safe_load((clone / "dvc.yaml").read_text())["vars"][0]["path"]
+    inputs = [part for split in ("train", "val", "views") for part in (f"--{split}", paths[split])]
+    run_command(sys.executable, "-m", "stages.train", *inputs, *outputs, cwd=clone)
+    assert not list((clone / name).glob(".*")), "a process left something half-written"
+    assert not list((clone / ".isoflop").glob("resume/*"))
+    facts: dict[str, Any] = json.loads((clone / name / "metrics").read_text())
+    return facts
+
+
+@pytest.mark.parametrize("changes", [{"devices": 2}, {"micro_batches": 3}, {"devices": 2, "micro_batches": 2}], ids=str)
+def test_the_result_does_not_depend_on_how_a_batch_is_shared_out(clone: Path, changes: dict[str, int]) -> None:
+    alone, shared = train(clone, "alone"), train(clone, "shared", **changes)
+    assert alone["steps"] == shared["steps"] and alone["images_seen"] == shared["images_seen"]
+    assert shared["val_nll"] == pytest.approx(alone["val_nll"], rel=0.02)
+    assert shared["train_loss"] == pytest.approx(alone["train_loss"], rel=0.02)
+    weights = [load_file(clone / name / "model" / "weights.safetensors") for name in ("alone", "shared")]
+    for layer, values in weights[0].items():
+        assert weights[1][layer] == pytest.approx(values, abs=0.02)
