@@ -4,12 +4,14 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test check bench clean-venv
+.PHONY: repro install test check bench clean-venv
 
 repro: .venv/installed
 	isoflop check
 	dvc repro
 	isoflop summary
+
+install: .venv/installed
 
 test: .venv/installed
 	python -m pytest -n 2 --dist worksteal

@@ -13,11 +13,12 @@ class Params(Section):
     train: Train
 
 
-def main(params: Params, train: In, val: In, views: In, model: Out, curves: Out, metrics: Out) -> None:
+def main(params: Params, train: In, val: In, views: In, model: Out, curves: Out, metrics: Out, speed: Out) -> None:
     from isoflop.base_training import train_base
 
     data = read_split(train), read_views(views), read_split(val)
-    train_base(params.model, params.recipe, params.train, *data, folder=model, curves=curves, metrics=metrics)
+    how = params.model, params.recipe, params.train
+    train_base(*how, *data, folder=model, curves=curves, metrics=metrics, speed=speed)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def train(clone: Path, name: str, **changes: Any) -> dict[str, Any]:
     params["recipe"] |= {"epochs": 2, "precision": "fp32", "flip": "random", "shift": 1}
     params["train"] |= {"accelerator": "cpu", **changes}
     (clone / "params.yaml").write_text(yaml.safe_dump(params))
-    outputs = [part for out in ("model", "curves", "metrics") for part in (f"--{out}", f"{name}/{out}")]
+    outputs = [part for out in ("model", "curves", "metrics", "speed") for part in (f"--{out}", f"{name}/{out}")]
     paths = yaml.safe_load((clone / "dvc.yaml").read_text())["vars"][0]["path"]
     inputs = [part for split in ("train", "val", "views") for part in (f"--{split}", paths[split])]
     run_command(sys.executable, "-m", "stages.train", *inputs, *outputs, cwd=clone)

@@ -59,7 +59,7 @@ def test_the_best_that_loses_little_enough_is_chosen(objective: str, drop: float
 def test_every_variant_hears_why() -> None:
     choice = choose([BASE, SLIM, TINY, DENSE], "latency", 0.01)
     assert choice.why == (
-        "slim is the fastest of 1 that qualify: 0.5 ms against 1 ms of base (2.00 times), "
+        "slim is the fastest of the 2 that qualify: 0.5 ms against 1 ms of base (2.00 times), "
         "and 0.50 points of validation accuracy less"
     )
     assert choice.verdicts == {
@@ -137,7 +137,9 @@ def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
     assert names == ["MODEL_CARD.md", "SHA256SUMS", "choice.json", "model.onnx"]
     assert (tmp_path / "ship/model.onnx").read_bytes() == (measured / "onnx/base-int8.onnx").read_bytes()
     choice = json.loads((tmp_path / "ship/choice.json").read_text())
-    assert choice["chosen"] == "base-int8" and choice["why"].startswith("base-int8 is the smallest of 1 that qualify")
+    assert choice["chosen"] == "base-int8" and choice["why"].startswith(
+        "base-int8 is the smallest of the 2 that qualify"
+    )
     assert [item["variant"] for item in choice["candidates"]] == ["base", "base-int8"]
     variants = json.loads((measured / "variants.json").read_text())
     assert choice["candidates"][1]["accuracy"] == variants["base-int8"]["accuracy"]

@@ -10,13 +10,14 @@ import torch
 
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Images, Split
-from isoflop.costs import count_macs, count_parameters
+from isoflop.costs import count_macs, count_parameters, count_training_flops
 from isoflop.hardware import hardware
 from isoflop.loading import all_images
 from isoflop.model_files import Model, save_model
 from isoflop.models import build
 from isoflop.recipe import Recipe, Train
 from isoflop.resume import resumable
+from isoflop.throughput import throughput
 from isoflop.training import Fitted, fit
 
 
@@ -31,8 +32,9 @@ def train_base(
     folder: Path,
     curves: Path,
     metrics: Path,
+    speed: Path,
 ) -> None:
-    """Train ``model`` at ``train.width``; write its folder, its curves and ``metrics/train.json``."""
+    """Train ``model`` at ``train.width``; write its folder, its curves, what came out and how fast it was."""
     images = all_images(data, views)
     built = architecture(model, train.width, data)
     torch.manual_seed(train.seed)
@@ -52,6 +54,8 @@ def train_base(
         save_model(Model(net, built, data.meaning), folder)
         facts = {"parameters": count_parameters(net), "macs": count_macs(net, built)} | fitted_facts(fitted)
         metrics.write_text(json.dumps(facts, indent=1) + "\n")
+        measured = throughput(fitted, count_training_flops(net, built), recipe, hardware(train))
+        speed.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def fitted_facts(fitted: Fitted) -> dict[str, float]:

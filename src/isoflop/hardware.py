@@ -38,22 +38,27 @@ def trainer_options(on: Hardware, precision: str) -> dict[str, Any]:
     gpus = torch.cuda.device_count()
     if on.accelerator == "gpu" and not gpus:
         raise UserError("params.yaml: train.accelerator: found 'gpu', and there is none here; expected 'auto' or 'cpu'")
-    on_gpu = gpus > 0 and on.accelerator != "cpu"
-    if on_gpu and isinstance(on.devices, int) and on.devices > gpus:
+    gpu = on_gpu(on)
+    if gpu and isinstance(on.devices, int) and on.devices > gpus:
         raise UserError(f"params.yaml: train.devices: found {on.devices}, expected at most the {gpus} GPUs of a node")
-    if on.strategy == "fsdp" and not on_gpu:
+    if on.strategy == "fsdp" and not gpu:
         raise UserError("params.yaml: train.strategy: found 'fsdp', which takes GPUs; expected 'auto' or 'ddp' on CPUs")
     # left to itself, Lightning takes one process on CPUs, whatever they are asked for
-    several = on.nodes > 1 or (on.devices != 1 and not (on.devices == "auto" and not on_gpu))
+    several = on.nodes > 1 or (on.devices != 1 and not (on.devices == "auto" and not gpu))
     strategy = "ddp" if on.strategy == "auto" and several else on.strategy
     return {
         "accelerator": on.accelerator,
         "devices": on.devices,
         "num_nodes": on.nodes,
         "strategy": strategy,
-        "precision": lightning_precision(precision, "cuda" if on_gpu else "cpu"),
+        "precision": lightning_precision(precision, "cuda" if gpu else "cpu"),
         "accumulate_grad_batches": on.micro_batches,
     }
+
+
+def on_gpu(on: Hardware) -> bool:
+    """Whether a training on this hardware runs on a GPU."""
+    return on.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def lightning_precision(precision: str, device: str) -> Any:

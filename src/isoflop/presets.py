@@ -7,6 +7,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from isoflop.errors import UserError
 
@@ -62,13 +63,24 @@ def apply_preset(project: Path, name: str, *, force: bool) -> Preset:
 
 
 def _is_kept(project: Path, content: bytes, presets: list[Preset]) -> bool:
-    if any(preset.content == content for preset in presets):
+    values = _values(content)
+    if any(_values(preset.content) == values for preset in presets):
         return True
     try:
         head = subprocess.run(["git", "show", f"HEAD:./{_PARAMS}"], cwd=project, capture_output=True)
     except FileNotFoundError:  # no git on this machine, so it holds nothing
         return False
-    return head.returncode == 0 and head.stdout == content
+    return head.returncode == 0 and _values(head.stdout) == values
+
+
+def _values(content: bytes) -> Any:
+    """What a params.yaml says, however it is written: `dvc exp run` rewrites it. What is no YAML is itself."""
+    import yaml
+
+    try:
+        return yaml.safe_load(content)
+    except yaml.YAMLError:
+        return content
 
 
 def _description(content: bytes) -> str:

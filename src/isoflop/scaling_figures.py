@@ -106,8 +106,8 @@ def _draw_comparisons(axes: Axes, analysis: Analysis, held_out: HeldOut) -> None
     axes.set_xlim(-0.6, len(held_out.comparisons) - 0.4)
     axes.margins(y=0.15)
     _plain_ticks(axes)
-    axes.set_title(f"Width {held_out.width} ({held_out.parameters:,} parameters), held out: predicted / measured − 1",
-                   fontsize=11, parse_math=False)  # fmt: skip
+    title = f"Width {held_out.width} ({held_out.parameters:,} parameters), held out; at each: predicted / measured − 1"
+    axes.set_title(title, fontsize=11, parse_math=False)
     axes.legend(fontsize=10, frameon=False)
 
 

@@ -98,7 +98,8 @@ def choose(candidates: Sequence[Candidate], objective: str, max_accuracy_drop: f
         gain = _value(base, objective) / _value(chosen, objective)
         lost = 100 * (base.val_accuracy - chosen.val_accuracy)
         why = (
-            f"{chosen.name} is the {better} of {len(qualifying)} that qualify: {_cost(chosen, objective)} against "
+            f"{chosen.name} is the {better} of the {len(qualifying) + 1} that qualify: "
+            f"{_cost(chosen, objective)} against "
             f"{_cost(base, objective)} of {base.name} ({gain:.2f} times), and "
             + (f"{lost:.2f} points of validation accuracy less" if lost > 0 else "no validation accuracy lost")
         )

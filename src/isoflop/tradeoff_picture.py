@@ -18,7 +18,7 @@ def write_tradeoff_picture(candidates: Sequence[Candidate], file: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    figure = Figure(figsize=(7.5, 5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(8.5, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     largest = max(item.bytes for item in candidates)
@@ -45,13 +45,14 @@ def write_tradeoff_picture(candidates: Sequence[Candidate], file: Path) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(ScalarFormatter() if _within_a_decade(candidates) else NullFormatter())
-    axes.margins(0.18, 0.2)
+    axes.margins(0.12, 0.2)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
     _label(axes, candidates)
     axes.set_xlabel("median latency, ms (logarithmic)")
     axes.set_ylabel("test accuracy, %")
     axes.set_title("Accuracy against latency; area is bytes, red is shipped", fontsize=11)
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    axes.legend(loc="lower left", frameon=False, fontsize=9)
     figure.savefig(file, format="png", metadata={"Software": None})
 
 
@@ -70,16 +71,18 @@ def _within_a_decade(candidates: Sequence[Candidate]) -> bool:
 
 
 def _label(axes: Any, candidates: Sequence[Candidate]) -> None:
-    """Name and size at each point, above it and below it by turns from left to right, so that neighbours don't meet."""
-    for place, item in enumerate(sorted(candidates, key=lambda item: (item.latency_ms, item.name))):
-        above = place % 2 == 0
+    """Name and size of each point in a column at the right, as high as the points are ordered: variants often tie."""
+    ordered = sorted(candidates, key=lambda item: (-item.accuracy, item.latency_ms))
+    for place, item in enumerate(ordered):
         axes.annotate(
-            f"{item.name}\n{item.bytes / 1000:.0f} kB",
+            f"{item.name}, {item.bytes / 1000:.0f} kB",
             (item.latency_ms, 100 * item.accuracy),
-            xytext=(0, 16 if above else -16),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            fontsize=8.5,
+            xytext=(1.04, 1 - (place + 0.5) / len(ordered)),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=_CHOSEN if item is candidates[0] else "black",
+            arrowprops={"arrowstyle": "-", "color": _FRONT, "linewidth": 0.6},
+            annotation_clip=False,
             parse_math=False,
         )
