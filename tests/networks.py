@@ -54,6 +54,8 @@ def recipe(**changes: Any) -> Recipe:
         "flip": "none",
         "shift": 0,
         "cutout": 0,
+        "skip_easy": 0.0,
+        "progressive_resizing": [1.0],
         "precision": "fp32",
     }
     return Recipe.model_validate(values | changes)

@@ -29,7 +29,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Split, Split]
 def base(data: tuple[Split, Split]) -> Model:
     train, val = data
     net = fresh_net(width=32)
-    fit(net, all_images(train, no_views(train)), val, recipe(epochs=4), seed=0)
+    fit(net, all_images(train, no_views(train)), val, recipe(epochs=4), width=32, seed=0)
     return Model(net, digits_architecture(width=32), train.meaning)
 
 

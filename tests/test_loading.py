@@ -37,19 +37,19 @@ def test_each_image_is_seen_once_an_epoch(split: Split) -> None:
     loader = batches(split)
     drawn = list(loader)
     assert len(drawn) == len(loader) == 4
-    assert sorted(len(labels) for _, labels in drawn) == [52, 52, 53, 53]
-    seen = Counter(image.numpy().tobytes() for images, _ in drawn for image in images)
+    assert sorted(len(labels) for _, labels, *_ in drawn) == [52, 52, 53, 53]
+    seen = Counter(image.numpy().tobytes() for images, *_ in drawn for image in images)
     assert seen == Counter(image.tobytes() for image in np.asarray(split.images))
 
 
 def test_an_epoch_is_drawn_the_same_again_and_another_differs(split: Split) -> None:
     loader = batches(split, flip="random", shift=1, cutout=2)
     first, again = list(loader), list(loader)
-    for (left, _), (right, _) in zip(first, again, strict=True):
+    for (left, *_), (right, *_) in zip(first, again, strict=True):
         torch.testing.assert_close(left, right)
     loader.epoch = 1
     assert any(
-        (left != right).any() for (left, _), (right, _) in zip(first, loader, strict=True) if len(left) == len(right)
+        (left != right).any() for (left, *_), (right, *_) in zip(first, loader, strict=True) if len(left) == len(right)
     )
 
 
@@ -59,7 +59,7 @@ def test_every_view_of_an_image_comes_in_turn(split: Split) -> None:
     kinds = []
     for epoch in range(3):
         loader.epoch = epoch
-        (images, _) = next(iter(loader))
+        images, *_ = next(iter(loader))
         means = images.double().mean((1, 2, 3))
         kinds.append(Counter({number: int((means == number).sum()) for number in (251, 252)}))
         assert 0 < sum(kinds[-1].values()) < 210
@@ -69,7 +69,7 @@ def test_every_view_of_an_image_comes_in_turn(split: Split) -> None:
 def test_the_processes_of_a_training_share_each_batch(split: Split) -> None:
     whole = list(batches(split, flip="random", shift=2, cutout=3))
     shares = [list(batches(split, flip="random", shift=2, cutout=3, rank=rank, world=2)) for rank in range(2)]
-    for (images, labels), one, two in zip(whole, *shares, strict=True):
+    for (images, labels, *_), one, two in zip(whole, *shares, strict=True):
         torch.testing.assert_close(images[0::2], one[0])
         torch.testing.assert_close(images[1::2], two[0])
         torch.testing.assert_close(labels[1::2], two[1])
@@ -81,14 +81,14 @@ def test_alternating_flips_mirror_each_image_every_other_epoch(split: Split) -> 
     flipped = []
     for epoch in range(2):
         loader.epoch = epoch
-        images, _ = next(iter(loader))
+        images, *_ = next(iter(loader))
         flipped.append({image.numpy().tobytes() for image in images} - original)
     assert len(flipped[0]) + len(flipped[1]) == 210
     assert 60 < len(flipped[0]) < 150
 
 
 def test_a_shift_moves_by_whole_pixels_with_the_edge_reflected(split: Split) -> None:
-    images, _ = next(iter(batches(split, shift=2, batch_size=210)))
+    images, *_ = next(iter(batches(split, shift=2, batch_size=210)))
     assert not torch.equal(images, images.flip(2))
     padded = np.pad(np.asarray(split.images), ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
     allowed = {
@@ -101,8 +101,8 @@ def test_a_shift_moves_by_whole_pixels_with_the_edge_reflected(split: Split) -> 
 
 
 def test_cutout_fills_a_square_with_the_mean(split: Split) -> None:
-    plain, _ = next(iter(batches(split, batch_size=210)))
-    cut, _ = next(iter(batches(split, cutout=3, batch_size=210)))
+    plain, *_ = next(iter(batches(split, batch_size=210)))
+    cut, *_ = next(iter(batches(split, cutout=3, batch_size=210)))
     changed = (plain != cut).any(3)
     assert 0 < changed.sum((1, 2)).max() <= 9
     assert (cut[(plain != cut)] == round(255 * 0.3)).all()
@@ -125,3 +125,19 @@ def test_a_batch_larger_than_the_data_is_refused(split: Split) -> None:
 def test_views_of_other_images_are_refused(split: Split) -> None:
     with pytest.raises(UserError, match="found views of images"):
         all_images(split, np.zeros((2, 9, 8, 8, 1), np.uint8))
+
+
+def test_easy_images_come_less_often_with_more_weight(split: Split) -> None:
+    loader = batches(split, skip_easy=0.5, seed=3)
+    assert all(bool((weights == 1).all()) for _, _, weights, _ in loader), "without losses all images are alike"
+    losses = np.where(np.arange(210) < 150, 0.1, 2.0).astype(np.float32)
+    loader.losses = losses
+    drawn, weight, epochs = np.zeros(210), np.zeros(210), 400
+    for epoch in range(epochs):
+        loader.epoch = epoch
+        for _, _, weights, numbers in loader:
+            np.add.at(drawn, numbers.numpy(), 1)
+            np.add.at(weight, numbers.numpy(), weights.numpy())
+    assert drawn.sum() == epochs * 210, "an epoch draws as many images as there are"
+    assert drawn[:150].mean() / drawn[150:].mean() == pytest.approx(0.5, rel=0.02)
+    assert weight[:150].mean() / weight[150:].mean() == pytest.approx(1, rel=0.02), "the gradient is biased"

@@ -6,15 +6,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Images, Split
 from isoflop.costs import count_macs, count_parameters, count_training_flops
 from isoflop.hardware import hardware
+from isoflop.initialization import initialized
 from isoflop.loading import all_images
 from isoflop.model_files import Model, save_model
-from isoflop.models import build
 from isoflop.recipe import Recipe, Train
 from isoflop.resume import resumable
 from isoflop.throughput import throughput
@@ -37,14 +35,14 @@ def train_base(
     """Train ``model`` at ``train.width``; write its folder, its curves, what came out and how fast it was."""
     images = all_images(data, views)
     built = architecture(model, train.width, data)
-    torch.manual_seed(train.seed)
-    net = build(built)
+    net = initialized(built, images, train.seed)
     with resumable(images, "base", asdict(built), recipe.model_dump(), train.model_dump()) as checkpoint:
         fitted = fit(
             net,
             images,
             val,
             recipe,
+            width=built.width,
             seed=train.seed,
             on=hardware(train),
             patience=train.patience,
@@ -54,7 +52,9 @@ def train_base(
         save_model(Model(net, built, data.meaning), folder)
         facts = {"parameters": count_parameters(net), "macs": count_macs(net, built)} | fitted_facts(fitted)
         metrics.write_text(json.dumps(facts, indent=1) + "\n")
-        measured = throughput(fitted, count_training_flops(net, built), recipe, hardware(train))
+        measured = throughput(
+            fitted, count_training_flops(net, built, recipe.progressive_resizing), recipe, hardware(train)
+        )
         speed.write_text(json.dumps(measured, indent=1) + "\n")
 
 

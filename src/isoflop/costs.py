@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,12 +28,17 @@ def count_macs(net: nn.Module, architecture: Architecture) -> int:
     return flops // 2
 
 
-def count_training_flops(net: nn.Module, architecture: Architecture) -> int:
-    """FLOPs of forward and backward for one image (2 a multiply-accumulate), by torch's FlopCounterMode."""
+def count_training_flops(net: nn.Module, architecture: Architecture, scales: Sequence[float] = (1.0,)) -> int:
+    """FLOPs of forward and backward for one image (2 a multiply-accumulate), by torch's FlopCounterMode.
+
+    The mean over ``scales`` of the image's side, which each have an equal share of the training.
+    """
     batch = 2  # batch statistics need more than one value a channel
     state = {name: value.clone() for name, value in net.state_dict().items()}
     was_training = net.training
-    flops = _count(net.train(), architecture, batch=batch, backward=True) // batch
+    sides = [max(1, round(scale * architecture.image_size)) for scale in scales]
+    sizes = [replace(architecture, image_size=side) for side in sides]
+    flops = sum(_count(net.train(), size, batch=batch, backward=True) for size in sizes) // (batch * len(sizes))
     net.zero_grad(set_to_none=True)
     net.load_state_dict(state)
     net.train(was_training)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 
 from isoflop.loading import Batch, TrainingBatches, TrainingImages
 from isoflop.recipe import Recipe
 
+Losses = npt.NDArray[np.float32] | None  # the last loss of each image of the split
+
 
 class Data(pl.LightningDataModule):
     """Hands each process its share of the batches, on its device."""
 
-    def __init__(self, images: TrainingImages, recipe: Recipe, seed: int, micro_batches: int) -> None:
+    def __init__(
+        self, images: TrainingImages, recipe: Recipe, seed: int, micro_batches: int, losses: Callable[[], Losses]
+    ) -> None:
         super().__init__()
         self._images, self._recipe, self._seed, self._micro_batches = images, recipe, seed, micro_batches
+        self._losses = losses
 
     def train_dataloader(self) -> Epochs:
         trainer = self.trainer
@@ -30,14 +37,14 @@ class Data(pl.LightningDataModule):
             world=trainer.world_size,
             micro_batches=self._micro_batches,
         )
-        return Epochs(batches, trainer, self._seed)
+        return Epochs(batches, trainer, self._seed, self._losses)
 
 
 class Epochs:
     """The training batches as Lightning iterates over them: each pass is the epoch that the trainer is at."""
 
-    def __init__(self, batches: TrainingBatches, trainer: pl.Trainer, seed: int) -> None:
-        self._batches, self._trainer, self._seed = batches, trainer, seed
+    def __init__(self, batches: TrainingBatches, trainer: pl.Trainer, seed: int, losses: Callable[[], Losses]) -> None:
+        self._batches, self._trainer, self._seed, self._losses = batches, trainer, seed, losses
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -46,6 +53,7 @@ class Epochs:
         # by steps: when a training is taken up again, Lightning asks before it has raised current_epoch
         epoch = self._trainer.global_step // self._batches.steps
         self._batches.epoch = epoch
+        self._batches.losses = self._losses()
         # dropout draws from torch's global state: a function of the epoch, so that a resumed training repeats it
         torch.manual_seed((self._seed * 1_000_003 + epoch + 1) % 2**63)
         return iter(self._batches)
@@ -68,6 +76,7 @@ def training_batches(
         flip=recipe.flip,
         shift=recipe.shift,
         cutout=recipe.cutout,
+        skip_easy=recipe.skip_easy,
         seed=seed,
         device=device,
         rank=rank,

@@ -36,13 +36,11 @@ def distill(
     Raises:
         UserError: no network is narrower than the base, or the heads of a vit do not divide the student's embedding.
     """
-    import torch
-
     from isoflop.base_training import fitted_facts
     from isoflop.costs import count_macs, count_parameters
+    from isoflop.initialization import initialized
     from isoflop.loading import all_images
     from isoflop.losses import Teacher
-    from isoflop.models import build
     from isoflop.resume import resumable
     from isoflop.training import fit
 
@@ -51,12 +49,20 @@ def distill(
     images = all_images(data, views)
     facts: dict[str, object] = {}
     for name, alpha in (("control", 0.0), ("", params.alpha)):
-        torch.manual_seed(params.seed)
-        net = build(student)
+        net = initialized(student, images, params.seed)
         teacher = Teacher(base.net, params.temperature, alpha) if alpha else None
         start = (name, asdict(student), recipe.model_dump(), params.model_dump(), _digest(base))
         with resumable(images, "distill", *start) as checkpoint:
-            fitted = fit(net, images, val, recipe, seed=params.seed, teacher=teacher, checkpoint=checkpoint)
+            fitted = fit(
+                net,
+                images,
+                val,
+                recipe,
+                width=student.width,
+                seed=params.seed,
+                teacher=teacher,
+                checkpoint=checkpoint,
+            )
         if name:
             facts |= {f"control_{key}": fitted_facts(fitted)[key] for key in ("val_nll", "val_accuracy")}
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,17 @@ from torch import Tensor
 
 from isoflop.arrays import Images, Split
 from isoflop.errors import UserError
+from isoflop.selection import hard_first, shuffled
 
-Batch = tuple[Tensor, Tensor]  # images uint8 [B, H, W, C], labels int64 [B]
+
+class Batch(NamedTuple):
+    """What a step learns from."""
+
+    images: Tensor  # uint8 [B, H, W, C]
+    labels: Tensor  # int64 [B]
+    weights: Tensor  # float32 [B], of the losses
+    numbers: Tensor  # int64 [B], of the images in their split
+
 
 _EVAL_BATCH = 512
 
@@ -61,6 +71,9 @@ def subset(images: TrainingImages, fraction: float, seed: int) -> TrainingImages
 class TrainingBatches:
     """The batches of epoch ``epoch`` (set it before iterating): each image once, in an order drawn anew.
 
+    With ``losses`` (set them too: the last loss of each image of the split), easy images come less often, see
+    ``isoflop.selection``.
+
     Image i enters as view (offset_i + epoch) mod (K + 1), where view 0 is the image itself. The sizes of the batches of
     an epoch differ by at most one, so none is too small for batch statistics. Of ``world`` processes each takes its
     share of every batch, in ``micro_batches`` parts one after the other: the global batch stays ``batch_size``.
@@ -74,6 +87,7 @@ class TrainingBatches:
         flip: str,
         shift: int,
         cutout: int,
+        skip_easy: float = 0.0,
         seed: int,
         device: torch.device,
         rank: int = 0,
@@ -91,9 +105,10 @@ class TrainingBatches:
                 f"{world} processes times train.micro_batches {micro_batches}"
             )
         self.epoch = 0
+        self.losses: npt.NDArray[np.float32] | None = None
         self._images = images
         self.steps = max(1, round(len(images) / batch_size))  # of the optimizer, an epoch
-        self._flip, self._shift, self._cutout = flip, shift, cutout
+        self._flip, self._shift, self._cutout, self._skip_easy = flip, shift, cutout, skip_easy
         self._seed, self._device, self._rank, self._world = seed, device, rank, world
         self._micro_batches = micro_batches
         self._fill = torch.tensor([round(255 * mean) for mean in images.split.meaning.mean], dtype=torch.uint8)
@@ -106,22 +121,29 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         rng = np.random.default_rng([self._seed, 1, self.epoch])
-        order = rng.permutation(self._images.indices)
-        for whole in np.array_split(order, self.steps):
-            draws = self._draw(rng, len(whole))
-            mine = np.arange(self._rank, len(whole), self._world)
+        indices = self._images.indices
+        if self.losses is None or not self._skip_easy:
+            order, weights = shuffled(indices, rng)
+        else:
+            order, weights = hard_first(indices, self.losses[indices], self._skip_easy, rng)
+        for places in np.array_split(np.arange(len(order)), self.steps):
+            draws = self._draw(rng, len(places))
+            mine = np.arange(self._rank, len(places), self._world)
             for part in np.array_split(mine, self._micro_batches):
-                yield self._batch(whole[part], draws[part])
+                yield self._batch(order[places[part]], weights[places[part]], draws[part])
 
-    def _batch(self, indices: npt.NDArray[np.int64], draws: npt.NDArray[np.float64]) -> Batch:
+    def _batch(
+        self, indices: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], draws: npt.NDArray[np.float64]
+    ) -> Batch:
         images_BHWC = torch.from_numpy(self._take(indices)).to(self._device, non_blocking=True)
-        labels_B = torch.from_numpy(self._images.split.labels[indices]).to(self._device, non_blocking=True)
+        others = self._images.split.labels[indices], weights, indices
+        labels_B, weights_B, numbers_B = (torch.from_numpy(one).to(self._device, non_blocking=True) for one in others)
         flips_B = self._flips(indices, draws[:, 0])
         shifts_B2 = np.floor(draws[:, 1:3] * (2 * self._shift + 1)).astype(np.int64) - self._shift
         images_BHWC = _moved(images_BHWC, flips_B, shifts_B2) if self._moves else images_BHWC
         if self._cutout:
             _cut(images_BHWC, draws[:, 3:5], self._cutout, self._fill)
-        return images_BHWC, labels_B
+        return Batch(images_BHWC, labels_B, weights_B, numbers_B)
 
     @property
     def _moves(self) -> bool:
@@ -147,8 +169,8 @@ class TrainingBatches:
         return (draws < 0.5) & (self._flip == "random")
 
 
-def evaluation_batches(split: Split, device: torch.device) -> Iterator[Batch]:
-    """All images of ``split`` in order."""
+def evaluation_batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images of ``split`` in order, uint8 [B, H, W, C], and their labels int64 [B]."""
     for start in range(0, len(split), _EVAL_BATCH):
         images_BHWC = torch.from_numpy(np.array(split.images[start : start + _EVAL_BATCH]))
         labels_B = torch.from_numpy(split.labels[start : start + _EVAL_BATCH])

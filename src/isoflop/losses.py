@@ -20,14 +20,15 @@ class Teacher:
 
 
 def supervised_loss(logits_BK: Tensor, labels_B: Tensor, recipe: Recipe) -> Tensor:
-    """Cross-entropy with label smoothing, or the mean squared error of the logits to the one-hot labels."""
+    """Losses [B]: cross-entropy with label smoothing, or the mean squared error of the logits to one-hot labels."""
     if recipe.loss == "mse":
-        return functional.mse_loss(logits_BK, functional.one_hot(labels_B, logits_BK.shape[1]).float())
-    return functional.cross_entropy(logits_BK, labels_B, label_smoothing=recipe.label_smoothing)
+        wanted_BK = functional.one_hot(labels_B, logits_BK.shape[1]).float()
+        return functional.mse_loss(logits_BK, wanted_BK, reduction="none").mean(1)
+    return functional.cross_entropy(logits_BK, labels_B, label_smoothing=recipe.label_smoothing, reduction="none")
 
 
 def distillation_loss(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
-    """T² KL(teacher / T || student / T), mean over the batch (Hinton et al. 2015, section 2)."""
+    """Losses [B]: T² KL(teacher / T || student / T) (Hinton et al. 2015, section 2)."""
     student_BK = functional.log_softmax(logits_BK / temperature, dim=1)
     wanted_BK = functional.log_softmax(teacher_BK / temperature, dim=1)
-    return temperature**2 * functional.kl_div(student_BK, wanted_BK, reduction="batchmean", log_target=True)
+    return temperature**2 * functional.kl_div(student_BK, wanted_BK, reduction="none", log_target=True).sum(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,39 +12,58 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from isoflop.recipe import Recipe
 
+_ADAM_SHARE = 0.02  # of Muon's rate
+REFERENCE_WIDTH = 16  # the width at which recipe.learning_rate is the rate of every layer
 
-def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    """The optimizer of ``recipe`` for ``net``. Only matrices and filters decay, never biases and norms.
 
-    With ``muon``, hidden matrices and filters take Muon's orthogonalized steps at ``learning_rate``; the head, biases,
-    norms and embeddings take AdamW's at a tenth of it.
+def make_optimizer(net: nn.Module, recipe: Recipe, width: int) -> Optimizer:
+    """The optimizer of ``recipe`` for ``net``, whose hidden layers are ``width`` wide.
+
+    The rates scale with the width by layer, so that one learning rate serves all widths (maximal update
+    parametrization: Yang et al. 2022, "Tensor Programs V", table 8). Only matrices and filters decay, never biases and
+    norms. With ``muon``, hidden matrices and filters take orthogonalized steps, which need no scaling with the width;
+    the head, biases, norms and embeddings take AdamW's.
     """
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    matrices = [weight for weight in net.parameters() if weight.ndim >= 2]
-    others = [weight for weight in net.parameters() if weight.ndim < 2]
+    kinds = _parameters_by_kind(net)
+    rate, decay, wider = recipe.learning_rate, recipe.weight_decay, width / REFERENCE_WIDTH
     if recipe.optimizer == "muon":
-        hidden = {
-            id(module.weight)
-            for name, module in net.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d) and name not in ("head", "patches")
-        }
-        return Muon(
-            [weight for weight in matrices if id(weight) in hidden],
-            [weight for weight in matrices if id(weight) not in hidden],
-            others,
-            rate=rate,
-            momentum=recipe.momentum,
-            decay=decay,
-        )
+        return Muon(kinds, rate=rate, head_rate=rate / wider, momentum=recipe.momentum, decay=decay)
+    adaptive = recipe.optimizer in ("adam", "adamw")
+    rates = {
+        "hidden": rate / wider if adaptive else rate,
+        "head": rate / wider,
+        "first": rate if adaptive else rate * wider,
+        "vectors": rate if adaptive else rate * wider,
+    }
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": kinds[kind], "lr": rates[kind], "weight_decay": 0.0 if kind == "vectors" else decay}
+        for kind in kinds
+        if kinds[kind]
     ]
-    if recipe.optimizer in ("adam", "adamw"):
-        kind = AdamW if recipe.optimizer == "adamw" else Adam
-        return kind(groups, lr=rate, betas=(recipe.momentum, 0.999))
+    if adaptive:
+        return (AdamW if recipe.optimizer == "adamw" else Adam)(groups, lr=rate, betas=(recipe.momentum, 0.999))
     with_momentum = recipe.optimizer == "momentum" and recipe.momentum > 0
     return SGD(groups, lr=rate, momentum=recipe.momentum if with_momentum else 0.0, nesterov=with_momentum)
+
+
+def _parameters_by_kind(net: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trained parameters: matrices and filters that are the first to see the image, hidden or the head, and vectors.
+
+    Embeddings of positions count as first: like its fan-in, their number does not grow with the width.
+    """
+    layers = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "head": [], "first": [], "vectors": []}
+    for name, weight in net.named_parameters():
+        layer = name.rpartition(".")[0]
+        if weight.requires_grad:
+            if weight.ndim < 2:
+                kind = "vectors"
+            elif layer == "head":
+                kind = "head"
+            else:
+                kind = "first" if layer in ("", layers[0]) else "hidden"
+            kinds[kind].append(weight)
+    return kinds
 
 
 def learning_rate_factor(recipe: Recipe, progress: float) -> float:
@@ -64,25 +83,26 @@ def learning_rate_factor(recipe: Recipe, progress: float) -> float:
 class Muon(Optimizer):
     """Muon (K. Jordan et al. 2024): momentum whose step is orthogonalized, for hidden matrices and filters.
 
-    A filter [out, in, h, w] counts as the matrix [out, in * h * w]. The step is scaled by 0.2 sqrt(max(rows, columns)),
-    so that its root mean square is that of an AdamW step (Liu et al. 2025, "Muon is Scalable for LLM Training") and one
-    learning rate serves every shape. All other parameters take AdamW's step at a tenth of the rate.
+    A filter [out, in, h, w] counts as the matrix [out, in * h * w]. The step is scaled by sqrt(max(1, rows / columns)),
+    which keeps what it does to a layer's outputs the same at every width (Bernstein 2025, "Deriving Muon"). All other
+    parameters take AdamW's step at ``_ADAM_SHARE`` of the rate.
     """
 
     def __init__(
         self,
-        hidden: Iterable[Tensor],
-        decayed: Iterable[Tensor],
-        others: Iterable[Tensor],
+        kinds: Mapping[str, Sequence[Tensor]],
         *,
         rate: float,
+        head_rate: float,
         momentum: float,
         decay: float,
     ) -> None:
+        small = _ADAM_SHARE * rate
         groups = [
-            {"params": list(hidden), "lr": rate, "weight_decay": decay, "muon": True},
-            {"params": list(decayed), "lr": rate / 10, "weight_decay": decay, "muon": False},
-            {"params": list(others), "lr": rate / 10, "weight_decay": 0.0, "muon": False},
+            {"params": kinds["hidden"], "lr": rate, "weight_decay": decay, "muon": True},
+            {"params": kinds["head"], "lr": _ADAM_SHARE * head_rate, "weight_decay": decay, "muon": False},
+            {"params": kinds["first"], "lr": small, "weight_decay": decay, "muon": False},
+            {"params": kinds["vectors"], "lr": small, "weight_decay": 0.0, "muon": False},
         ]
         super().__init__([group for group in groups if group["params"]], {"momentum": momentum})
 
@@ -107,7 +127,7 @@ class Muon(Optimizer):
         state["momentum"].lerp_(gradient, 1 - momentum)
         ahead = gradient.lerp(state["momentum"], momentum)  # Nesterov
         matrix = ahead.reshape(len(weight), -1)
-        scale = 0.2 * math.sqrt(max(matrix.shape))
+        scale = math.sqrt(max(1, matrix.shape[0] / matrix.shape[1]))
         return (scale * orthogonalized(matrix)).view(weight.shape)
 
     def _adam_step(self, weight: Tensor, gradient: Tensor, momentum: float) -> Tensor:

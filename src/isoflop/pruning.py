@@ -55,7 +55,7 @@ def prune(
         )
     rate = params.learning_rate_factor * recipe.learning_rate
     recipe = recipe.model_copy(update={"epochs": params.epochs, "learning_rate": rate})
-    fitted = fit(net, all_images(data, views), val, recipe, seed=params.seed)
+    fitted = fit(net, all_images(data, views), val, recipe, width=built.width, seed=params.seed)
     save_model(replace(base, net=net), folder)
     facts = {
         "parameters": parameters,
@@ -78,7 +78,8 @@ def remove_channels(net: nn.Module, built: Architecture, ratio: float, round_to:
     from isoflop.models.vit import Vit
 
     example = torch.zeros(1, built.channels, built.image_size, built.image_size)
-    ignored = [net.get_submodule("head")]
+    # a stem whitens the patches: it is as small as that takes
+    ignored = [net.get_submodule(name) for name, _ in net.named_children() if name in ("head", "stem")]
     unwrapped = [(net.position, 2)] if isinstance(net, Vit) else None  # parameters outside layers, and their axis
     if isinstance(net, Vit):
         ignored += [net.patches]

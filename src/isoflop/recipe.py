@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from isoflop.params import Section
+
+Scale = Annotated[float, Field(gt=0, le=1)]
+
+
+def _ends_at_full_size(scales: list[float]) -> list[float]:
+    """Scales of the image's side, each for an equal share of the training."""
+    if scales[-1] != 1:
+        raise ValueError("1.0 as the last one: a network that ends at another size than it is used at is worse")
+    return scales
 
 
 class Recipe(Section):
@@ -28,6 +37,8 @@ class Recipe(Section):
     flip: Literal["none", "random", "alternating"]
     shift: int = Field(ge=0, le=256)  # pixels, at most
     cutout: int = Field(ge=0, le=256)  # pixels, side of the square; 0: none
+    skip_easy: float = Field(ge=0, lt=1)  # share of the images with a small loss that a pass leaves out
+    progressive_resizing: Annotated[list[Scale], Field(min_length=1), AfterValidator(_ends_at_full_size)]
     precision: Literal["auto", "fp32", "bf16"]
 
     @model_validator(mode="after")

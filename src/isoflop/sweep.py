@@ -60,17 +60,14 @@ def sweep_width(
     Raises:
         UserError: a fraction leaves fewer images than a batch.
     """
-    import torch
-
     from isoflop.costs import count_parameters, count_training_flops
     from isoflop.loading import all_images, subset
     from isoflop.models import build
 
     recipe = recipe.model_copy(update={"epochs": runs.epochs})
     built = architecture(model, width, data)
-    torch.manual_seed(0)
     net = build(built)
-    flops = count_training_flops(net, built)
+    flops = count_training_flops(net, built, recipe.progressive_resizing)
     everything = all_images(data, views)
     pairs = list(product(sorted(runs.fractions), sorted(runs.seeds)))
     console = Console(stderr=True)
@@ -97,17 +94,15 @@ def sweep_width(
 
 
 def _run(built: Architecture, part: TrainingImages, val: Split, recipe: Recipe, seed: int) -> dict[str, Any]:
-    import torch
-
-    from isoflop.models import build
+    from isoflop.initialization import initialized
     from isoflop.training import DivergedError, fit
 
-    torch.manual_seed(seed)
     facts: dict[str, Any] = {"unique_images": len(part), "epochs": recipe.epochs}
     steps = max(1, round(len(part) / recipe.batch_size)) * recipe.epochs
     facts |= {"images_seen": len(part) * recipe.epochs, "steps": steps}
     try:
-        fitted = fit(build(built), part, val, recipe, seed=seed, validate_each_epoch=False, progress=False)
+        net = initialized(built, part, seed)
+        fitted = fit(net, part, val, recipe, width=built.width, seed=seed, validate_each_epoch=False, progress=False)
     except DivergedError:
         return facts | {"val_nll": None, "val_accuracy": None, "train_loss": None, "diverged": True}
     return facts | {

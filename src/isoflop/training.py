@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
@@ -20,11 +21,13 @@ from torch.optim import swa_utils
 
 from isoflop.arrays import Split
 from isoflop.curves import Curves
-from isoflop.data_module import Data, training_batches
+from isoflop.data_module import Data, Losses, training_batches
 from isoflop.errors import UserError
 from isoflop.hardware import Hardware, trainer_options
 from isoflop.loading import Batch, TrainingImages, evaluation_batches
 from isoflop.losses import Teacher, distillation_loss, supervised_loss
+from isoflop.models.mlp import Mlp
+from isoflop.models.vit import Vit
 from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer
 from isoflop.recipe import Recipe
@@ -33,6 +36,8 @@ from isoflop.recipe import Recipe
 class DivergedError(UserError):
     """The loss is not finite."""
 
+
+_SEES_ALL_FROM = 0.85  # of the training: from here on recipe.skip_easy skips nothing (Qin et al. 2024: 0.875)
 
 Row = dict[str, float]  # what an epoch measured, by name
 
@@ -66,7 +71,9 @@ class Plan:
 class Training(pl.LightningModule):
     """A network in training: loss, optimizer, schedule, averaging, validation."""
 
-    def __init__(self, net: nn.Module, val: Split, recipe: Recipe, plan: Plan, teacher: Teacher | None) -> None:
+    def __init__(
+        self, net: nn.Module, width: int, images: int, val: Split, recipe: Recipe, plan: Plan, teacher: Teacher | None
+    ) -> None:
         super().__init__()
         self.net = net
         self.average = _moving_average(net, recipe.ema_decay) if recipe.ema_decay else None
@@ -74,10 +81,12 @@ class Training(pl.LightningModule):
         self.best: dict[str, Any] | None = None  # nll and weights of the best epoch
         self.curves: Curves | None = None
         self.seconds, self.timed_images = 0.0, 0
-        self._val, self._recipe, self.plan = val, recipe, plan
+        self._width, self._val, self._recipe, self.plan = width, val, recipe, plan
         self._teacher = [teacher] if teacher else []  # in a list: its weights are not this module's
         self._earlier, self._start, self._epoch_start = 0.0, 0.0, 0.0  # seconds; of before a resume, and clock readings
         self._sums = torch.zeros(2)  # of this epoch: loss, batches
+        self._last = torch.zeros(images, 2)  # of this epoch: the last loss of each image, and whether it was seen
+        self._losses = np.zeros(images, np.float32)  # the last loss of each image
 
     @property
     def trained(self) -> nn.Module:
@@ -89,22 +98,34 @@ class Training(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._sums = torch.zeros(2, device=self.device)
+        self._last = torch.zeros(self._last.shape, device=self.device)
         self._epoch_start = time.monotonic()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        images_BHWC, labels_B = batch
-        images_BCHW = normalize(images_BHWC, self._val.meaning)
+        images_BCHW = self._resized(normalize(batch.images, self._val.meaning))
         logits_BK = self.net(images_BCHW).float()
-        loss = supervised_loss(logits_BK, labels_B, self._recipe)
+        loss_B = supervised_loss(logits_BK, batch.labels, self._recipe)
         for teacher in self._teacher:
             with torch.no_grad():
                 wanted_BK = teacher.net(images_BCHW).float()
-            imitation = distillation_loss(logits_BK, wanted_BK, teacher.temperature)
-            loss = teacher.alpha * imitation + (1 - teacher.alpha) * loss
+            imitation_B = distillation_loss(logits_BK, wanted_BK, teacher.temperature)
+            loss_B = teacher.alpha * imitation_B + (1 - teacher.alpha) * loss_B
+        loss = (loss_B * batch.weights).mean()
+        if self._recipe.skip_easy:
+            self._last.index_put_((batch.numbers,), torch.stack([loss_B.detach(), torch.ones_like(loss_B)], 1))
         self._sums[0] += loss.detach()  # on the device: logging never waits for a step
         self._sums[1] += 1
-        self.timed_images += len(labels_B)
+        self.timed_images += len(batch.labels)
         return loss
+
+    def _resized(self, images_BCHW: Tensor) -> Tensor:
+        """Smaller in the first part of the training: it costs less there, and little is lost (Howard 2018)."""
+        scales = self._recipe.progressive_resizing
+        scale = scales[min(len(scales) - 1, int(len(scales) * self._progress(self.global_step)))]
+        side = max(1, round(scale * images_BCHW.shape[-1]))
+        if side == images_BCHW.shape[-1]:
+            return images_BCHW
+        return functional.interpolate(images_BCHW, (side, side), mode="bilinear", antialias=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -118,6 +139,9 @@ class Training(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         loss, batches = (float(value) for value in self.trainer.strategy.reduce(self._sums, reduce_op="sum"))
         self.seconds += time.monotonic() - self._epoch_start
+        if self._recipe.skip_easy:
+            sum_N, seen_N = self.trainer.strategy.reduce(self._last, reduce_op="sum").cpu().numpy().T
+            self._losses = np.where(seen_N > 0, sum_N / np.maximum(seen_N, 1), self._losses).astype(np.float32)
         row: Row = {"train/loss": loss / batches}
         last = self.trainer.should_stop or self.current_epoch + 1 == self.plan.epochs
         if last or self.plan.validate_each_epoch:
@@ -158,18 +182,30 @@ class Training(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         elapsed = self._earlier + time.monotonic() - self._start
-        checkpoint["isoflop"] = {"history": self.history, "best": self.best, "elapsed": elapsed}
+        kept = {
+            "history": self.history,
+            "best": self.best,
+            "elapsed": elapsed,
+            "losses": torch.from_numpy(self._losses),
+        }
+        checkpoint["isoflop"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["isoflop"]
         self.history, self.best, self._earlier = kept["history"], kept["best"], kept["elapsed"]
+        self._losses = kept["losses"].numpy()
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.net, self._recipe)
+        optimizer = make_optimizer(self.net, self._recipe, self._width)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(self._recipe, self._progress(step))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def losses(self) -> Losses:
+        """The last loss of each image; None as long as there is none, and in the last part, which sees all alike."""
+        early = self.global_step > 0 and self._progress(self.global_step) < _SEES_ALL_FROM
+        return self._losses if early else None
 
     def _progress(self, step: int) -> float:
         """The share of the training that is behind when ``step`` steps are, by steps or by the clock."""
@@ -185,6 +221,7 @@ def fit(
     val: Split,
     recipe: Recipe,
     *,
+    width: int,
     seed: int,
     teacher: Teacher | None = None,
     on: Hardware | None = None,
@@ -197,6 +234,7 @@ def fit(
     """Train ``net`` in place; it ends on the CPU in evaluation mode.
 
     Args:
+        width: of the network, as its architecture has it; learning rates scale with it.
         patience: stop after so many epochs without a better validation NLL, and keep the best epoch's weights.
         curves: folder that DVCLive writes, an epoch a row.
         checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
@@ -205,13 +243,15 @@ def fit(
 
     Raises:
         DivergedError: the loss is not finite.
-        UserError: the batch is larger than the data or smaller than its parts, or there is no such hardware.
+        UserError: the batch is larger than the data or smaller than its parts, there is no such hardware, or the
+            network takes images of one size alone.
     """
     on = on or Hardware()
+    _check_sizes(net, recipe)
     steps_an_epoch = training_batches(images, recipe, seed, device=torch.device("cpu")).steps
     seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
     plan = Plan(steps_an_epoch, recipe.epochs, seconds, patience, validate_each_epoch)
-    training = Training(net, val, recipe, plan, teacher)
+    training = Training(net, width, len(images.split), val, recipe, plan, teacher)
     training.curves = Curves(curves) if curves else None
     training.best = {"nll": math.inf, "weights": None, "epoch": 0} if patience else None
     trainer = _trainer(recipe, on, checkpoint, progress)
@@ -220,8 +260,16 @@ def fit(
     if on.compile:
         net.compile()
     torch.manual_seed(seed)
-    _run(trainer, training, Data(images, recipe, seed, on.micro_batches), checkpoint)
+    _run(trainer, training, Data(images, recipe, seed, on.micro_batches, training.losses), checkpoint)
     return _fitted(training, len(images))
+
+
+def _check_sizes(net: nn.Module, recipe: Recipe) -> None:
+    if isinstance(net, Mlp | Vit) and min(recipe.progressive_resizing) < 1:
+        raise UserError(
+            f"params.yaml: recipe.progressive_resizing: found {recipe.progressive_resizing}, "
+            "expected [1.0] with an mlp or vit, which take images of one size"
+        )
 
 
 def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path | None) -> None:

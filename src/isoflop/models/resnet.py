@@ -1,7 +1,8 @@
-"""Residual network for small images: a stem and three stages of ``width``, 2 and 4 widths, each halving the side.
+"""Residual network for small images: a whitening stem and three stages of ``width``, 2 and 4 widths.
 
-The shape is that of the fast CIFAR-10 networks (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds", 2024: convolution, pool,
-normalize, GELU), with a residual unit where those have a plain one, so that depth can grow.
+The shape is that of the fast CIFAR-10 networks (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds", 2024: 2x2 filters that
+whiten the patches and are not trained; then convolution, pool, normalize, GELU), with a residual unit where those have
+a plain one, so that depth can grow. The stem's size does not depend on the width.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from isoflop.architecture import Architecture
 
 _SMALLEST_SIDE = 2  # pixels; pooling stops here
+_PATCH = 2  # pixels, side
 
 
 def _convolution(before: int, after: int) -> nn.Conv2d:
@@ -30,8 +32,10 @@ class _Residual(nn.Module):
 class Resnet(nn.Module):
     def __init__(self, of: Architecture) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_convolution(of.channels, of.width), nn.BatchNorm2d(of.width), nn.GELU()]
-        before, side = of.width, of.image_size
+        self.stem = nn.Conv2d(of.channels, 2 * _PATCH**2 * of.channels, _PATCH)
+        self.stem.weight.requires_grad_(False)  # isoflop.initialization sets it
+        layers: list[nn.Module] = [nn.GELU()]
+        before, side = self.stem.out_channels, of.image_size - _PATCH + 1
         for after in (of.width, 2 * of.width, 4 * of.width):
             layers.append(_convolution(before, after))
             if side // 2 >= _SMALLEST_SIDE:
@@ -44,6 +48,6 @@ class Resnet(nn.Module):
         self.head = nn.Linear(before, of.num_classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        features_BC = self.features(images_BCHW).amax((2, 3))
+        features_BC = self.features(self.stem(images_BCHW)).amax((2, 3))
         logits_BK: Tensor = self.head(self.dropout(features_BC))
         return logits_BK

@@ -1,0 +1,42 @@
+"""An untrained network for the images that it will see."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isoflop.architecture import Architecture
+from isoflop.loading import TrainingImages
+from isoflop.models import build
+from isoflop.models.resnet import Resnet
+from isoflop.normalization import normalize
+
+_SAMPLE = 5000  # images
+_EPSILON = 5e-4  # added to the eigenvalues: directions without variation are not blown up
+
+
+def initialized(built: Architecture, images: TrainingImages, seed: int) -> nn.Module:
+    """A network with random weights by ``seed``; the stem of a resnet whitens the patches of ``images``."""
+    torch.manual_seed(seed)
+    net = build(built)
+    if isinstance(net, Resnet):
+        first = images.indices[: min(_SAMPLE, len(images))]
+        sample = torch.from_numpy(np.array(images.split.images[first]))
+        net.stem.weight.data[:] = whitening_filters(normalize(sample, images.split.meaning), net.stem)
+    return net
+
+
+def whitening_filters(images_BCHW: Tensor, stem: nn.Conv2d) -> Tensor:
+    """Filters [2 C h w, C, h, w] whose outputs over the patches of ``images`` are uncorrelated with variance 1.
+
+    The eigenvectors of the patches' second moments, each over the root of its eigenvalue, largest first, and then all
+    of them negated, for the nonlinearity that follows (Page 2018, "How to train your ResNet 8"; K. Jordan 2024).
+    """
+    sides = (int(stem.kernel_size[0]), int(stem.kernel_size[1]))
+    patches_BDL = functional.unfold(images_BCHW, sides)
+    patches_ND = patches_BDL.transpose(1, 2).flatten(0, 1).double()
+    values_D, vectors_DD = torch.linalg.eigh(patches_ND.T @ patches_ND / len(patches_ND))
+    filters_DD = (vectors_DD / (values_D + _EPSILON).sqrt()).T.flip(0)
+    return torch.cat([filters_DD, -filters_DD]).view(stem.weight.shape).float()
