@@ -16,7 +16,10 @@ _PATCH = 2  # pixels, side
 
 
 def _convolution(before: int, after: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, padding=1, bias=False)
+    """A convolution that starts by handing on its inputs (Zagoruyko and Komodakis 2017, "DiracNets")."""
+    layer = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    nn.init.dirac_(layer.weight.data[: min(before, after)])
+    return layer
 
 
 class _Residual(nn.Module):
