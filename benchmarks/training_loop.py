@@ -65,7 +65,7 @@ def bare(net: torch.nn.Module, width: int, images: TrainingImages, recipe: Recip
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1
-        float(loss)  # waits for the device
+        loss.item()  # waits for the device
         seconds += time.perf_counter() - start
     return seconds
 
@@ -79,7 +79,8 @@ def main() -> None:
     on = Hardware(options.accelerator)
     device = torch.device("cuda" if on_gpu(on) else "cpu")
     section = yaml.safe_load((ROOT / "presets" / "cifar10.yaml").read_text())["recipe"]
-    recipe = Recipe.model_validate(section | {"epochs": EPOCHS, "batch_size": options.batch})
+    same = {"epochs": EPOCHS, "batch_size": options.batch, "progressive_resizing": [1.0], "skip_easy": 0.0}
+    recipe = Recipe.model_validate(section | same)
     built = Architecture("resnet", options.width, 1, 4, 4, 0.0, 32, 3, 10)
     torch.use_deterministic_algorithms(True)  # as Lightning does
     times: list[tuple[float, float]] = []
