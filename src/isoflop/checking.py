@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import create_model
 from pydantic.fields import FieldInfo
+from yaml import YAMLError
 
 from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
@@ -81,7 +83,7 @@ def _sections(file: Path, known: list[str]) -> list[str]:
     """The names of the sections in ``file``; those ``known`` where it cannot be read, for load_params to say why."""
     try:
         content = OmegaConf.load(file)
-    except Exception:  # OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
         return known
     return [str(name) for name in content] if isinstance(content, DictConfig) else known
 
