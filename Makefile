@@ -21,7 +21,8 @@ check: .venv/installed
 	mypy
 
 bench: .venv/installed
-	for benchmark in benchmarks/*.py; do python $$benchmark || exit 1; done
+	python -m benchmarks.scaling_fit
+	python -m benchmarks.training_loop
 
 # The stamp is written last: an interrupted install is taken up again.
 .venv/installed: pyproject.toml requirements.lock

@@ -19,8 +19,8 @@ import yaml
 
 from isoflop.architecture import Architecture
 from isoflop.arrays import Meaning, Split, SplitWriter, read_split
+from isoflop.batches import TrainingBatches
 from isoflop.cpu import processor
-from isoflop.data_module import training_batches
 from isoflop.hardware import Hardware, lightning_precision, on_gpu
 from isoflop.loading import TrainingImages, all_images
 from isoflop.losses import supervised_loss
@@ -47,7 +47,7 @@ def bare(net: torch.nn.Module, width: int, images: TrainingImages, recipe: Recip
     """Seconds in the steps of ``EPOCHS`` epochs."""
     bf16 = lightning_precision(recipe.precision, device.type) == "bf16-mixed"
     net = net.to(device).train()
-    batches = training_batches(images, recipe, 0, device=device)
+    batches = TrainingBatches(images, recipe, 0, device=device)
     optimizer = make_optimizer(net, recipe, width)
     rates = [group["lr"] for group in optimizer.param_groups]
     meaning, step, seconds = images.split.meaning, 0, 0.0

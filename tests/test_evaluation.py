@@ -72,7 +72,7 @@ def test_saliency_finds_the_pixel_that_decides(tmp_path: Path) -> None:
 
 def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
     test = digits_split(tmp_path / "test", 0, 200)
-    params = Evaluate(ece_bins=10, mistakes=7, saliency_images=4)
+    params = Evaluate(ece_bins=10, mistakes=7, saliency_images=4, test_time_flips=True)
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()

@@ -41,6 +41,14 @@ def test_the_same_seed_gives_the_same_network_and_another_differs(train: Split) 
     assert torch.equal(nets[0]["stem.weight"], nets[2]["stem.weight"])
 
 
+@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "vit"])
+def test_the_head_starts_at_zero(train: Split, family: str) -> None:
+    net = initialized(digits_architecture(family), all_images(train, no_views(train)), 0)
+    with torch.no_grad():
+        logits = net(normalize(torch.from_numpy(np.array(train.images)), train.meaning))
+    assert not logits.any()
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "momentum"])
 def test_training_leaves_the_stem_as_it_is(train: Split, optimizer: str) -> None:
     images = all_images(train, no_views(train))

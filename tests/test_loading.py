@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from isoflop.arrays import Split
+from isoflop.arrays import Meaning, Split, SplitWriter, read_split
+from isoflop.batches import TrainingBatches
 from isoflop.errors import UserError
-from isoflop.loading import TrainingBatches, all_images, subset
-from tests.networks import digits_split, no_views
+from isoflop.loading import all_images, subset
+from tests.networks import digits_split, no_views, recipe
 
 
 @pytest.fixture
@@ -21,16 +22,11 @@ def split(tmp_path: Path) -> Split:
     return digits_split(tmp_path / "train", 0, 210)
 
 
-def batches(split: Split, views: Any = None, **changes: Any) -> TrainingBatches:
-    options: dict[str, Any] = {
-        "flip": "none",
-        "shift": 0,
-        "cutout": 0,
-        "seed": 0,
-        "device": torch.device("cpu"),
-    } | changes
+def batches(split: Split, views: Any = None, rank: int = 0, world: int = 1, **changes: Any) -> TrainingBatches:
+    seed = changes.pop("seed", 0)
     images = all_images(split, no_views(split) if views is None else views)
-    return TrainingBatches(images, options.pop("batch_size", 50), **options)
+    how = recipe(**({"batch_size": 50} | changes))
+    return TrainingBatches(images, how, seed, device=torch.device("cpu"), rank=rank, world=world)
 
 
 def test_each_image_is_seen_once_an_epoch(split: Split) -> None:
@@ -141,3 +137,12 @@ def test_easy_images_come_less_often_with_more_weight(split: Split) -> None:
     assert drawn.sum() == epochs * 210, "an epoch draws as many images as there are"
     assert drawn[:150].mean() / drawn[150:].mean() == pytest.approx(0.5, rel=0.02)
     assert weight[:150].mean() / weight[150:].mean() == pytest.approx(1, rel=0.02), "the gradient is biased"
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path / "train", (8, 8, 1)) as writer:
+        writer.append(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 0, 2, 2]))
+        writer.finish(Meaning(["cat", "dog", "emu"], [0.3], [0.37], "crop"))
+    empty = read_split(tmp_path / "train")
+    with pytest.raises(UserError, match="found no image of class 'dog', expected some of each"):
+        all_images(empty, no_views(empty))

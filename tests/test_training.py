@@ -22,7 +22,8 @@ from isoflop.loading import all_images
 from isoflop.losses import Teacher, distillation_loss
 from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer, orthogonalized
-from isoflop.training import DivergedError, Fitted, fit
+from isoflop.training import Fitted, fit
+from isoflop.training_module import DivergedError
 from tests.conftest import ROOT
 from tests.networks import digits_split, fresh_net, no_views, recipe
 
@@ -121,6 +122,35 @@ def test_a_network_for_images_of_one_size_takes_no_other(data: tuple[Split, Spli
         train(data, fresh_net(family), progressive_resizing=[0.5, 1.0])
 
 
+def test_activations_that_are_computed_again_give_the_same_network(data: tuple[Split, Split]) -> None:
+    nets = [fresh_net("vit"), fresh_net("vit")]
+    for net, again in zip(nets, (False, True), strict=True):
+        train(data, net, {"on": Hardware(activation_checkpointing=again)}, epochs=1)
+    for left, right in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(left, right)
+    with pytest.raises(UserError, match=r"train\.activation_checkpointing: found true"):
+        train(data, fresh_net("cnn"), {"on": Hardware(activation_checkpointing=True)})
+
+
+def test_validation_comes_as_often_as_asked_and_at_the_end(data: tuple[Split, Split]) -> None:
+    fitted = train(data, fresh_net(), {"validate_every": 2}, epochs=5)
+    assert ["val/nll" in row for row in fitted.history] == [False, True, False, True, True]
+    assert fitted.val_nll == fitted.history[-1]["val/nll"]
+
+
+def test_a_batch_that_does_not_fit_is_said_with_one_that_does(data: tuple[Split, Split]) -> None:
+    def too_little(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled() and len(inputs[0]) > 400:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    net = fresh_net()
+    net.register_forward_pre_hook(too_little)
+    expected = r"train\.micro_batches: found 1, .* 1200 images at a time; 300 fit, so expected 4"
+    with pytest.raises(UserError, match=expected):
+        train(data, net, batch_size=1200)
+    assert train(data, net, {"on": Hardware(micro_batches=4)}, batch_size=1200).steps == 3
+
+
 def test_a_budget_in_minutes_ends_the_schedule(data: tuple[Split, Split]) -> None:
     fitted = train(data, fresh_net(), epochs=1000, max_minutes=0.05)
     assert 1 < fitted.epochs < 1000 and fitted.val_accuracy > 0.8
@@ -149,7 +179,7 @@ def test_muon_steps_are_orthogonal() -> None:
     torch.manual_seed(0)
     for shape in ((16, 40), (40, 16)):
         singular = torch.linalg.svdvals(orthogonalized(torch.randn(shape)))
-        assert float(singular.min()) > 0.6 and float(singular.max()) < 1.3
+        assert float(singular.min()) > 0.4 and float(singular.max()) < 1.3
 
 
 def test_every_parameter_is_in_one_group() -> None:

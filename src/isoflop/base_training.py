@@ -46,6 +46,7 @@ def train_base(
             seed=train.seed,
             on=hardware(train),
             patience=train.patience,
+            validate_every=train.validate_every,
             curves=curves,
             checkpoint=checkpoint,
         )

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 
-from isoflop.loading import Batch, TrainingBatches, TrainingImages
+from isoflop.batches import Batch, TrainingBatches
+from isoflop.loading import TrainingImages
 from isoflop.recipe import Recipe
 
 Losses = npt.NDArray[np.float32] | None  # the last loss of each image of the split
@@ -28,7 +29,7 @@ class Data(pl.LightningDataModule):
     def train_dataloader(self) -> Epochs:
         trainer = self.trainer
         assert trainer is not None
-        batches = training_batches(
+        batches = TrainingBatches(
             self._images,
             self._recipe,
             self._seed,
@@ -57,29 +58,3 @@ class Epochs:
         # dropout draws from torch's global state: a function of the epoch, so that a resumed training repeats it
         torch.manual_seed((self._seed * 1_000_003 + epoch + 1) % 2**63)
         return iter(self._batches)
-
-
-def training_batches(
-    images: TrainingImages,
-    recipe: Recipe,
-    seed: int,
-    *,
-    device: torch.device,
-    rank: int = 0,
-    world: int = 1,
-    micro_batches: int = 1,
-) -> TrainingBatches:
-    """The batches that ``recipe`` asks for."""
-    return TrainingBatches(
-        images,
-        recipe.batch_size,
-        flip=recipe.flip,
-        shift=recipe.shift,
-        cutout=recipe.cutout,
-        skip_easy=recipe.skip_easy,
-        seed=seed,
-        device=device,
-        rank=rank,
-        world=world,
-        micro_batches=micro_batches,
-    )

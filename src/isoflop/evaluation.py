@@ -24,6 +24,7 @@ class Evaluate(Section):
     ece_bins: int = Field(ge=1, le=1000)
     mistakes: int = Field(ge=1, le=100)  # pictures
     saliency_images: int = Field(ge=1, le=50)
+    test_time_flips: bool  # measure also the mean of an image's logits and its mirror image's
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Bin:
     images: int
 
 
-def predict_logits(net: nn.Module, split: Split) -> Floats:
-    """Logits float64 [N, K] of every image of ``split``, in order."""
+def predict_logits(net: nn.Module, split: Split, *, mirrored: bool = False) -> Floats:
+    """Logits float64 [N, K] of every image of ``split``, or of its mirror image, in order."""
     import torch
 
     from isoflop.loading import evaluation_batches
@@ -44,7 +45,7 @@ def predict_logits(net: nn.Module, split: Split) -> Floats:
 
     with torch.inference_mode():
         batches = [
-            net(normalize(images_BHWC, split.meaning)).double().numpy()
+            net(normalize(images_BHWC.flip(2) if mirrored else images_BHWC, split.meaning)).double().numpy()
             for images_BHWC, _ in evaluation_batches(split, torch.device("cpu"))
         ]
     return np.concatenate(batches)

@@ -24,12 +24,16 @@ class Evaluated:
     def __init__(self, net: nn.Module, test: Split, params: Evaluate) -> None:
         self._net, self._test, self._params = net, test, params
         self._logits_NK = predict_logits(net, test)
+        self._mirrored_NK = predict_logits(net, test, mirrored=True) if params.test_time_flips else None
         self._bins = reliability(self._logits_NK, test.labels, params.ece_bins)
 
     def write_tables(self, metrics: Path, predictions: Path, reliability_table: Path, per_class: Path) -> None:
         """Metrics as JSON; as CSV each image's actual and predicted class, the reliability bins, the class scores."""
         classes, labels_N = self._test.meaning.classes, self._test.labels
         facts = scores(self._logits_NK, labels_N, classes, self._params.ece_bins)
+        if self._mirrored_NK is not None:  # beside the plain accuracy, never in its place: it costs twice the time
+            both_N = (self._logits_NK + self._mirrored_NK).argmax(1)
+            facts["accuracy_with_flips"] = round(float((both_N == labels_N).mean()), 6)
         metrics.write_text(json.dumps(facts, indent=1) + "\n")
         named = ((classes[actual], classes[guess]) for actual, guess in zip(labels_N, self._predicted, strict=True))
         _write_csv(predictions, ("actual", "predicted"), named)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ class Hardware:
     strategy: str = "auto"
     micro_batches: int = 1  # parts of a batch whose gradients are added up, to need less memory
     compile: bool = False
+    activation_checkpointing: bool = False
 
 
 def hardware(train: Train) -> Hardware:
     """What the section ``train`` says of the hardware."""
-    return Hardware(train.accelerator, train.devices, train.nodes, train.strategy, train.micro_batches, train.compile)
+    return Hardware(**{field.name: getattr(train, field.name) for field in fields(Hardware)})
 
 
 def trainer_options(on: Hardware, precision: str) -> dict[str, Any]:

@@ -18,9 +18,15 @@ _EPSILON = 5e-4  # added to the eigenvalues: directions without variation are no
 
 
 def initialized(built: Architecture, images: TrainingImages, seed: int) -> nn.Module:
-    """A network with random weights by ``seed``; the stem of a resnet whitens the patches of ``images``."""
+    """A network with random weights by ``seed``; the stem of a resnet whitens the patches of ``images``.
+
+    The head starts at 0, so that no width starts with larger logits than another (Yang et al. 2022, "Tensor Programs
+    V", appendix D.2), and a rate that is good for the hidden layers is not too large for what comes before the head.
+    """
     torch.manual_seed(seed)
     net = build(built)
+    for weight in net.get_submodule("head").parameters():
+        nn.init.zeros_(weight)
     if isinstance(net, Resnet):
         first = images.indices[: min(_SAMPLE, len(images))]
         sample = torch.from_numpy(np.array(images.split.images[first]))

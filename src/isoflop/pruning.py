@@ -54,7 +54,8 @@ def prune(
             f"of the base (width {built.width}) as it is; expected a smaller round_to, or a larger ratio or train.width"
         )
     rate = params.learning_rate_factor * recipe.learning_rate
-    recipe = recipe.model_copy(update={"epochs": params.epochs, "learning_rate": rate})
+    whole = {"progressive_resizing": [1.0]}  # it has seen smaller images already
+    recipe = recipe.model_copy(update={"epochs": params.epochs, "learning_rate": rate} | whole)
     fitted = fit(net, all_images(data, views), val, recipe, width=built.width, seed=params.seed)
     save_model(replace(base, net=net), folder)
     facts = {

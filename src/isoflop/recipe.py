@@ -59,4 +59,6 @@ class Train(Section):
     strategy: Literal["auto", "ddp", "fsdp"]
     micro_batches: int = Field(ge=1)  # parts that a batch is computed in, to need less memory
     compile: bool  # by torch.compile
+    activation_checkpointing: bool  # of a vit: less memory, a third more computing
+    validate_every: int = Field(ge=1)  # epochs; the last one always ends with a validation
     patience: int | None = Field(ge=1)  # epochs without a better validation NLL before stopping; null: never

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from isoflop.errors import UserError
+from isoflop.memory import is_out_of_memory
 from isoflop.params import Section, load_params
 from isoflop.processes import is_first_process, process_name
 
 In = Annotated[Path, "input"]
 Out = Annotated[Path, "output"]
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of torch, on a GPU and a CPU
 _LEAST_FREE_BYTES = 16 * 1024  # a few blocks: a disk with less takes no output
 
 
@@ -115,7 +115,7 @@ def _one_line(error: Exception, outputs: Iterable[Path]) -> str | None:
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in said or _is_full(outputs):
         where = named or ", ".join(map(str, outputs))
         return f"{where}: the disk is full; free some space and run it again"
-    if isinstance(error, MemoryError) or any(phrase in said for phrase in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return f"out of memory; a smaller recipe.batch_size or train.width needs less ({said[:200]})"
     if isinstance(error, OSError):
         return f"{named}: {error.strerror}" if error.errno is not None else said

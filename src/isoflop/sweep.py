@@ -95,14 +95,24 @@ def sweep_width(
 
 def _run(built: Architecture, part: TrainingImages, val: Split, recipe: Recipe, seed: int) -> dict[str, Any]:
     from isoflop.initialization import initialized
-    from isoflop.training import DivergedError, fit
+    from isoflop.training import fit
+    from isoflop.training_module import DivergedError
 
     facts: dict[str, Any] = {"unique_images": len(part), "epochs": recipe.epochs}
     steps = max(1, round(len(part) / recipe.batch_size)) * recipe.epochs
     facts |= {"images_seen": len(part) * recipe.epochs, "steps": steps}
     try:
         net = initialized(built, part, seed)
-        fitted = fit(net, part, val, recipe, width=built.width, seed=seed, validate_each_epoch=False, progress=False)
+        fitted = fit(
+            net,
+            part,
+            val,
+            recipe,
+            width=built.width,
+            seed=seed,
+            validate_every=recipe.epochs,
+            progress=False,
+        )
     except DivergedError:
         return facts | {"val_nll": None, "val_accuracy": None, "train_loss": None, "diverged": True}
     return facts | {

@@ -10,6 +10,8 @@ from isoflop.architecture import Architecture
 
 
 class Mlp(nn.Module):
+    takes_any_size = False
+
     def __init__(self, of: Architecture) -> None:
         super().__init__()
         sizes = [of.channels * of.image_size**2, *[8 * of.width] * of.depth]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from isoflop.architecture import Architecture
 
@@ -46,8 +47,11 @@ class _Block(nn.Module):
 
 
 class Vit(nn.Module):
+    takes_any_size = False
+
     def __init__(self, of: Architecture) -> None:
         super().__init__()
+        self.checkpoints_activations = False  # computed again by backward, not kept (Chen et al. 2016)
         size = 4 * of.width
         self.patches = nn.Conv2d(of.channels, size, of.patch_size, stride=of.patch_size)
         self.position = nn.Parameter(0.02 * torch.randn(1, (of.image_size // of.patch_size) ** 2, size))
@@ -57,5 +61,8 @@ class Vit(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         x_BTE = self.patches(images_BCHW).flatten(2).transpose(1, 2) + self.position
-        logits_BK: Tensor = self.head(self.norm(self.blocks(x_BTE)).mean(1))
+        for block in self.blocks:
+            keeps = not (self.checkpoints_activations and self.training)
+            x_BTE = block(x_BTE) if keeps else checkpoint(block, x_BTE, use_reentrant=False)
+        logits_BK: Tensor = self.head(self.norm(x_BTE).mean(1))
         return logits_BK

@@ -1,0 +1,196 @@
+"""Accuracy on CIFAR-10 after so many minutes, one contender after the other on the same machine and images.
+
+``python -m benchmarks.cifar10 [--data data/prepared] [--minutes 2 5 10] [--seeds 0] [--only NAME ...]`` trains
+
+- ``isoflop``: ``fit`` with presets/cifar10.yaml at ``--width``, its schedule ending with the minutes;
+- ``resnet18``: ResNet-18 (He et al. 2016, with the 3x3 stem for small images) in plain Lightning, SGD with Nesterov
+  momentum and one-cycle up to 0.1 ending with the minutes, batch 128, random flips and shifts;
+- ``article``: a small CNN with Adam 0.001, batch 32, at most 10 epochs, without augmentation;
+- ``airbench``: the recipe of airbench-94 (``benchmarks.airbench``), which takes what it takes;
+
+and prints a line of JSON for each: minutes asked for, seconds taken, test accuracy, images seen. The minutes count from
+the first step to the end of the last; loading the data and the final measurement are in nobody's. bf16 for all where
+the hardware has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import airbench
+from isoflop.architecture import ModelParams, architecture
+from isoflop.arrays import Split, read_split
+from isoflop.cpu import computes_in_bf16, processor
+from isoflop.evaluation import predict_logits
+from isoflop.initialization import initialized
+from isoflop.loading import all_images
+from isoflop.normalization import normalize
+from isoflop.recipe import Recipe
+from isoflop.training import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Normalized images, mirrored at random and shifted by up to 4 pixels if they are to be ``moved``."""
+
+    def __init__(self, split: Split, moved: bool) -> None:
+        self._images = normalize(torch.from_numpy(np.array(split.images)), split.meaning)
+        self._labels, self._moved = split.labels, moved
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self._images[index]
+        if self._moved:
+            down, right = torch.randint(0, 9, (2,)).tolist()
+            image = functional.pad(image, (4, 4, 4, 4))[:, down : down + 32, right : right + 32]
+            image = image.flip(2) if torch.rand(()) < 0.5 else image
+        return image, int(self._labels[index])
+
+
+def unit(before: int, after: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+        nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after),
+    )  # fmt: skip
+
+
+class Residual(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.body = unit(before, after, stride)
+        same = stride == 1 and before == after
+        across = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        self.shortcut = nn.Identity() if same else across
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet18() -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    before = 64
+    for after, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [Residual(before, after, stride), Residual(after, after, 1)]
+        before = after
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def article_cnn() -> nn.Module:
+    layers: list[nn.Module] = []
+    before = 3
+    for after in (32, 64, 128):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        before = after
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+class Plain(pl.LightningModule):
+    """A network with cross-entropy as a tutorial trains it, until the clock says stop."""
+
+    def __init__(self, net: nn.Module, seconds: float, one_cycle: bool) -> None:
+        super().__init__()
+        self.net, self._seconds, self._one_cycle, self.images = net, seconds, one_cycle, 0
+
+    def on_train_start(self) -> None:
+        self.begin = time.perf_counter()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        self.images += len(batch[1])
+        return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        share = (time.perf_counter() - self.begin) / self._seconds
+        self.trainer.should_stop = share >= 1
+        if self._one_cycle:  # Smith and Topin 2018: up for 30 % of the time, then down
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = 0.1 * max(1e-4, share / 0.3 if share < 0.3 else (1 - share) / 0.7)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        if not self._one_cycle:
+            return torch.optim.Adam(self.parameters(), lr=0.001)
+        return torch.optim.SGD(self.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def plain(name: str, train: Split, test: Split, minutes: float, seed: int) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    ours = name == "resnet18"
+    net = resnet18() if ours else article_cnn()
+    module = Plain(net, 60 * minutes, one_cycle=ours)
+    bf16 = torch.cuda.is_available() or computes_in_bf16()
+    trainer = pl.Trainer(max_epochs=1000 if ours else 10, precision="bf16-mixed" if bf16 else "32-true", logger=False,
+                         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False)  # fmt: skip
+    trainer.fit(module, DataLoader(Images(train, moved=ours), 128 if ours else 32, shuffle=True))
+    seconds = time.perf_counter() - module.begin
+    return {"seconds": seconds, "accuracy": accuracy(net.cpu().eval(), test), "images_seen": module.images}
+
+
+def isoflop(width: int, train: Split, val: Split, test: Split, minutes: float, seed: int) -> dict[str, Any]:
+    params = yaml.safe_load((ROOT / "presets" / "cifar10.yaml").read_text())
+    recipe = Recipe.model_validate(params["recipe"] | {"epochs": 10_000, "max_minutes": minutes})
+    images = all_images(train, np.zeros((0, *train.images.shape), np.uint8))
+    built = architecture(ModelParams.model_validate(params["model"]), width, train)
+    net = initialized(built, images, seed)
+    begin = time.perf_counter()
+    fitted = fit(net, images, val, recipe, width=width, seed=seed, validate_every=10_000, progress=False)
+    return {
+        "seconds": time.perf_counter() - begin,
+        "seconds_of_steps": fitted.seconds,
+        "accuracy": accuracy(net, test),
+        "images_seen": fitted.timed_images,
+    }
+
+
+def accuracy(net: nn.Module, test: Split) -> float:
+    return float((predict_logits(net, test).argmax(1) == test.labels).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/prepared"))
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 5, 10])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--width", type=int, default=64)
+    contenders = ("isoflop", "resnet18", "article", "airbench")
+    parser.add_argument("--only", nargs="+", default=contenders, choices=contenders)
+    parser.add_argument("--split", default="test", choices=("test", "val"), help="val is what a choice may be made on")
+    options = parser.parse_args()
+    train, val = (read_split(options.data / name) for name in ("train", "val"))
+    test = read_split(options.data / options.split)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()[0]
+    versions = {"torch": torch.__version__, "lightning": version("pytorch-lightning")}
+    print(json.dumps({"device": name, "threads": torch.get_num_threads(), "measured_on": options.split, **versions}))
+    for seed in options.seeds:
+        for minutes in options.minutes:
+            for contender in options.only:
+                asked: dict[str, Any] = {"contender": contender, "minutes": minutes, "seed": seed}
+                if contender == "isoflop":
+                    ended = isoflop(options.width, train, val, test, minutes, seed)
+                elif contender == "airbench":
+                    if minutes != options.minutes[0]:
+                        continue
+                    ended = asdict(airbench.train(train, test, device, seed))
+                else:
+                    ended = plain(contender, train, test, minutes, seed)
+                print(json.dumps(asked | ended), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Does the learning rate that is best at width 16 stay the best at width 128?
+
+``python -m benchmarks.width_transfer [--data data/prepared] [--widths 16 128] [--epochs 10] [--seeds 0 1]
+[--figure docs/width-transfer.png]`` trains every family at every width with learning rates a factor of 2 apart, on the
+images of the project as prepared, and draws the validation NLL against the rate. It prints each family's best rates and
+their ratio; the smallest rates are those where the loss of neither width is the lowest of all tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+import numpy as np
+import yaml
+from rich.progress import track
+
+from isoflop.architecture import ModelParams, architecture
+from isoflop.arrays import Split, read_split
+from isoflop.initialization import initialized
+from isoflop.loading import all_images
+from isoflop.recipe import Recipe
+from isoflop.training import fit
+from isoflop.training_module import DivergedError
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES = {  # family, depth, optimizer, its middle rate
+    "resnet, Muon": ("resnet", 1, "muon", 0.24),
+    "resnet, AdamW": ("resnet", 1, "adamw", 0.004),
+    "cnn, AdamW": ("cnn", 3, "adamw", 0.008),
+    "mlp, AdamW": ("mlp", 2, "adamw", 0.002),
+    "vit, AdamW": ("vit", 2, "adamw", 0.002),
+}
+FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+Losses = dict[float, float]  # validation NLL by learning rate
+
+
+def nll(case: str, width: int, rate: float, seed: int, epochs: int, train: Split, val: Split) -> float:
+    """Validation NLL after the last epoch; infinite if the training diverged."""
+    family, depth, optimizer, _ = CASES[case]
+    params = yaml.safe_load((ROOT / "presets" / "digits.yaml").read_text())
+    changes = {"optimizer": optimizer, "learning_rate": rate, "epochs": epochs, "batch_size": 64}
+    recipe = Recipe.model_validate(params["recipe"] | changes | ({"momentum": 0.6} if optimizer == "muon" else {}))
+    shape = {"family": family, "depth": depth, "heads": 4, "patch_size": 2, "dropout": 0.0}
+    built = architecture(ModelParams.model_validate(params["model"] | shape), width, train)
+    images = all_images(train, np.zeros((0, *train.images.shape), np.uint8))
+    net = initialized(built, images, seed)
+    try:
+        fitted = fit(net, images, val, recipe, width=width, seed=seed, validate_every=epochs, progress=False)
+    except DivergedError:
+        return float("inf")
+    return fitted.val_nll
+
+
+def draw(curves: dict[str, dict[int, Losses]], figure: Path) -> None:
+    drawn, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), layout="constrained", sharey=True)
+    for axis, (case, by_width) in zip(axes, curves.items(), strict=True):
+        for width, losses in by_width.items():
+            (line,) = axis.plot(list(losses), list(losses.values()), marker=".", label=f"width {width}")
+            best = min(losses, key=losses.__getitem__)
+            axis.plot(best, losses[best], marker="o", markersize=9, color=line.get_color())
+        axis.set(xscale="log", yscale="log", title=case, xlabel="learning rate")
+    axes[0].set_ylabel("validation NLL")
+    axes[0].legend()
+    drawn.savefig(figure, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/prepared"))
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 128])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    train, val = read_split(options.data / "train"), read_split(options.data / "val")
+    curves: dict[str, dict[int, Losses]] = {}
+    for case in options.only:
+        rates = [CASES[case][3] * factor for factor in FACTORS]
+        curves[case] = {
+            width: {
+                rate: fmean(nll(case, width, rate, seed, options.epochs, train, val) for seed in options.seeds)
+                for rate in track(rates, f"{case}, width {width}", transient=True)
+            }
+            for width in options.widths
+        }
+        best = [min(losses, key=losses.__getitem__) for losses in curves[case].values()]
+        losses = {width: {f"{rate:g}": round(nll, 4) for rate, nll in by.items()} for width, by in curves[case].items()}
+        print(json.dumps({"case": case, "best": best, "ratio": best[-1] / best[0], "nll": losses}), flush=True)
+    if options.figure:
+        draw(curves, options.figure)
+
+
+if __name__ == "__main__":
+    main()
