@@ -1,7 +1,7 @@
 """The recipe of airbench-94 with Muon (K. Jordan 2024), in a bare loop on any device: what isoflop is measured against.
 
 Network 64-256-256, batch 2,000, 8 epochs, whitened 2x2 stem, Muon on filters, SGD with Nesterov momentum on the rest,
-alternating flip, shifts by 2 pixels, label smoothing 0.2, a rate that falls linearly; bf16 where the hardware has it.
+alternating flip, shifts by 2 pixels, label smoothing 0.2, a rate that falls linearly; bf16.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional
 from isoflop.arrays import Split
 from isoflop.initialization import whitening_filters
 from isoflop.normalization import normalize
+from isoflop.optimizers import orthogonalized
 
 _WIDTHS, _BATCH, _EPOCHS, _SHIFT = (64, 256, 256), 2000, 8, 2
 _MUON, _BIASES, _HEAD, _DECAY = 0.24, 0.053, 0.67, 2e-6 * _BATCH  # rates for the sum of the losses; weight decay
@@ -54,17 +55,6 @@ class Net(nn.Module):
         features_BC = self.features(self.stem(images_BCHW)).amax((2, 3))
         logits_BK: Tensor = self.head(features_BC) / features_BC.shape[1]
         return logits_BK
-
-
-def orthogonalized(matrix: Tensor) -> Tensor:
-    wide = len(matrix) <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).bfloat16()
-    x = x / (x.norm() + 1e-7)
-    for _ in range(3):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    result: Tensor = (x if wide else x.T).to(matrix.dtype)
-    return result
 
 
 def moved(images_NCHW: Tensor, flips_B: Tensor) -> Tensor:
@@ -132,7 +122,7 @@ def train(train: Split, test: Split, device: torch.device, seed: int, epochs: in
                 momentum.mul_(0.6).add_(weight.grad)
                 ahead = weight.grad + 0.6 * momentum
                 weight.mul_(math.sqrt(len(weight)) / weight.norm())
-                update = orthogonalized(ahead.flatten(1)).view_as(weight)
+                update = orthogonalized(ahead.flatten(1), torch.bfloat16).view_as(weight)
                 weight.add_(update, alpha=-_MUON * (1 - behind))
         net.zero_grad(set_to_none=True)
     loss.item()  # waits for the device

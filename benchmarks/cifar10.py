@@ -9,8 +9,8 @@
 - ``airbench``: the recipe of airbench-94 (``benchmarks.airbench``), which takes what it takes;
 
 and prints a line of JSON for each: minutes asked for, seconds taken, test accuracy, images seen. The minutes count from
-the first step to the end of the last; loading the data and the final measurement are in nobody's. bf16 for all where
-the hardware has it.
+the first step to the end of the last; loading the data and the final measurement are in nobody's. bf16 where
+the hardware has it; always for airbench.
 """
 
 from __future__ import annotations
@@ -130,13 +130,13 @@ class Plain(pl.LightningModule):
 
 def plain(name: str, train: Split, test: Split, minutes: float, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
-    ours = name == "resnet18"
-    net = resnet18() if ours else article_cnn()
-    module = Plain(net, 60 * minutes, one_cycle=ours)
+    large = name == "resnet18"
+    net = resnet18() if large else article_cnn()
+    module = Plain(net, 60 * minutes, one_cycle=large)
     bf16 = torch.cuda.is_available() or computes_in_bf16()
-    trainer = pl.Trainer(max_epochs=1000 if ours else 10, precision="bf16-mixed" if bf16 else "32-true", logger=False,
+    trainer = pl.Trainer(max_epochs=1000 if large else 10, precision="bf16-mixed" if bf16 else "32-true", logger=False,
                          enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False)  # fmt: skip
-    trainer.fit(module, DataLoader(Images(train, moved=ours), 128 if ours else 32, shuffle=True))
+    trainer.fit(module, DataLoader(Images(train, moved=large), 128 if large else 32, shuffle=True))
     seconds = time.perf_counter() - module.begin
     return {"seconds": seconds, "accuracy": accuracy(net.cpu().eval(), test), "images_seen": module.images}
 

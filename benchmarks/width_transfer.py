@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.width_transfer [--data data/prepared] [--widths 16 128] [--epochs 10] [--seeds 0 1]
 [--figure docs/width-transfer.png]`` trains every family at every width with learning rates a factor of 2 apart, on the
-images of the project as prepared, and draws the validation NLL against the rate. It prints each family's best rates and
-their ratio; the smallest rates are those where the loss of neither width is the lowest of all tried.
+images of the project as prepared, and draws the validation NLL against the rate. It prints each family's losses, best
+rates and their ratio.
 """
 
 from __future__ import annotations

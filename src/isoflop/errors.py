@@ -1,4 +1,11 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and how to tell that there was too little memory."""
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # torch on a GPU
+    "can't allocate memory",  # torch on a CPU
+    "could not create a primitive",  # oneDNN, without another word
+    "could not create a memory",
+)
 
 
 class UserError(Exception):
@@ -7,3 +14,8 @@ class UserError(Exception):
     Commands and stages print its message and exit with status 1; any other exception is a bug of ours and
     keeps its traceback.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that there was too little memory, on a CPU or a GPU."""
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)

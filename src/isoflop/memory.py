@@ -6,12 +6,8 @@ import ctypes
 import gc
 from collections.abc import Callable
 
-_OUT_OF_MEMORY = (
-    "out of memory",  # torch on a GPU
-    "can't allocate memory",  # torch on a CPU
-    "could not create a primitive",  # oneDNN, without another word
-    "could not create a memory",
-)
+from isoflop.errors import is_out_of_memory
+
 _NEVER_MAP, _NEVER_TRIM, _ONE_ARENA = (-4, 0), (-1, 2**31 - 1), (-8, 1)  # of glibc's malloc.h
 
 
@@ -25,11 +21,6 @@ def keep_freed_memory() -> None:
     for setting in (_NEVER_MAP, _NEVER_TRIM, _ONE_ARENA):
         if mallopt:
             mallopt(*setting)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that there was too little memory, on a CPU or a GPU."""
-    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
 def largest_batch(step: Callable[[int], None], failed: int) -> int:

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from isoflop.errors import UserError
-from isoflop.memory import is_out_of_memory
+from isoflop.errors import UserError, is_out_of_memory
 from isoflop.params import Section, load_params
 from isoflop.processes import is_first_process, process_name
 

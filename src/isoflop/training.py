@@ -18,11 +18,11 @@ from isoflop.arrays import Split
 from isoflop.batches import TrainingBatches
 from isoflop.curves import Curves
 from isoflop.data_module import Data
-from isoflop.errors import UserError
+from isoflop.errors import UserError, is_out_of_memory
 from isoflop.hardware import Hardware, trainer_options
 from isoflop.loading import TrainingImages
 from isoflop.losses import Teacher
-from isoflop.memory import is_out_of_memory, keep_freed_memory, largest_batch
+from isoflop.memory import keep_freed_memory, largest_batch
 from isoflop.models.vit import Vit
 from isoflop.recipe import Recipe
 from isoflop.training_module import Plan, Row, Training
