@@ -42,8 +42,6 @@ def trainer_options(on: Hardware, precision: str) -> dict[str, Any]:
     gpu = on_gpu(on)
     if gpu and isinstance(on.devices, int) and on.devices > gpus:
         raise UserError(f"params.yaml: train.devices: found {on.devices}, expected at most the {gpus} GPUs of a node")
-    if on.strategy == "fsdp" and not gpu:
-        raise UserError("params.yaml: train.strategy: found 'fsdp', which takes GPUs; expected 'auto' or 'ddp' on CPUs")
     # left to itself, Lightning takes one process on CPUs, whatever they are asked for
     several = on.nodes > 1 or (on.devices != 1 and not (on.devices == "auto" and not gpu))
     strategy = "ddp" if on.strategy == "auto" and several else on.strategy

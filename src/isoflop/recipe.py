@@ -56,7 +56,7 @@ class Train(Section):
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(union_mode="left_to_right")
     nodes: int = Field(ge=1)
-    strategy: Literal["auto", "ddp", "fsdp"]
+    strategy: Literal["auto", "ddp"]
     micro_batches: int = Field(ge=1)  # parts that a batch is computed in, to need less memory
     compile: bool  # by torch.compile
     activation_checkpointing: bool  # of a vit: less memory, a third more computing
