@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.scaling.fitting import LOSSES, Loss, fit, objective, refit
-from isoflop.scaling.laws import L_ND, Floats, Form
+from isoflop.scaling.fitting import LOSSES, fit, objective, refit
+from isoflop.scaling.forms import L_ND, Floats, Form
+from isoflop.scaling.newton import Loss
 
 GRID = Path(__file__).resolve().parents[2] / "shared" / "datasets" / "scaling" / "cifar10_cnn_grid"
 AUTHORS = np.array(
@@ -105,10 +106,10 @@ def main() -> None:
     for loss in ("huber", "mse"):
         compare("simulated, 240 points", levels, losses, loss, starts)
     values, _ = fit(L_ND, levels, losses, LOSSES["huber"])
-    tables = L_ND.predict(values[None], levels) * np.exp(0.005 * np.random.default_rng(1).standard_normal((1000, 240)))
+    tables = L_ND.predict(values[None], levels) * np.exp(0.005 * np.random.default_rng(1).standard_normal((4000, 240)))
     begun = time.perf_counter()
     refit(L_ND, levels, tables, LOSSES["huber"], values)
-    print(f"1,000 bootstrap replicates of 240 points, huber: {time.perf_counter() - begun:.1f} s")
+    print(f"4,000 bootstrap replicates of 240 points, huber: {time.perf_counter() - begun:.1f} s")
 
 
 if __name__ == "__main__":

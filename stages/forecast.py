@@ -11,10 +11,13 @@ from isoflop.stage import In, Out, run
 
 class Params(Section):
     width: PositiveInt = key("train.width")
+    epochs: PositiveInt = key("recipe.epochs")
+    predict: list[PositiveInt] = key("scaling.predict")
 
 
 def main(params: Params, law: In, metrics: Out) -> None:
-    metrics.write_text(json.dumps(forecast(law, params.width), indent=1) + "\n")
+    expected = forecast(law, params.width, params.predict, params.epochs)
+    metrics.write_text(json.dumps(expected, indent=1) + "\n")
 
 
 if __name__ == "__main__":

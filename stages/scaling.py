@@ -1,27 +1,33 @@
 """Fit the scaling law to the study's runs; hold out the widest width, predict it and compare."""
 
 from isoflop.params import Section, key
-from isoflop.scaling.analysis import Scaling, Widths, analyse
-from isoflop.scaling.results import write_facts, write_law, write_points
+from isoflop.scaling.analysis import Bootstraps, Seed, Widths, analyse
+from isoflop.scaling.budget_figures import draw_profiles, draw_surface
+from isoflop.scaling.figures import draw_held_out, draw_law
+from isoflop.scaling.law_files import write_law
+from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import discard_other_widths, read_study
-from isoflop.scaling_figures import draw_held_out, draw_law
 from isoflop.stage import In, Out, run
 
 
 class Params(Section):
-    scaling: Scaling
+    bootstraps: Bootstraps = key("scaling.bootstraps")
+    seed: Seed = key("scaling.seed")
     widths: Widths = key("sweep.widths")
 
 
-def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, picture: Out, held_out_picture: Out) -> None:
+def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, picture: Out, held_out_picture: Out,
+         isoflop_picture: Out, surface_picture: Out) -> None:  # fmt: skip
     study = read_study(runs, params.widths)
     discard_other_widths(runs, params.widths)
-    analysis = analyse(study, params.scaling.bootstraps, params.scaling.seed)
+    analysis = analyse(study, params.bootstraps, params.seed)
     write_law(analysis, law)
     write_facts(analysis, metrics)
     write_points(analysis, points)
     draw_law(analysis, picture)
     draw_held_out(analysis, held_out_picture)
+    draw_profiles(analysis, isoflop_picture)
+    draw_surface(analysis, surface_picture)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from isoflop.report.charts import draw, read_charts, round_numbers, thin
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import count, loss, ms, percent, points, rounded, size, times
 from isoflop.report.page import write_report
-from isoflop.scaling.analysis import analyse
-from isoflop.scaling.forecasting import forecast
-from isoflop.scaling.results import facts, write_law
+from isoflop.scaling.analysis import Analysis, analyse
+from isoflop.scaling.commands import write_analysis
+from isoflop.scaling.forecasting import forecast, score
 from isoflop.scaling.runs import read_study
-from isoflop.scaling_figures import draw_held_out, draw_law
 from isoflop.shipping import Ship, ship, write_tradeoff
 from isoflop.tradeoff_picture import write_tradeoff_picture
 from tests.conftest import ROOT, run_command
@@ -39,6 +38,9 @@ VARIANTS = {  # accuracy, milliseconds, bytes, parameters
     "distilled-int8": (0.9778, 0.0311, 13_456, 7_610),
     "pruned-int8": (0.975, 0.0298, 15_678, 8_930),
 }
+
+TRAIN = {"parameters": 28_906, "macs": 1_000_000, "epochs": 30, "steps": 270, "images_seen": 32_370,
+         "train_loss": 0.52, "val_nll": 0.0712, "val_accuracy": 0.9814}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +70,27 @@ def write_scaling(folder: Path) -> None:
             for seed in (0, 1):
                 nll = (0.03 + 40 * parameters**-0.7 + 30 * images**-0.9) * np.exp(rng.normal(0, 0.02))
                 seen = 12 * images
-                rows.append({"fraction": images / 1079, "seed": seed, "unique_images": images, "epochs": 12,
+                rows.append({"fraction": images / 1079, "budget": None, "seed": seed, "unique_images": images,
                              "images_seen": seen, "flops": 9000.0 * parameters * seen, "val_nll": nll,
-                             "diverged": False})  # fmt: skip
+                             "val_accuracy": 1 - 0.3 * nll, "diverged": False})  # fmt: skip
         flops = 9000.0 * parameters
-        table = {"width": width, "family": "cnn", "parameters": parameters, "flops_per_image": flops, "runs": rows}
+        table = {"width": width, "family": "cnn", "parameters": parameters, "flops_per_image": flops,
+                 "chance_nll": 1.386294, "runs": rows}  # fmt: skip
         (folder / "runs" / f"width-{width}.json").write_text(json.dumps(table))
     analysis = analyse(read_study(folder / "runs", [8, 12, 16, 24, 32]), 50, 0)
-    write_json(folder / "metrics" / "scaling.json", facts(analysis))
-    write_law(analysis, folder / "law.json")
-    write_json(folder / "metrics" / "forecast.json", forecast(folder / "law.json", 32))
-    draw_law(analysis, folder / "plots" / "scaling.png")
-    draw_held_out(analysis, folder / "plots" / "held_out.png")
+    write_law_of(analysis, folder, 32)
+
+
+def write_law_of(analysis: Analysis, folder: Path, width: int) -> None:
+    """What the stages scaling and forecast leave of an analysis."""
+    write_analysis(analysis, folder / "analysis", "huber")
+    (folder / "analysis" / "scaling.json").replace(folder / "metrics" / "scaling.json")
+    for name in ("scaling", "held_out", "isoflop", "surface"):
+        (folder / "analysis" / f"{name}.png").replace(folder / "plots" / f"{name}.png")
+    expected = forecast(folder / "analysis" / "law.json", width, [48], epochs=12)
+    write_json(folder / "metrics" / "forecast.json", expected)
+    write_json(folder / "metrics" / "score.json", score(expected, TRAIN))
+    shutil.rmtree(folder / "analysis")
 
 
 def write_variants(folder: Path) -> None:
@@ -127,9 +138,7 @@ def write_data(folder: Path) -> None:
 
 
 def write_training(folder: Path) -> None:
-    train = {"parameters": 28_906, "macs": 1_000_000, "epochs": 30, "steps": 270, "images_seen": 32_370,
-             "train_loss": 0.52, "val_nll": 0.0712, "val_accuracy": 0.9814}  # fmt: skip
-    write_json(folder / "metrics" / "train.json", train)
+    write_json(folder / "metrics" / "train.json", TRAIN)
     curves = folder / "plots" / "training" / "plots" / "metrics"
     for name, first, last in (("train/loss", 2.3, 0.52), ("val/nll", 2.1, 0.07), ("val/accuracy", 0.2, 0.98)):
         (curves / name).parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +209,7 @@ def test_the_page_is_whole_and_loads_nothing(project: Path, tmp_path: Path) -> N
     parsed = outline(page)
     assert page.rstrip().endswith("</html>") and "@" not in re.sub(r"@media|CPU @", "", page)
     assert parsed.sources and all(source.startswith("data:") for source in parsed.sources)
-    assert sum(source.startswith("data:image/png;base64,") for source in parsed.sources) == 8
+    assert sum(source.startswith("data:image/png;base64,") for source in parsed.sources) == 10
     assert "script" not in parsed.tags and "url(" not in page and "http:" not in page and "https:" not in page
     targets = [name for kind, name in parsed.anchors if kind == "href"]
     assert targets and set(targets) == {name for kind, name in parsed.anchors if kind == "id"}
@@ -227,8 +236,12 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
     chosen = json.loads((project / "ship" / "choice.json").read_text())
     assert chosen["chosen"] == "distilled-int8" and "distilled-int8 (shipped)" in text and chosen["why"] in text
     assert all(verdict["verdict"] in text for verdict in chosen["candidates"])
-    for name in ("alpha", "beta", "alpha_low", "beta_high", "held_out_predicted", "held_out_actual"):
-        assert loss(law[name]) in text
+    known = law["parameters"]
+    figures = [known["alpha"]["value"], known["alpha"]["low"], known["beta"]["value"], known["beta"]["high"]]
+    for figure in (*figures, law["held_out"]["predicted"], law["held_out"]["actual"]):
+        assert loss(figure) in text
+    assert "N parameters" in text and law["form"] in text
+    assert "twice the data would give a loss of" in text and "would narrow the law by" in text
     assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnoses"])
     assert "13.5\u202fkB" in text.replace(" kB", "\u202fkB") and "0.0311" in text
     assert "width 32: forecast a loss of" in text.replace("Width", "width")
@@ -243,11 +256,9 @@ def test_a_law_of_size_alone_and_without_a_held_out_width(project: Path, tmp_pat
         table["runs"] = [row for row in table["runs"] if row["fraction"] == 1]
         file.write_text(json.dumps(table))
     analysis = analyse(read_study(tmp_path / "project" / "runs", [8, 16, 32]), 20, 0)
-    write_json(tmp_path / "project" / "metrics" / "scaling.json", facts(analysis))
-    write_law(analysis, tmp_path / "law.json")
-    write_json(tmp_path / "project" / "metrics" / "forecast.json", forecast(tmp_path / "law.json", 64))
+    write_law_of(analysis, tmp_path / "project", 64)
     text = " ".join("".join(outline(report(tmp_path / "project", tmp_path / "report")).text).split())
-    assert "L(N) = E + A/Nα." in text and "No width was held out" in text
+    assert "L(N) = E + A/N^α" in text and "Nothing was held out" in text
     assert "does not vouch for this forecast" in text
 
 
@@ -258,7 +269,8 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(project: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     "name",
-    ["metrics/latency.json", "metrics/forecast.json", "plots/held_out.png", "plots/saliency.png", "ship/choice.json",
+    ["metrics/latency.json", "metrics/forecast.json", "metrics/score.json",
+     "plots/held_out.png", "plots/saliency.png", "ship/choice.json",
      "dropped.csv", "plots/training/plots/metrics"],
 )  # fmt: skip
 def test_a_missing_input_is_named(project: Path, tmp_path: Path, name: str) -> None:

@@ -39,9 +39,12 @@ def test_the_summary_shows_variants_law_forecast_and_report(
         "97.8", "%", "7", "610", "13.5", "kB", "0.0311", "ms", "3.0×",
     ]  # fmt: skip
     law = json.loads((finished / "metrics" / "scaling.json").read_text())
-    assert f"α = {loss(law['alpha'])} (" in lines["law"] and f"β = {loss(law['beta'])} (" in lines["law"]
-    assert f"predicted a loss of {loss(law['held_out_predicted'])}" in lines["held"]
-    assert f"{loss(law['held_out_actual'])} came" in lines["held"]
+    known = law["parameters"]
+    assert f"α = {loss(known['alpha']['value'])} (" in lines["law"]
+    assert f"β = {loss(known['beta']['value'])} (" in lines["law"]
+    assert f"predicted a loss of {loss(law['held_out']['predicted'])}" in lines["held"]
+    assert f"{loss(law['held_out']['actual'])} came" in lines["held"]
+    assert "would narrow the law by" in lines["next"] and "twice the data" in lines["data"]
     assert "0.0712 came" in lines["training"] and "outside the interval" in lines["training"]
     assert lines["report"].split() == ["report", "report/index.html"]
     assert "1 image at a time, 1 thread" in shown
@@ -56,7 +59,7 @@ def test_from_a_subfolder_the_report_is_named_from_there(
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics/variants.json", "metrics/train.json", "ship/choice.json", "report/index.html"]
+    "name", ["metrics/variants.json", "metrics/score.json", "ship/choice.json", "report/index.html"]
 )
 def test_a_missing_file_is_one_line_that_says_what_to_do(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str

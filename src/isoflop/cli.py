@@ -90,6 +90,43 @@ def _summary(options: argparse.Namespace) -> None:
     print_summary(find_project(Path.cwd()))
 
 
+def _plan(options: argparse.Namespace) -> None:
+    from isoflop.scaling.commands import plan, print_plan
+
+    asked = {name: getattr(options, name) for name in ("flops", "loss", "parameters", "latency_ms")}
+    print_plan(*plan(find_project(Path.cwd()), **asked), as_json=options.json)
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from isoflop.scaling.commands import fit_table, print_fit
+    from isoflop.scaling.tables import Columns, read_table
+
+    columns = Columns(**{name: getattr(options, name) for name in Columns.__dataclass_fields__})
+    study = read_table(options.table, columns, options.where or [], options.chance_loss)
+    found = fit_table(
+        study,
+        options.out,
+        loss=options.objective,
+        bootstraps=options.bootstraps,
+        seed=options.bootstrap_seed,
+        force=options.force,
+    )
+    print_fit(found, options.out, as_json=options.json)
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
+
+
+def _bootstraps(text: str) -> int:
+    if not text.isdecimal() or int(text) < 20:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected at least 20")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="isoflop",
@@ -136,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help='print a list of {"image": ..., "top": [...]}')
     predict.set_defaults(run=_predict)
 
+    _add_plan(commands)
+    _add_fit(commands)
+
     summary = _command(
         commands,
         "summary",
@@ -145,6 +185,65 @@ def _parser() -> argparse.ArgumentParser:
     )
     summary.set_defaults(run=_summary)
     return parser
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = _command(
+        commands,
+        "plan",
+        "ask the scaling law for the best size and its loss",
+        "Ask the law that `dvc repro` fitted: the size and the samples of least loss for a budget of training FLOPs; "
+        "or for the least budget that reaches a loss; or for which a model of so many parameters, or one that answers "
+        "so fast (by the benchmark's times), is the best size. With intervals, and with what speaks against them.",
+        "isoflop plan --flops 1e15",
+    )
+    asked = plan.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--flops", type=_positive, metavar="C", help="budget of training FLOPs")
+    asked.add_argument("--loss", type=_positive, metavar="L", help="validation loss (NLL) to reach")
+    asked.add_argument("--parameters", type=_positive, metavar="N", help="size of the model")
+    asked.add_argument(
+        "--latency-ms", type=_positive, metavar="T", help="median latency, in the report's headline setting"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.set_defaults(run=_plan)
+
+
+def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fit = _command(
+        commands,
+        "fit",
+        "fit scaling laws to your own table of runs",
+        "Fit scaling laws to a table of training runs, CSV or Parquet, a row a run: laws and their intervals, the "
+        "largest size held out and predicted, the best size a budget, what to run next, and what speaks against all of "
+        "it. Writes figures, JSON and CSV to a folder. Name the columns that you have; laws follow from what varies.",
+        "isoflop fit runs.csv --parameters N --samples tokens --loss val_loss --out scaling",
+    )
+    fit.add_argument("table", type=Path, metavar="RUNS.csv", help="or RUNS.parquet")
+    for name, what in (
+        ("parameters", "parameters of the model"),
+        ("samples", "unique training samples (or tokens)"),
+        ("seen", "samples seen in training, if it repeats them"),
+        ("epochs", "passes over the samples, in place of --seen"),
+        ("flops", "training FLOPs; without it 6 x parameters x samples seen"),
+        ("seed", "seed: runs that differ in it alone tell the noise"),
+        ("accuracy", "accuracy, a share from 0 to 1"),
+    ):
+        fit.add_argument(f"--{name}", metavar="COLUMN", help=f"column of the {what}")
+    fit.add_argument("--loss", metavar="COLUMN", default="loss", help="column of the loss (default: loss)")
+    fit.add_argument("--where", metavar="COLUMN=VALUE", action="append", help="keep such rows alone; may be repeated")
+    fit.add_argument("--chance-loss", type=_positive, metavar="L", help="leave out runs no better than this by a tenth")
+    fit.add_argument(
+        "--objective",
+        choices=("huber", "l1", "mse", "least_squares"),
+        default="huber",
+        help="huber (of log L, delta 0.001; default), l1 or mse of log L, least_squares of L",
+    )
+    fit.add_argument("--bootstraps", type=_bootstraps, default=1000, metavar="R", help="default: 1000")
+    fit.add_argument("--bootstrap-seed", type=int, default=0, metavar="SEED", help="default: 0")
+    fit.add_argument("--out", type=Path, default=Path("scaling"), metavar="FOLDER", help="default: scaling")
+    fit.add_argument("--force", action="store_true", help="write into a folder that holds files")
+    fit.add_argument("--json", action="store_true", help="print JSON")
+    fit.set_defaults(run=_fit)
 
 
 def _command(

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from isoflop.errors import UserError
 from isoflop.report import formats
-from isoflop.report.facts import (
-    Facts,
-    Variant,
-    cell_in_words,
+from isoflop.report.facts import Facts, Variant, cell_in_words, read_facts, variants
+from isoflop.report.scaling_words import (
+    budget_in_words,
+    data_in_words,
     forecast_in_words,
     held_out_in_words,
-    read_facts,
-    variants,
+    law_in_words,
+    next_run_in_words,
+    profile_in_words,
 )
 
-_METRICS = ("variants", "latency", "scaling", "forecast", "train")
+_METRICS = ("variants", "latency", "scaling", "score")
 
 
 def print_summary(project: Path) -> None:
@@ -33,10 +34,9 @@ def print_summary(project: Path) -> None:
     if not report.is_file():
         raise UserError(f"{report}: not found; run `dvc repro`")
     _print_table(rows, cell_in_words(metrics["latency"]["conditions"]["headline"]))
-    for line in _law_lines(metrics["scaling"]):
-        print(line)
-    print("held out ", held_out_in_words(metrics["scaling"]))
-    print("training ", forecast_in_words(metrics["forecast"], metrics["train"]))
+    for title, line in scaling_lines(metrics["scaling"]):
+        print(f"{title:10}{line}")
+    print("training ", forecast_in_words(metrics["score"]))
     print("report   ", report)
 
 
@@ -64,13 +64,14 @@ def _print_table(rows: list[Variant], setting: str) -> None:
     Console().print(table)
 
 
-def _law_lines(law: Facts) -> list[str]:
-    exponents = [
-        f"{letter} = {formats.loss(law[name])} ({formats.between(law[f'{name}_low'], law[f'{name}_high'])})"
-        for letter, name in (("α", "alpha"), ("β", "beta"))
-        if law[name] is not None
-    ]
-    lines = [f"law       {law['form']}: {', '.join(exponents)}, floor E = {formats.loss(law['E'])}"]
+def scaling_lines(law: Facts) -> list[tuple[str, str]]:
+    """What the study says, a title and a line each."""
+    lines = [("law", law_in_words(law))]
     if not law["trusted"]:
-        lines.append("          not to be trusted beyond its runs; the report says why")
-    return lines
+        lines.append(("", "not to be trusted beyond its runs:"))
+        lines += [("", f"- {diagnosis['message']}") for diagnosis in law["diagnoses"]]
+    lines.append(("held out", held_out_in_words(law)))
+    lines += [("best size", budget_in_words(name, best)) for name, best in law["optimal"].items() if name == "largest"]
+    lines += [("isoflop", profile_in_words(profile)) for profile in law["profiles"]]
+    advice = ("data", data_in_words(law["data_question"])), ("next run", next_run_in_words(law["next_run"]))
+    return lines + [(title, line) for title, line in advice if line]

@@ -1,10 +1,13 @@
-"""The scaling study at one width: a training for each fraction of the data and each seed, in one process."""
+"""The scaling study at one width: trainings over data fractions, lengths, budgets and seeds, in one process."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from isoflop.loading import TrainingImages
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+_FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200  # that a budget may buy; a width outside has no run of that budget
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -32,11 +36,27 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 class SweepRuns(Section):
-    """``sweep.runs``: what is trained at each width."""
+    """``sweep.runs``: what is trained at each width.
+
+    Every fraction for every number of epochs, and the whole data for every budget of FLOPs, each with every seed.
+    Runs are trained apart, each with the recipe's own schedule, as the base is: a branch off a shared trunk (Hägele et
+    al. 2024) takes a constant rate that the recipe does not have, and its image sizes go with the length of training.
+    """
 
     fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]  # of the training images
+    epochs: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)]
+    budgets: Annotated[list[Annotated[float, Field(gt=0)]], AfterValidator(_distinct)]  # FLOPs
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
-    epochs: int = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to train: on what share of the images, for how many epochs at most, and the budget it may spend, if any."""
+
+    fraction: float
+    epochs: int
+    budget: float | None  # FLOPs
+    seed: int
 
 
 def parsed_width(item: str) -> int:
@@ -50,12 +70,33 @@ def parsed_width(item: str) -> int:
     return int(item)
 
 
+def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image: float) -> Iterator[Planned]:
+    """The runs of a width, in the order in which they are trained.
+
+    Raises:
+        UserError: a fraction leaves fewer images than a batch.
+    """
+    for fraction in sorted(runs.fractions):
+        part = round(fraction * images)
+        if part < batch_size:
+            raise UserError(
+                f"params.yaml: sweep.runs.fractions: found {fraction}, which leaves {part} training images; "
+                f"expected at least a batch of {batch_size} (recipe.batch_size)"
+            )
+        for epochs, seed in product(sorted(runs.epochs), sorted(runs.seeds)):
+            yield Planned(fraction, epochs, None, seed)
+    for budget, seed in product(sorted(runs.budgets), sorted(runs.seeds)):
+        # what recipe.skip_easy leaves out is not paid for, so a budget may buy up to twice the epochs
+        if _FEWEST_EPOCHS <= budget / (flops_per_image * images) <= _MOST_EPOCHS:
+            yield Planned(1.0, 2 * _MOST_EPOCHS, budget, seed)
+
+
 def sweep_width(
     model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: Split, views: Images, val: Split, file: Path
 ) -> None:
-    """Train ``model`` at ``width`` on every fraction with every seed and write the table of runs.
+    """Train every planned run of ``model`` at ``width`` and write their table.
 
-    The loss is the validation NLL after the last epoch. A run whose loss is not finite is marked ``diverged``.
+    The loss is the validation NLL at the end. A run whose loss is not finite is marked ``diverged``.
 
     Raises:
         UserError: a fraction leaves fewer images than a batch.
@@ -64,58 +105,57 @@ def sweep_width(
     from isoflop.loading import all_images, subset
     from isoflop.models import build
 
-    recipe = recipe.model_copy(update={"epochs": runs.epochs})
     built = architecture(model, width, data)
     net = build(built)
     flops = count_training_flops(net, built, recipe.progressive_resizing)
     everything = all_images(data, views)
-    pairs = list(product(sorted(runs.fractions), sorted(runs.seeds)))
+    planned = list(planned_runs(runs, len(everything), recipe.batch_size, flops))
     console = Console(stderr=True)
     rows = []
-    for fraction, seed in track(
-        pairs, f"training width {width}", console=console, disable=not sys.stderr.isatty(), transient=True
+    for run in track(
+        planned, f"training width {width}", console=console, disable=not sys.stderr.isatty(), transient=True
     ):
-        part = subset(everything, fraction, seed)
-        if len(part) < recipe.batch_size:
-            raise UserError(
-                f"params.yaml: sweep.runs.fractions: found {fraction}, which leaves {len(part)} training images; "
-                f"expected at least a batch of {recipe.batch_size} (recipe.batch_size)"
-            )
-        ended = _run(built, part, val, recipe, seed)
-        rows.append({"fraction": fraction, "seed": seed, **ended, "flops": flops * ended["images_seen"]})
+        part = subset(everything, run.fraction, run.seed)
+        asked = {"fraction": run.fraction, "budget": run.budget, "seed": run.seed}
+        rows.append({**asked, **_run(built, part, val, recipe, run, flops)})
     table = {
         "width": width,
         "family": built.family,
         "parameters": count_parameters(net),
         "flops_per_image": flops,
+        "chance_nll": round(math.log(built.num_classes), 6),
         "runs": rows,
     }
     file.write_text(json.dumps(table, indent=1) + "\n")
 
 
-def _run(built: Architecture, part: TrainingImages, val: Split, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _run(
+    built: Architecture, part: TrainingImages, val: Split, recipe: Recipe, run: Planned, flops: float
+) -> dict[str, Any]:
     from isoflop.initialization import initialized
     from isoflop.training import fit
     from isoflop.training_module import DivergedError
 
-    facts: dict[str, Any] = {"unique_images": len(part), "epochs": recipe.epochs}
-    steps = max(1, round(len(part) / recipe.batch_size)) * recipe.epochs
-    facts |= {"images_seen": len(part) * recipe.epochs, "steps": steps}
+    facts: dict[str, Any] = {"unique_images": len(part)}
     try:
-        net = initialized(built, part, seed)
+        net = initialized(built, part, run.seed)
         fitted = fit(
             net,
             part,
             val,
-            recipe,
+            recipe.model_copy(update={"epochs": run.epochs}),
             width=built.width,
-            seed=seed,
-            validate_every=recipe.epochs,
+            seed=run.seed,
+            images_budget=max(1, round(run.budget / flops)) if run.budget else None,
+            validate_every=run.epochs,
             progress=False,
         )
     except DivergedError:
-        return facts | {"val_nll": None, "val_accuracy": None, "train_loss": None, "diverged": True}
+        names = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")
+        return facts | dict.fromkeys(names) | {"diverged": True}
     return facts | {
+        "images_seen": fitted.images_seen,  # offered by the epochs; flops are of those that were not skipped
+        "flops": flops * fitted.timed_images,
         "val_nll": round(fitted.val_nll, 6),
         "val_accuracy": round(fitted.val_accuracy, 6),
         "train_loss": round(fitted.train_loss, 6),

@@ -53,6 +53,7 @@ def fit(
     seed: int,
     teacher: Teacher | None = None,
     on: Hardware | None = None,
+    images_budget: int | None = None,
     patience: int | None = None,
     validate_every: int = 1,
     curves: Path | None = None,
@@ -63,6 +64,7 @@ def fit(
 
     Args:
         width: of the network, as its architecture has it; learning rates scale with it.
+        images_budget: the schedule ends with so many images, if that is before the last epoch; for one process.
         patience: stop after so many epochs without a better validation NLL, and keep the best epoch's weights.
         validate_every: epochs from one validation to the next; the last epoch always ends with one.
         curves: folder that DVCLive writes, an epoch a row.
@@ -80,7 +82,7 @@ def fit(
     keep_freed_memory()
     steps_an_epoch = TrainingBatches(images, recipe, seed, device=torch.device("cpu")).steps
     seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
-    plan = Plan(steps_an_epoch, recipe.epochs, seconds, validate_every, patience)
+    plan = Plan(steps_an_epoch, recipe.epochs, seconds, validate_every, patience, images_budget)
     training = Training(net, width, len(images.split), val, recipe, plan, teacher)
     training.curves = Curves(curves) if curves else None
     training.best = {"nll": math.inf, "weights": None, "epoch": 0} if patience else None

@@ -43,6 +43,7 @@ class Plan:
     seconds: float | None  # the schedule comes to its end within these, if that is before the last epoch
     validate_every: int  # epochs; after the last in any case
     patience: int | None  # epochs without a better validation NLL before stopping
+    images: int | None = None  # the schedule comes to its end with so many, if that is before the last epoch
 
 
 class Training(pl.LightningModule):
@@ -195,8 +196,10 @@ class Training(pl.LightningModule):
         return self._losses if early else None
 
     def _progress(self, step: int) -> float:
-        """The share of the training that is behind when ``step`` steps are, by steps or by the clock."""
+        """The share of the training that is behind when ``step`` steps are, by steps, by images or by the clock."""
         share = step / (self.plan.epochs * self.plan.steps_an_epoch)
+        if self.plan.images is not None:
+            share = max(share, self.timed_images / self.plan.images)
         if self.plan.seconds is None or not self._start:
             return share
         return max(share, (self._earlier + time.monotonic() - self._start) / self.plan.seconds)

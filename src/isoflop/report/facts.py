@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import UserError
-from isoflop.report.formats import between, loss, signed_percent
 
 Facts = dict[str, Any]
 
@@ -83,31 +82,3 @@ def cell_in_words(cell: str) -> str:
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def held_out_in_words(law: Facts) -> str:
-    """What the law predicted for the widest width without seeing it, and what came; of metrics/scaling.json."""
-    if law["held_out_width"] is None:
-        return "no width was held out: too few would have remained to fit a law"
-    interval = ""
-    if law["held_out_low"] is not None:
-        interval = f" (95 % interval {between(law['held_out_low'], law['held_out_high'])})"
-    verdict = {True: ", inside the interval", False: ", outside the interval", None: ""}[law["held_out_covered"]]
-    return (
-        f"width {law['held_out_width']}: predicted a loss of {loss(law['held_out_predicted'])}{interval}, "
-        f"{loss(law['held_out_actual'])} came: off by {signed_percent(law['held_out_relative_error'])}{verdict}"
-    )
-
-
-def forecast_in_words(forecast: Facts, train: Facts) -> str:
-    """What the law expected of the trained width, before it was trained, and what came."""
-    expected, low, high, came = forecast["val_nll"], forecast["low"], forecast["high"], train["val_nll"]
-    interval = verdict = ""
-    if low is not None and high is not None:
-        interval = f" (95 % interval {between(low, high)})"
-        verdict = ", inside the interval" if low <= came <= high else ", outside the interval"
-    error = signed_percent(expected / came - 1) if came else "all"
-    return (
-        f"width {forecast['width']}: forecast a loss of {loss(expected)}{interval} after {forecast['epochs']} epochs, "
-        f"{loss(came)} came after {train['epochs']}: off by {error}{verdict}"
-    )

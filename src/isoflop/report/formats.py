@@ -73,6 +73,11 @@ def rounded(value: float | None) -> str:
     return count(float(short)) if abs(value) >= 100 else short
 
 
+def span(bounds: list[float] | None) -> str:
+    """An interval of sizes: 1 230 000 to 4 560 000"""
+    return _UNKNOWN if bounds is None else f"{rounded(bounds[0])} to {rounded(bounds[1])}"
+
+
 def yes_no(value: bool | None) -> str:
     return _UNKNOWN if value is None else "yes" if value else "no"
 
@@ -84,5 +89,19 @@ def sentence(text: str) -> str:
 
 FILTERS: dict[str, Callable[..., str]] = {
     function.__name__: function
-    for function in (percent, signed_percent, points, count, size, ms, times, loss, between, rounded, yes_no, sentence)
+    for function in (
+        percent,
+        signed_percent,
+        points,
+        count,
+        size,
+        ms,
+        times,
+        loss,
+        between,
+        rounded,
+        span,
+        yes_no,
+        sentence,
+    )
 }

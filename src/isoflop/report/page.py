@@ -16,17 +16,24 @@ from isoflop.report.charts import read_charts
 from isoflop.report.facts import (
     Facts,
     cell_in_words,
-    forecast_in_words,
-    held_out_in_words,
     read_facts,
     share_interval,
     variants,
 )
 from isoflop.report.glossary import DROP_REASONS, GLOSSARY
+from isoflop.report.scaling_words import (
+    SYMBOLS,
+    data_in_words,
+    forecast_in_words,
+    held_out_in_words,
+    next_run_in_words,
+    profile_in_words,
+)
 
-_METRICS = ("data", "train", "evaluate", "scaling", "forecast", "variants", "latency")
+_METRICS = ("data", "train", "evaluate", "scaling", "forecast", "score", "variants", "latency")
 _PICTURES = (
-    "tradeoff", "scaling", "held_out", "confusion", "reliability", "mistakes", "saliency", "augmentation",
+    "tradeoff", "scaling", "held_out", "isoflop", "surface", "confusion", "reliability", "mistakes", "saliency",
+    "augmentation",
 )  # fmt: skip
 _MOST_DROPPED = 20  # rows shown
 _PLACES = {
@@ -119,22 +126,27 @@ def _law(law: Facts) -> dict[str, Any]:
         "alpha": "how fast that falls: twice the parameters leave 2 to the power of -α of it",
         "B": "how much the loss gains from data, at D = 1",
         "beta": "how fast that falls: twice the training images leave 2 to the power of -β of it",
+        "G": "how much the loss gains from training longer, at S = 1",
+        "gamma": "how fast that falls: twice the images seen leave 2 to the power of -γ of it",
+        "L0": "the loss with no size or data at all",
+        "bend": "how much the law bends towards that loss",
     }
-    symbols = {"alpha": "α", "beta": "β"}
     rows = [
         {
-            "symbol": symbols.get(name, name),
-            "value": formats.loss(law[name]),
-            "interval": formats.between(law[f"{name}_low"], law[f"{name}_high"]),
-            "says": meaning,
+            "symbol": SYMBOLS.get(name, name),
+            "value": formats.loss(known["value"]),
+            "interval": formats.between(known["low"], known["high"]),
+            "says": says.get(name, ""),
         }
-        for name, meaning in says.items()
-        if law[name] is not None
+        for name, known in law["parameters"].items()
     ]
     return {
         "law": law,
         "law_rows": rows,
         "held_out_says": held_out_in_words(law),
+        "data_says": data_in_words(law["data_question"]),
+        "next_run_says": next_run_in_words(law["next_run"]),
+        "profiles_say": [profile_in_words(profile) for profile in law["profiles"]],
     }
 
 
@@ -145,7 +157,8 @@ def _training(facts: dict[str, Facts]) -> dict[str, Any]:
         "data": facts["data"],
         "train": facts["train"],
         "forecast": facts["forecast"],
-        "forecast_says": forecast_in_words(facts["forecast"], facts["train"]),
+        "score": facts["score"],
+        "forecast_says": forecast_in_words(facts["score"]),
         "evaluate": evaluate,
         "hardest": sorted(evaluate["per_class"].items(), key=lambda item: item[1]["f1"]),  # stable: else their order
     }

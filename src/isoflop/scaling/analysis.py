@@ -1,4 +1,4 @@
-"""The whole analysis of a study: the law, the widest width held out and predicted, the plan, the doubts."""
+"""The whole analysis of a study: the law, the largest size held out and predicted, the plan, advice, the doubts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt
 
-from isoflop.params import Section
-from isoflop.scaling.diagnosis import Diagnosis, diagnose, extrapolation
-from isoflop.scaling.fitting import LOSSES, fit
-from isoflop.scaling.laws import L_N, L_ND, Floats, Form
-from isoflop.scaling.planning import Optimum, budgets, plan
-from isoflop.scaling.runs import MIN_WIDTHS, Study
-from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
+from isoflop.scaling.accuracy import AccuracyOfLoss, accuracy_of_loss
+from isoflop.scaling.advice import DataQuestion, NextRun, data_question, next_run
+from isoflop.scaling.diagnosis import GRAVE, Diagnosis, diagnose, extrapolation, forms_disagree
+from isoflop.scaling.forms import Floats, Form
+from isoflop.scaling.laws import Law, fit_law
+from isoflop.scaling.planning import Optimum, Planner, budgets
+from isoflop.scaling.profiles import Profile, disagreement, profiles
+from isoflop.scaling.runs import MIN_WIDTHS, Run, Study
+from isoflop.scaling.uncertainty import floor_interval, interval
 
 LOSS = "huber"
 
@@ -28,44 +30,15 @@ def _enough(widths: list[int]) -> list[int]:
 Widths = Annotated[list[PositiveInt], AfterValidator(_enough)]  # what ``sweep.widths`` must be
 
 
-class Scaling(Section):
-    """Section ``scaling`` of params.yaml."""
-
-    bootstraps: int = Field(ge=20)
-    seed: int = Field(ge=0)
-
-
-@dataclass(frozen=True)
-class Law:
-    """A law fitted to a study, its bootstrap and the noise about it."""
-
-    form: Form
-    values: Floats  # [P]
-    replicates: Floats  # [R, P]
-    noise: Noise
-
-    def predict(self, levels: Floats) -> Floats:
-        """Losses [M] at levels [K, M] of the form's axes."""
-        return np.asarray(self.form.predict(self.values[None], levels)[0])
-
-    def band(self, levels: Floats) -> tuple[Floats, Floats]:
-        """The 95 % confidence band [M], [M] of the law itself, without the noise of runs."""
-        low, high = np.quantile(self.form.predict(self.replicates, levels), [0.025, 0.975], axis=0)
-        return low, high
-
-    def prediction(self, level_K: Floats, seeds: int) -> tuple[float, tuple[float, float] | None]:
-        """The loss at one point, and the 95 % interval of the mean of ``seeds`` new runs there."""
-        levels = level_K[:, None]
-        losses_R = self.form.predict(self.replicates, levels)[:, 0]
-        spread = self.noise.spread(seeds)
-        return float(self.predict(levels)[0]), prediction_interval(losses_R, spread, self.noise.freedom)
+Bootstraps = Annotated[int, Field(ge=20)]  # what ``scaling.bootstraps`` must be
+Seed = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Held-out runs at one data size: what was predicted, and what came."""
+    """Held-out runs of one configuration: what was predicted, and what came."""
 
-    unique_images: int
+    levels: dict[str, float]
     seeds: int
     predicted: float
     low: float | None
@@ -84,108 +57,133 @@ class Comparison:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The widest width, predicted by a law fitted to the others; comparisons go from the least data to the most."""
+    """The largest level of the study's first axis, predicted by a law fitted to the others; comparisons go from the
+    least data and training to the most."""
 
-    width: int
-    parameters: int
+    name: str
+    axis: str
+    level: float
+    width: int | None
     law: Law
     comparisons: list[Comparison]
+
+    def holds(self, run: Run) -> bool:
+        """Whether a run is one that the law did not see."""
+        return float(getattr(run, self.axis)) == self.level
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that a study says. ``law`` is fitted to all runs; ``held_out.law`` to all but the widest width."""
+    """Everything that a study says. ``law`` is fitted to all runs; ``held_out.law`` to all but the largest."""
 
     study: Study
     law: Law
+    floor: tuple[float, float] | None  # 95 % interval of E
+    planner: Planner
     held_out: HeldOut | None
     optima: dict[str, Optimum]
+    profiles: list[Profile]
+    data_question: DataQuestion | None
+    next_run: NextRun | None
+    accuracy: AccuracyOfLoss | None
     diagnoses: list[Diagnosis]
 
     @property
     def trusted(self) -> bool:
         """Whether nothing says that the law should not be believed at the next size."""
-        grave = {
-            "floor_at_zero",
-            "held_out_missed",
-            "held_out_unchecked",
-            "no_held_out",
-            "lack_of_fit",
-            "no_noise_estimate",
-        }
-        return not grave & {diagnosis.kind for diagnosis in self.diagnoses}
+        return not GRAVE & {diagnosis.kind for diagnosis in self.diagnoses}
 
 
-def analyse(study: Study, bootstraps: int, seed: int) -> Analysis:
-    """Fit, hold out, predict, plan and doubt."""
-    law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]))
-    held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]))
-    optima = {}
-    if law.form == L_ND:
-        flops = budgets(study)
-        optima = dict(zip(flops, plan(law.values, law.replicates, study, list(flops.values())), strict=True))
-    doubts = diagnose(study, law.form, law.values, law.replicates, law.noise)
-    doubts += [*_held_out_doubts(study, held_out), *_plan_doubts(optima)]
-    return Analysis(study, law, held_out, optima, doubts)
+def analyse(study: Study, bootstraps: int, seed: int, loss: str = LOSS) -> Analysis:
+    """Fit, hold out, predict, plan, advise and doubt."""
+    law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]), loss)
+    floor = _floor(study, law)
+    held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]), loss)
+    planner = Planner.of(law, study)
+    plans = "parameters" in study.axes and study.data_axis in study.axes
+    optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if plans else {}
+    found = read_profiles(study, bootstraps, np.random.default_rng([seed, 2]))
+    doubts = [*diagnose(study, law, floor), *_held_out_doubts(study, held_out), *_plan_doubts(optima)]
+    doubts += [*_profile_doubts(found, planner), *_form_doubts(study, planner)]
+    return Analysis(
+        study, law, floor, planner, held_out, optima, found,
+        data_question(planner, study), next_run(planner, study) if plans else None, accuracy_of_loss(study), doubts,
+    )  # fmt: skip
 
 
-def fit_law(study: Study, bootstraps: int, rng: np.random.Generator) -> Law:
-    """L(N, D) fitted to single runs, or L(N) where all have the same data.
-
-    Runs go in one by one, not as means over their seeds: each counts alike where a configuration has lost a seed,
-    and Huber's loss can turn from a single bad run. The bootstrap keeps a configuration's runs together.
-    """
-    form = L_ND if len(study.fractions) > 1 else L_N
-    levels, losses, loss = study.levels(form.axes), study.losses, LOSSES[LOSS]
-    values, _ = fit(form, levels, losses, loss)
-    residuals = np.log(losses) - np.log(form.predict(values[None], levels)[0])
-    spread = noise(Residuals.of(residuals, study.configurations), form.size)
-    replicates = bootstrap(form, levels, losses, study.configurations, loss, values, bootstraps, rng)
-    return Law(form, values, replicates, spread)
+def _floor(study: Study, law: Law) -> tuple[float, float] | None:
+    """E's 95 % interval: by its profile where it has one, else by the bootstrap."""
+    if isinstance(law.form, Form):
+        levels = study.levels(law.form.axes)
+        return floor_interval(law.form, levels, study.losses, study.configurations, law.values)
+    return interval(law.replicates[:, 0]) if law.noise.freedom else None
 
 
-def hold_out(study: Study, bootstraps: int, rng: np.random.Generator) -> HeldOut | None:
-    """Predict the widest width from the others; None where too few others remain to fit a law."""
-    widest = study.widths[-1]
-    rest = study.only([run.width != widest for run in study.runs])
-    if len(rest.widths) < MIN_WIDTHS:
+def read_profiles(study: Study, replicates: int, rng: np.random.Generator) -> list[Profile]:
+    """The IsoFLOP profiles of the runs on the most data, or on data that go with the budget where passes do not."""
+    if "parameters" not in study.axes or study.data_axis not in study.axes:
+        return []
+    most = max(study.column("unique_samples"))
+    part = study.only([study.data_axis == "unique_samples" or run.unique_samples == most for run in study.runs])
+    flops, sizes, samples = (part.column(name) for name in ("flops", "parameters", "seen_samples"))
+    return profiles(flops, sizes, samples, part.losses, replicates, rng)
+
+
+def hold_out(study: Study, bootstraps: int, rng: np.random.Generator, loss: str = LOSS) -> HeldOut | None:
+    """Predict the largest level of the first axis from the others; None where too few remain to fit a law."""
+    axis = study.axes[0]
+    level = max(study.column(axis))
+    rest = study.only([getattr(run, axis) != level for run in study.runs])
+    if not rest.runs or len(rest.level_values(axis)) < MIN_WIDTHS:
         return None
-    law = fit_law(rest, bootstraps, rng)
-    runs = [run for run in study.runs if run.width == widest]
-    comparisons = []
-    for images in sorted({run.unique_images for run in runs}):
-        if law.form == L_N and images != rest.runs[0].unique_images:
-            continue
-        losses = np.array([run.val_nll for run in runs if run.unique_images == images], np.float64)
-        level_K = law.form.point(runs[0].parameters, images)
-        predicted, bounds = law.prediction(level_K, len(losses))
-        low, high = bounds or (None, None)
-        sd = float(losses.std(ddof=1)) if len(losses) > 1 else None
-        comparisons.append(Comparison(images, len(losses), predicted, low, high, float(losses.mean()), sd))
-    return HeldOut(widest, runs[0].parameters, law, comparisons) if comparisons else None
+    law = fit_law(rest, bootstraps, rng, loss)
+    constant = [name for name in study.axes if name not in rest.axes]
+    groups: dict[tuple[float, float], list[Run]] = {}
+    for run in study.runs:
+        same = all(getattr(run, name) == getattr(rest.runs[0], name) for name in constant)
+        if getattr(run, axis) == level and same:
+            groups.setdefault((run.unique_samples, run.seen_samples), []).append(run)
+    comparisons = [_comparison(law, runs) for _, runs in sorted(groups.items())]
+    widths = {run.width for run in study.runs if getattr(run, axis) == level}
+    name = study.size_name(level) if axis == "parameters" else f"{level:.3g} {axis.replace('_', ' ')}"
+    width = widths.pop() if len(widths) == 1 else None
+    return HeldOut(name, axis, level, width, law, comparisons) if comparisons else None
+
+
+def _comparison(law: Law, runs: list[Run]) -> Comparison:
+    losses = np.array([run.loss for run in runs], np.float64)
+    names = ("parameters", "unique_samples", "seen_samples", "flops")
+    levels = {name: float(getattr(runs[0], name)) for name in names}
+    predicted, bounds = law.prediction(levels, len(losses))
+    low, high = bounds or (None, None)
+    sd = float(losses.std(ddof=1)) if len(losses) > 1 else None
+    return Comparison(levels, len(losses), predicted, low, high, float(losses.mean()), sd)
 
 
 def _held_out_doubts(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
     if held_out is None:
+        count = len(study.level_values(study.axes[0]))
+        noun = "sizes" if study.axes[0] == "parameters" else "levels"
         message = (
-            f"nothing tested the law: {len(study.widths)} widths have runs, and holding the widest out takes "
-            f"{MIN_WIDTHS + 1}"
+            f"nothing tested the law: {count} {noun} have runs, and holding the largest out takes {MIN_WIDTHS + 1}"
         )
-        return [Diagnosis("no_held_out", message)]
+        return [Diagnosis("no_held_out", message, {"levels": count})]
     last = held_out.comparisons[-1]
     doubts = []
     if last.covered is None:
-        message = f"width {held_out.width} was predicted, but too few other runs leave nothing to tell the error by"
+        message = f"{held_out.name} was predicted, but too few other runs leave nothing to tell the error by"
         doubts.append(Diagnosis("held_out_unchecked", message))
     if last.covered is False:
         message = (
-            f"without width {held_out.width} the law predicted {last.predicted:.4g} (95 % {last.low:.4g} to "
+            f"without {held_out.name} the law predicted {last.predicted:.4g} (95 % {last.low:.4g} to "
             f"{last.high:.4g}) for it, and {last.actual:.4g} came: {last.relative_error:+.1%}"
         )
-        doubts.append(Diagnosis("held_out_missed", message))
-    largest = max(run.parameters for run in study.runs if run.width != held_out.width)
-    far = extrapolation(held_out.parameters, largest, f"the held-out width {held_out.width}")
-    return [*doubts, far] if far else doubts
+        doubts.append(Diagnosis("held_out_missed", message, {"relative_error": last.relative_error}))
+    others = [float(getattr(run, held_out.axis)) for run in study.runs if not held_out.holds(run)]
+    if held_out.axis == "parameters":
+        far = extrapolation(held_out.level, max(others), f"the held-out {held_out.name}")
+        doubts += [far] if far else []
+    return doubts
 
 
 def _plan_doubts(optima: dict[str, Optimum]) -> list[Diagnosis]:
@@ -194,8 +192,34 @@ def _plan_doubts(optima: dict[str, Optimum]) -> list[Diagnosis]:
     doubts = []
     if outside:
         message = f"the best size lies outside the study's models or data for the budgets {', '.join(outside)}"
-        doubts.append(Diagnosis("optimum_extrapolated", message))
+        doubts.append(Diagnosis("optimum_extrapolated", message, {"budgets": len(outside)}))
     if nowhere:
-        message = f"the law has no best size for the budgets {', '.join(nowhere)}: one of N and D brings no gain"
-        doubts.append(Diagnosis("optimum_unbounded", message))
+        message = (
+            f"the law has no best size for the budgets {', '.join(nowhere)}: one of size and samples brings no gain, "
+            "or its form has no minimum along a budget"
+        )
+        doubts.append(Diagnosis("optimum_unbounded", message, {"budgets": len(nowhere)}))
     return doubts
+
+
+def _profile_doubts(found: list[Profile], planner: Planner) -> list[Diagnosis]:
+    doubts = []
+    for profile in found:
+        if profile.refused:
+            message = f"no best size from the runs at {profile.flops:.3g} FLOPs: {profile.refused}"
+            doubts.append(Diagnosis("profile_refused", message, {"flops": profile.flops}))
+        elif said := disagreement(profile, planner.optimum(profile.flops).parameters_interval):
+            doubts.append(Diagnosis("profile_disagrees", said, {"flops": profile.flops}))
+    return doubts
+
+
+def _form_doubts(study: Study, planner: Planner) -> list[Diagnosis]:
+    """Whether forms disagree at four times the largest size, or data where there is one size, as far as one may go."""
+    largest = max(study.runs, key=lambda run: (run.parameters, run.seen_samples))
+    factor = {axis: 4.0 if axis == study.axes[0] else 1.0 for axis in ("parameters", "unique_samples", "seen_samples")}
+    levels: dict[str, Floats | float] = {axis: by * float(getattr(largest, axis)) for axis, by in factor.items()}
+    levels["flops"] = 4.0 * largest.flops
+    doubt = forms_disagree(
+        planner.law, levels, f"at 4 times the largest of the study's {study.axes[0].replace('_', ' ')}"
+    )
+    return [doubt] if doubt else []

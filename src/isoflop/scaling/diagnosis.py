@@ -3,47 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from isoflop.scaling.fitting import LOSSES, fit
-from isoflop.scaling.laws import L_N, Floats, Form
-from isoflop.scaling.runs import Study
+from isoflop.scaling.forms import AnyForm, Floats, Form
+from isoflop.scaling.laws import Law
+from isoflop.scaling.runs import Study, in_words
 from isoflop.scaling.uncertainty import Noise, Residuals
 
 MAX_EXTRAPOLATION = 4.0  # times the largest run; beyond, a law that fits may be far off (DESIGN §6)
-_MIN_LEVELS = 3  # of an axis; fewer cannot tell an exponent from a floor
+_MIN_LEVELS = {"parameters": 4, "unique_samples": 3, "seen_samples": 3, "flops": 4}  # fewer leave an exponent loose
 _CERTAINTY = 0.99  # of the test of lack of fit: one sound study in a hundred is doubted for nothing
 _NEGLIGIBLE = 1e-4  # of the best loss: a floor or a term below it is none
+_DISAGREEMENT = 0.05  # between forms that the runs do not rule out, relative
+_NOUNS = {
+    "parameters": "sizes",
+    "unique_samples": "data sizes",
+    "seen_samples": "lengths of training",
+    "flops": "budgets",
+}
+
+Kind = Literal[
+    "left_out", "single_size", "single_data_size", "few_sizes", "few_data_sizes", "few_budgets", "single_seed",
+    "no_noise_estimate", "flops_assumed", "floor_at_zero", "no_gain", "lack_of_fit", "forms_disagree", "no_held_out",
+    "held_out_unchecked", "held_out_missed", "extrapolation", "optimum_extrapolated", "optimum_unbounded",
+    "profile_refused", "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
+]  # fmt: skip
+# Doubts that forbid to believe the law at the next size.
+GRAVE: frozenset[Kind] = frozenset(
+    {"floor_at_zero", "held_out_missed", "held_out_unchecked", "no_held_out", "lack_of_fit", "no_noise_estimate",
+     "forms_disagree"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One reason for doubt: its kind is stable, its message is for reading."""
+    """One reason for doubt: its kind is stable, its message is for reading, its figures are what stands behind it."""
 
-    kind: str
+    kind: Kind
     message: str
+    figures: dict[str, float] = field(default_factory=dict)
 
 
-def diagnose(study: Study, form: Form, values: Floats, replicates: Floats, noise: Noise) -> list[Diagnosis]:
+def diagnose(study: Study, law: Law, floor: tuple[float, float] | None) -> list[Diagnosis]:
     """Everything about the runs and their law that weakens it, the design first."""
-    return [*_design(study, form, noise), *_parameters(study, form, values, replicates), *_misfit(study, form)]
+    parameters = _parameters(study, law.form, law.values, floor)
+    return [*_design(study, law.form, law.noise), *parameters, *_misfit(study, law.form)]
 
 
-def _design(study: Study, form: Form, noise: Noise) -> Iterator[Diagnosis]:
-    if study.diverged:
-        yield Diagnosis("diverged", f"{study.diverged} runs diverged and were left out; {len(study.runs)} remain")
-    if form == L_N:
+def _design(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnosis]:
+    if study.left_out:
+        counts = {kind: float(count) for kind, count in study.left_out.items()}
+        yield Diagnosis("left_out", f"left out: {in_words(study.left_out)}; {len(study.runs)} runs remain", counts)
+    if study.flops_assumed:
+        yield Diagnosis("flops_assumed", "no FLOPs in the table: 6 a parameter and sample seen are assumed")
+    if "parameters" in study.axes and len(study.axes) == 1:
+        samples = study.runs[0].unique_samples
         yield Diagnosis(
-            "single_fraction",
-            f"only L(N) was fitted, at {study.runs[0].unique_images} images: found 1 data fraction, "
-            f"L(N, D) takes {_MIN_LEVELS}",
+            "single_data_size",
+            f"only L(N) was fitted, at {samples:g} samples: found 1 data size, L(N, D) takes 3",
+            {"samples": samples},
         )
-    for what, count, needed in (("widths", len(study.widths), 4), ("fractions", len(study.fractions), _MIN_LEVELS)):
-        if 1 < count < needed:
+    elif "parameters" not in study.axes and study.axes != ("flops",):
+        yield Diagnosis("single_size", "all runs have models of one size: what size brings is not known", {})
+    kinds: dict[str, Kind] = {"parameters": "few_sizes", "unique_samples": "few_data_sizes"}
+    for axis in study.axes:
+        count = len(study.level_values(axis))
+        if 1 < count < _MIN_LEVELS[axis]:
             yield Diagnosis(
-                f"few_{what}", f"{count} {what} leave the exponent and the floor loose; {needed} or more would pin them"
+                kinds.get(axis, "few_budgets"),
+                f"{count} {_NOUNS[axis]} leave the exponent and the floor loose; {_MIN_LEVELS[axis]} or more would pin "
+                "them",
+                {"levels": count},
             )
     if noise.seed is None:
         yield Diagnosis("single_seed", "each configuration has one seed: noise and misfit of the law look alike")
@@ -51,25 +85,31 @@ def _design(study: Study, form: Form, noise: Noise) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "no_noise_estimate",
             f"{len(study.runs)} runs for the {form.size} parameters of the law leave nothing to tell its error by",
+            {"runs": len(study.runs), "parameters": form.size},
         )
 
 
-def _parameters(study: Study, form: Form, values: Floats, replicates: Floats) -> Iterator[Diagnosis]:
+def _parameters(study: Study, form: AnyForm, values: Floats, floor: tuple[float, float] | None) -> Iterator[Diagnosis]:
     least = float(study.losses.min())
     if values[0] < _NEGLIGIBLE * least:
-        share = float((replicates[:, 0] < _NEGLIGIBLE * least).mean())
+        reach = f" (95 % interval up to {floor[1]:.3g})" if floor else ""
         yield Diagnosis(
             "floor_at_zero",
-            f"E is at its bound of 0 (as in {share:.0%} of the bootstrap): the runs show no floor yet, "
-            "so losses far beyond them come out too low",
+            f"E is at its bound of 0{reach}: the runs show no floor yet, "
+            "so losses far beyond them may come out too low",
+            {"highest_floor": floor[1]} if floor else {},
         )
-    terms_KM = study.levels(form.axes) ** -values[1 + len(form.axes) :, None] * values[1 : 1 + len(form.axes), None]
-    for axis, low, high in zip(form.axes, terms_KM.min(axis=1), terms_KM.max(axis=1), strict=True):
-        if high - low < _NEGLIGIBLE * least:
+    if not isinstance(form, Form):
+        return
+    exponents = dict(zip(form.axes, values[1 + len(form.terms) :], strict=True))
+    for axis in form.axes:
+        coefficient = values[1 + form.term_of_axis[form.axes.index(axis)]]
+        shares = study.column(axis) ** -exponents[axis]
+        if coefficient == 0 or (1 - shares.min() / shares.max()) * (1 - values[0] / least) < _NEGLIGIBLE:
             yield Diagnosis("no_gain", f"over the study more {axis.replace('_', ' ')} bring no lower loss")
 
 
-def _misfit(study: Study, form: Form) -> Iterator[Diagnosis]:
+def _misfit(study: Study, form: AnyForm) -> Iterator[Diagnosis]:
     """The F test of lack of fit: do configurations' means miss the law by more than their seeds explain?
 
     The test holds for squares, so it has a fit by squares of its own.
@@ -89,7 +129,22 @@ def _misfit(study: Study, form: Form) -> Iterator[Diagnosis]:
             "lack_of_fit",
             f"configurations miss the law by {np.sqrt(mean):.1%}, {np.sqrt(ratio):.1f} times what seeds explain "
             f"(F = {ratio:.1f} on {mean_freedom} and {seed_freedom} degrees of freedom)",
+            {"misfit": float(np.sqrt(mean)), "f": float(ratio)},
         )
+
+
+def forms_disagree(law: Law, levels: dict[str, Floats | float], where: str) -> Diagnosis | None:
+    """A doubt where forms that the runs do not rule out expect losses at ``levels`` that differ by 5 % or more."""
+    each = [Law((one,), law.noise).predict(levels)[0] for one in law.fits]
+    apart = max(each) / min(each) - 1
+    if apart < _DISAGREEMENT:
+        return None
+    losses = "; ".join(
+        f"{one.form.label}: {loss:.3g} (weight {one.weight:.0%})" for one, loss in zip(law.fits, each, strict=True)
+    )
+    return Diagnosis(
+        "forms_disagree", f"laws that fit the runs about as well disagree {where}: {losses}", {"apart": float(apart)}
+    )
 
 
 def extrapolation(parameters: float, study_parameters: float, what: str) -> Diagnosis | None:
@@ -101,4 +156,5 @@ def extrapolation(parameters: float, study_parameters: float, what: str) -> Diag
         "extrapolation",
         f"{what} has {parameters:.3g} parameters, {factor:.1f} times the largest of the study; "
         f"beyond {MAX_EXTRAPOLATION:g} times do not trust it",
+        {"factor": factor},
     )

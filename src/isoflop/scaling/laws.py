@@ -1,58 +1,127 @@
-"""Forms of scaling laws: a floor and a power law an axis, L = E + Σ_k A_k x_k^-α_k."""
+"""A law of a study: the form that its runs support best, the others they do not rule out, and the noise about it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from isoflop.scaling.fitting import LOSSES, fit
+from isoflop.scaling.forms import AnyForm, Floats, candidates, point
+from isoflop.scaling.runs import Study
+from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
 
-# The letters that the literature gives the coefficient and the exponent of an axis.
-_LETTERS = {"parameters": ("A", "alpha"), "unique_images": ("B", "beta"), "flops": ("C", "gamma")}
+_RULED_OUT = 0.02  # a form whose share of the evidence is less is not followed
 
 
 @dataclass(frozen=True)
-class Form:
-    """Which axes a law has, in order.
+class Fit:
+    """One form fitted to a study."""
 
-    ``Form(("parameters", "unique_images"))`` is L(N, D) = E + A/N^α + B/D^β (Hoffmann et al. 2022, eq. 2);
-    one axis alone gives L(N), L(D) or L(C). The values of a law's parameters are an array [1 + 2K] for K axes:
-    E, the K coefficients, the K exponents.
+    form: AnyForm
+    values: Floats  # [P]
+    replicates: Floats  # [R, P], its bootstrap
+    weight: float  # its share of the evidence among the forms
+
+
+@dataclass(frozen=True)
+class Law:
+    """The forms that a study's runs do not rule out, the best first, and the noise about the best."""
+
+    fits: tuple[Fit, ...]
+    noise: Noise
+
+    @property
+    def form(self) -> AnyForm:
+        return self.fits[0].form
+
+    @property
+    def values(self) -> Floats:
+        """Parameters [P] of the best form."""
+        return self.fits[0].values
+
+    @property
+    def replicates(self) -> Floats:
+        """Bootstrap [R, P] of the best form."""
+        return self.fits[0].replicates
+
+    def predict(self, levels: Mapping[str, Floats | float]) -> Floats:
+        """Losses [M] that the best form expects at levels by axis."""
+        return np.asarray(self.form.predict(self.values[None], point(self.form, levels))[0])
+
+    def samples(self, levels: Mapping[str, Floats | float]) -> Floats:
+        """Losses [R, M] of replicates of all forms, of each as many as its weight says."""
+        return np.concatenate(
+            [one.form.predict(rows, point(one.form, levels)) for one, rows in self.rows_of_each()], axis=0
+        )
+
+    def rows_of_each(self) -> list[tuple[Fit, Floats]]:
+        """Each form with the replicates that stand for it in a mixture."""
+        counts = [max(1, round(one.weight * len(one.replicates))) for one in self.fits]
+        return [(one, one.replicates[:count]) for one, count in zip(self.fits, counts, strict=True)]
+
+    def band(self, levels: Mapping[str, Floats | float]) -> tuple[Floats, Floats]:
+        """The 95 % confidence band [M], [M] of the law itself: bootstrap and forms, without the noise of runs."""
+        low, high = np.quantile(self.samples(levels), [0.025, 0.975], axis=0)
+        return low, high
+
+    def prediction_band(self, levels: Mapping[str, Floats | float]) -> tuple[Floats, Floats] | None:
+        """Where a new run falls with 95 %, [M], [M]; None where the noise is unknown."""
+        spread, freedom = self.noise.spread(1), self.noise.freedom
+        bounds = [prediction_interval(losses_R, spread, freedom) for losses_R in self.samples(levels).T]
+        if any(bound is None for bound in bounds):
+            return None
+        low, high = np.array(bounds, np.float64).T
+        return low, high
+
+    def prediction(self, levels: Mapping[str, float], seeds: int) -> tuple[float, tuple[float, float] | None]:
+        """The loss at one point, and the 95 % interval of the mean of ``seeds`` new runs there."""
+        losses_R = self.samples(levels)[:, 0]
+        bounds = prediction_interval(losses_R, self.noise.spread(seeds), self.noise.freedom)
+        return float(self.predict(levels)[0]), bounds
+
+
+def fit_law(study: Study, bootstraps: int, rng: np.random.Generator, loss: str = "huber") -> Law:
+    """Fit every form that the study's axes allow and weigh them; the best is the law, the others widen its intervals.
+
+    Runs go in one by one, not as means over their seeds: each counts alike where a configuration has lost a seed,
+    and Huber's loss can turn from a single bad run. The bootstrap keeps a configuration's runs together. The weights
+    are those of BIC (Schwarz 1978; Raftery 1995), which sees nothing but the runs that are fitted.
     """
-
-    axes: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """How many parameters the law has."""
-        return 1 + 2 * len(self.axes)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the parameters in the order of their values: E, A, B, alpha, beta."""
-        letters = [_LETTERS[axis] for axis in self.axes]
-        return ["E", *(coefficient for coefficient, _ in letters), *(exponent for _, exponent in letters)]
-
-    def predict(self, values: Floats, levels: Floats) -> Floats:
-        """Loss [R, M] of R laws at M points.
-
-        Args:
-            values: [R, P] parameters of R laws, as ``names`` orders them.
-            levels: [K, M] positive levels of the axes, as ``axes`` orders them.
-        """
-        count = len(self.axes)
-        loss_RM = np.repeat(values[:, :1], levels.shape[1], axis=1)
-        for axis in range(count):
-            coefficient, exponent = values[:, 1 + axis, None], values[:, 1 + count + axis, None]
-            loss_RM += coefficient * np.exp(-exponent * np.log(levels[axis]))
-        return loss_RM
-
-    def point(self, parameters: float, unique_images: float) -> Floats:
-        """Levels [K] of this form's axes for a model and its data."""
-        return np.array([parameters, unique_images][: len(self.axes)], np.float64)
+    count = int(study.configurations.max()) + 1
+    forms = candidates(study.axes)
+    smallest = min(form.size for form in forms)
+    forms = [form for form in forms if form.size <= max(count - 1, smallest)]
+    weights = _evidence(forms, study, count)
+    kept = [number for number in np.argsort(-weights, kind="stable") if weights[number] >= _RULED_OUT]
+    total = float(weights[kept].sum())
+    fits = []
+    for number in kept:
+        form = forms[number]
+        levels = study.levels(form.axes)
+        values, _ = fit(form, levels, study.losses, LOSSES[loss])
+        replicates = bootstrap(form, levels, study.losses, study.configurations, LOSSES[loss], values, bootstraps, rng)
+        fits.append(Fit(form, values, replicates, float(weights[number]) / total))
+    best = fits[0]
+    fitted_M = best.form.predict(best.values[None], study.levels(best.form.axes))[0]
+    residuals = Residuals.of(np.log(study.losses / fitted_M), study.configurations)
+    return Law(tuple(fits), noise(residuals, best.form.size))
 
 
-L_N = Form(("parameters",))
-L_ND = Form(("parameters", "unique_images"))
+def _evidence(forms: list[AnyForm], study: Study, count: int) -> Floats:
+    """Shares of the evidence: exp(-BIC / 2) of fits by squares of log L to ``count`` configurations, normalized."""
+    if len(forms) == 1:
+        return np.ones(1)
+    mse = LOSSES["mse"]
+    scores = []
+    for form in forms:
+        levels = study.levels(form.axes)
+        values, _ = fit(form, levels, study.losses, mse)
+        residuals_M = np.log(study.losses) - np.log(form.predict(values[None], levels)[0])
+        means_C = Residuals.of(residuals_M, study.configurations).means
+        # residuals of rounded losses are no evidence: 1e-6 is where six digits end
+        variance = float((means_C**2).mean()) + 1e-12
+        scores.append(count * np.log(variance) + form.size * np.log(count))
+    relative = np.exp(-0.5 * (np.array(scores) - min(scores)))
+    return np.asarray(relative / relative.sum())

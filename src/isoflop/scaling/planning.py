@@ -1,55 +1,85 @@
-"""The compute-optimal size: the N and D of least loss for a budget of FLOPs, and how size and cost go with width."""
+"""The compute-optimal size: the N and samples of least loss for a budget of FLOPs, and how size goes with width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from isoflop.scaling.laws import L_ND, Floats
+from isoflop.scaling.forms import Floats
+from isoflop.scaling.laws import Law
 from isoflop.scaling.runs import Study
 from isoflop.scaling.uncertainty import interval
+
+FLAT = 1.01  # times the least loss: sizes within it are as good
+_PLACES = 1201  # of the ladder of sizes at which a budget is looked at
+_REACH = 1e4  # times the study's smallest and largest model, how far the ladder goes
+_MOST_WITHOUT = 0.05  # share of replicates that may have no optimum before its interval is open
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters as a quadratic of width (exact for layers whose inputs and outputs grow with it), and training
-    FLOPs an image as a power of parameters: flops = cost · N^growth."""
+    """Parameters as a quadratic of width (exact for layers whose inputs and outputs grow with it; None where runs
+    have no width), and training FLOPs a sample as a power of parameters: cost · N^growth."""
 
-    quadratic: tuple[float, float, float]  # of width², width and 1
+    quadratic: tuple[float, float, float] | None  # of width², width and 1
     cost: float
     growth: float
 
     @classmethod
     def of(cls, study: Study) -> Sizes:
-        """The curves through the study's widths, of which there are at least three."""
-        rows = sorted({(run.width, run.parameters, run.flops_per_image) for run in study.runs})
-        widths, parameters, flops = np.array(rows, np.float64).T
-        scale = widths.max()  # keeps the powers of a wide width in range
-        second, first, zeroth = np.polyfit(widths / scale, parameters, 2)
-        growth, log_cost = np.polyfit(np.log(parameters), np.log(flops), 1)
-        quadratic = (float(second / scale**2), float(first / scale), float(zeroth))
-        return cls(quadratic, float(np.exp(log_cost)), float(growth))
+        """The curves through the study's sizes; a single size costs as 6 FLOPs a parameter and sample grow."""
+        rows = sorted({(run.parameters, run.flops / run.seen_samples) for run in study.runs})
+        parameters, flops = np.array(rows, np.float64).T
+        if len(study.sizes) > 1:
+            growth, log_cost = np.polyfit(np.log(parameters), np.log(flops), 1)
+        else:
+            growth, log_cost = 1.0, float(np.log(flops / parameters).mean())
+        return cls(_quadratic(study), float(np.exp(log_cost)), float(growth))
 
     def parameters(self, width: float) -> float:
-        """N of a width."""
-        return float(np.polyval(self.quadratic, width))
+        """N of a width; nan where widths are unknown."""
+        if self.quadratic is None:
+            return float("nan")
+        second, first, zeroth = self.quadratic
+        return second * width * width + first * width + zeroth
 
-    def width(self, parameters: float) -> float:
-        """The (fractional) width of N parameters: the largest real root, or nan where there is none."""
+    def width(self, parameters: float) -> float | None:
+        """The (fractional) width of N parameters: the largest real root; None where there is none."""
+        if self.quadratic is None:
+            return None
         second, first, zeroth = self.quadratic
         roots = np.roots([second, first, zeroth - parameters])
         real = roots.real[np.abs(roots.imag) < 1e-9 * (1 + np.abs(roots.real))]
-        return float(real.max()) if len(real) else float("nan")
+        return float(real.max()) if len(real) and real.max() > 0 else None
+
+    def flops(self, parameters: float, seen_samples: float) -> float:
+        """Of training a model of so many parameters on so many samples."""
+        return float(self.cost * parameters**self.growth * seen_samples)
+
+    def samples(self, flops: float, parameters: Floats) -> Floats:
+        """How many samples a budget lets models of these sizes see."""
+        return np.asarray(flops / (self.cost * parameters**self.growth))
+
+
+def _quadratic(study: Study) -> tuple[float, float, float] | None:
+    pairs = sorted({(run.width, run.parameters) for run in study.runs if run.width is not None})
+    if len(pairs) < 3:
+        return None
+    widths, parameters = np.array(pairs, np.float64).T
+    scale = widths.max()  # keeps the powers of a wide width in range
+    second, first, zeroth = np.polyfit(widths / scale, parameters, 2)
+    return float(second / scale**2), float(first / scale), float(zeroth)
 
 
 @dataclass(frozen=True)
 class Optimum:
     """What the law says to spend a budget on, with intervals of 95 %.
 
-    ``place`` is ``inside`` the study's range, ``extrapolated`` beyond it in N or D, or ``unbounded``: the law has
-    no minimum, as its loss falls with one of N and D alone (the other figures are None then).
+    ``place`` is ``inside`` the study's range, ``extrapolated`` beyond it in size or samples, or ``unbounded``: the law
+    has no minimum, as its loss falls with one of them alone (the other figures are None then). ``flat`` are the sizes
+    between which the law's loss is within 1 % of the best.
     """
 
     flops: float
@@ -57,63 +87,129 @@ class Optimum:
     parameters: float | None = None
     parameters_interval: tuple[float, float] | None = None
     width: float | None = None
-    unique_images: float | None = None
-    val_nll: float | None = None
-    val_nll_interval: tuple[float, float] | None = None
+    samples: float | None = None  # seen in training
+    unique_samples: float | None = None
+    epochs: float | None = None
+    loss: float | None = None
+    loss_interval: tuple[float, float] | None = None
+    flat: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Planner:
+    """A law with what a plan needs to know of its study: sizes, ranges, and what the data are."""
+
+    law: Law
+    sizes: Sizes
+    data_axis: str  # what a budget buys beside size
+    epochs: float  # passes over the data, where the data are what a budget buys
+    all_samples: float  # unique ones to train on, where passes are
+    smallest: float  # parameters of the study
+    largest: float
+    least_samples: float  # of the data axis
+    most_samples: float
+
+    @classmethod
+    def of(cls, law: Law, study: Study) -> Planner:
+        data, parameters = study.column(study.data_axis), study.column("parameters")
+        epochs = max(run.epochs for run in study.runs)
+        return cls(
+            law, Sizes.of(study), study.data_axis, epochs, study.all_samples or max(study.column("unique_samples")),
+            float(parameters.min()), float(parameters.max()), float(data.min()), float(data.max()),
+        )  # fmt: skip
+
+    def levels(self, parameters: Floats | float, seen_samples: Floats | float) -> dict[str, Floats | float]:
+        """Levels by axis of models of these sizes that see so many samples."""
+        passes = self.data_axis == "seen_samples"
+        unique = self.all_samples if passes else np.asarray(seen_samples) / self.epochs
+        flops = self.sizes.cost * np.asarray(parameters) ** self.sizes.growth * seen_samples
+        return {"parameters": parameters, "unique_samples": unique, "seen_samples": seen_samples, "flops": flops}
+
+    def optimum(self, flops: float) -> Optimum:
+        """The size of least loss for a budget, looked for along the curve of sizes that spend all of it."""
+        if "parameters" not in self.law.form.axes or self.data_axis not in self.law.form.axes:
+            return Optimum(flops, "unbounded")
+        ladder = self._ladder()
+        levels = self.levels(ladder, self.sizes.samples(flops, ladder))
+        losses = self.law.predict(levels)
+        (best,) = _minima(np.log(ladder), losses[None])
+        if not np.isfinite(best):
+            return Optimum(flops, "unbounded")
+        parameters = float(np.exp(best))
+        samples = float(self.sizes.samples(flops, np.array([parameters]))[0])
+        here = {name: np.atleast_1d(level) for name, level in self.levels(parameters, samples).items()}
+        sizes_R = _minima(np.log(ladder), self.law.samples(levels))
+        bounded_R = np.isfinite(sizes_R)
+        loss = float(self.law.predict(here)[0])
+        even = ladder[losses <= FLAT * loss]
+        data = samples if self.data_axis == "seen_samples" else samples / self.epochs
+        inside = self.smallest <= parameters <= self.largest and self.least_samples <= data <= self.most_samples
+        unique = float(here["unique_samples"][0])
+        return Optimum(
+            flops,
+            "inside" if inside else "extrapolated",
+            parameters=parameters,
+            parameters_interval=_exp(interval(sizes_R[bounded_R])) if bounded_R.mean() >= 1 - _MOST_WITHOUT else None,
+            width=self.sizes.width(parameters),
+            samples=samples,
+            unique_samples=unique,
+            epochs=samples / unique,
+            loss=loss,
+            loss_interval=interval(self.law.samples(here)[:, 0]) if self.law.noise.freedom else None,
+            flat=(float(even.min()), float(even.max())) if len(even) else (parameters, parameters),
+        )
+
+    def best(self, flops: float) -> tuple[float, float] | None:
+        """The size of least loss for a budget and that loss, as ``optimum`` has them; None where there is none."""
+        ladder = self._ladder()
+        losses = self.law.predict(self.levels(ladder, self.sizes.samples(flops, ladder)))
+        (log_size,) = _minima(np.log(ladder), losses[None])
+        return (float(np.exp(log_size)), float(losses.min())) if np.isfinite(log_size) else None
+
+    def flops_for(self, loss: float) -> float | None:
+        """The least FLOPs with which the law's best size reaches a loss; None where no budget within reach does."""
+        return self._least_flops(lambda _, reached: reached <= loss)
+
+    def flops_of(self, parameters: float) -> float | None:
+        """The budget for which a model of so many parameters is the best size; None where there is none."""
+        return self._least_flops(lambda size, _: size >= parameters)
+
+    def _least_flops(self, enough: Callable[[float, float], bool]) -> float | None:
+        """The least budget whose best size and loss are ``enough``, by bisection: both go one way with the budget."""
+        scale = self.sizes.flops(self.largest, self.most_samples)
+        tried = np.log(scale) + np.arange(-20.0, 30.0)
+        bounded = [place for place in tried if self.best(float(np.exp(place)))]
+        if not bounded or not enough(*(self.best(float(np.exp(bounded[-1]))) or (0.0, np.inf))):
+            return None
+        low, high = bounded[0], bounded[-1]
+        while high - low > 1e-5:
+            middle = (low + high) / 2
+            found = self.best(float(np.exp(middle)))
+            low, high = (low, middle) if found and enough(*found) else (middle, high)
+        return float(np.exp(high))
+
+    def _ladder(self) -> Floats:
+        return np.geomspace(self.smallest / _REACH, self.largest * _REACH, _PLACES)
+
+
+def _minima(logs_G: Floats, losses_RG: Floats) -> Floats:
+    """Places [R] of the least loss along the ladder, between its rungs; nan where it is at an end of it or flat."""
+    rows = np.arange(len(losses_RG))
+    best_R = losses_RG.argmin(axis=1)
+    inner_R = np.clip(best_R, 1, len(logs_G) - 2)
+    before, here, after = (losses_RG[rows, inner_R + step] for step in (-1, 0, 1))
+    bend = before - 2 * here + after
+    shift_R = np.where(bend > 0, 0.5 * (before - after) / np.where(bend > 0, bend, 1), 0.0)
+    found_R = logs_G[inner_R] + np.clip(shift_R, -1, 1) * (logs_G[1] - logs_G[0])
+    return np.where((best_R == inner_R) & (np.ptp(losses_RG, axis=1) > 1e-9 * here), found_R, np.nan)
+
+
+def _exp(bounds: tuple[float, float]) -> tuple[float, float]:
+    return float(np.exp(bounds[0])), float(np.exp(bounds[1]))
 
 
 def budgets(study: Study) -> dict[str, float]:
     """FLOPs of the cheapest, the median and the dearest run on the most data, and ten times the dearest."""
-    largest = study.fractions[-1]
-    flops = sorted({run.flops for run in study.runs if run.fraction == largest})
-    middle = float(np.median(flops))
-    return {"smallest": flops[0], "median": middle, "largest": flops[-1], "tenfold": 10 * flops[-1]}
-
-
-def optimum(values: Floats, replicates: Floats, sizes: Sizes, epochs: int, flops: float, study: Study) -> Optimum:
-    """Minimise L(N, D) over N subject to epochs · cost · N^growth · D = flops.
-
-    Setting the derivative to zero gives N* in closed form (Hoffmann et al. 2022, eq. 4, with their 6ND made
-    N^growth): N*^(α + growth β) = αA / (growth β B) · (flops / (epochs cost))^β.
-
-    Args:
-        values: [5], the law L(N, D).
-        replicates: [R, 5], its bootstrap.
-    """
-    images = flops / (epochs * sizes.cost)  # that a model of one parameter could see
-    (best,) = _best_sizes(values[None], images, sizes.growth)
-    if not np.isfinite(best):
-        return Optimum(flops, "unbounded")
-    seen = images / best**sizes.growth
-    bootstrapped_R = _best_sizes(replicates, images, sizes.growth)
-    bootstrapped_R = bootstrapped_R[np.isfinite(bootstrapped_R)]
-    losses_R = L_ND.predict(replicates, np.array([[best], [seen]]))[:, 0]
-    size_low, size_high = study.levels(["parameters"]).min(), study.levels(["parameters"]).max()
-    seen_low, seen_high = study.levels(["unique_images"]).min(), study.levels(["unique_images"]).max()
-    inside = size_low <= best <= size_high and seen_low <= seen <= seen_high
-    return Optimum(
-        flops,
-        "inside" if inside else "extrapolated",
-        parameters=float(best),
-        parameters_interval=interval(bootstrapped_R) if len(bootstrapped_R) else None,
-        width=sizes.width(float(best)),
-        unique_images=float(seen),
-        val_nll=float(L_ND.predict(values[None], np.array([[best], [seen]]))[0, 0]),
-        val_nll_interval=interval(losses_R),
-    )
-
-
-def _best_sizes(values_RP: Floats, images: float, growth: float) -> Floats:
-    """N* [R] of R laws; infinite or nan where a law has no minimum within 1 to 1e15 parameters."""
-    _, coefficient_n, coefficient_d, exponent_n, exponent_d = values_RP.T
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        logs_R = np.log(exponent_n * coefficient_n) - np.log(growth * exponent_d * coefficient_d)
-        logs_R = (logs_R + exponent_d * np.log(images)) / (exponent_n + growth * exponent_d)
-        return np.where((logs_R > 0) & (logs_R < np.log(1e15)), np.exp(logs_R), np.nan)
-
-
-def plan(values: Floats, replicates: Floats, study: Study, flops: Sequence[float]) -> list[Optimum]:
-    """The optimum of each budget, for runs of as many epochs as the study's longest."""
-    sizes = Sizes.of(study)
-    epochs = max(run.epochs for run in study.runs)
-    return [optimum(values, replicates, sizes, epochs, budget, study) for budget in flops]
+    largest = max(run.unique_samples for run in study.runs)
+    flops = sorted({run.flops for run in study.runs if run.unique_samples == largest})
+    return {"smallest": flops[0], "median": float(np.median(flops)), "largest": flops[-1], "tenfold": 10 * flops[-1]}

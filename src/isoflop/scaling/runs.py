@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +14,99 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.errors import UserError
-from isoflop.scaling.laws import Floats
+from isoflop.scaling.forms import Floats
 
 MIN_WIDTHS = 3  # fewer cannot tell a floor from a power of N
+_NO_BETTER_THAN_CHANCE = 0.9  # of the loss of guessing: a run above has learnt next to nothing
+_SAME = 1.02  # levels within this factor are one: epochs of whole steps, FLOPs of rounded sizes
 
 
 @dataclass(frozen=True)
 class Run:
     """One training run of the study that came to an end."""
 
-    width: int
-    parameters: int
-    flops_per_image: float  # of training, forward and backward
-    fraction: float  # of the training split
+    parameters: float
+    unique_samples: float  # in the training split it saw
+    seen_samples: float  # over all epochs
+    flops: float  # of training, forward and backward
     seed: int
-    unique_images: int
-    epochs: int
-    flops: float
-    val_nll: float
+    loss: float  # on data that it was not trained on
+    accuracy: float | None = None
+    width: int | None = None
+
+    @property
+    def epochs(self) -> float:
+        return self.seen_samples / self.unique_samples
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs whose loss is a positive number, and how many had none."""
+    """Runs to fit, how many were left out and why, and the size of the whole training split."""
 
     runs: tuple[Run, ...]
-    diverged: int
+    left_out: Mapping[str, int] = field(default_factory=dict)  # diverged, undertrained: how many
+    all_samples: float = 0.0
+    flops_assumed: bool = False  # the table had none, so 6 N S stands for them (Kaplan et al. 2020)
 
     @property
-    def widths(self) -> list[int]:
-        return sorted({run.width for run in self.runs})
-
-    @property
-    def fractions(self) -> list[float]:
-        return sorted({run.fraction for run in self.runs})
+    def sizes(self) -> list[float]:
+        """Parameters of the models, each once, ascending."""
+        return sorted({run.parameters for run in self.runs})
 
     @property
     def losses(self) -> Floats:
-        """Validation losses [M]."""
-        return np.array([run.val_nll for run in self.runs], np.float64)
+        """Losses [M]."""
+        return np.array([run.loss for run in self.runs], np.float64)
 
     @property
     def configurations(self) -> npt.NDArray[np.int64]:
         """Number [M] of each run's configuration: runs that differ in their seed alone share one."""
-        keys = [(run.width, run.unique_images, run.epochs) for run in self.runs]
+        keys = [(run.parameters, run.unique_samples, run.seen_samples) for run in self.runs]
         order = {key: number for number, key in enumerate(sorted(set(keys)))}
         return np.array([order[key] for key in keys], np.int64)
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What the study varies: parameters, unique samples, and samples seen where epochs differ too.
+
+        FLOPs where nothing else varies, as in a table that has no other column.
+        """
+        axes = [axis for axis in ("parameters", "unique_samples") if len(self.level_values(axis)) > 1]
+        epochs = [run.epochs for run in self.runs]
+        if max(epochs) > _SAME * min(epochs):
+            axes.append("seen_samples")
+        return tuple(axes) or ("flops",)
+
+    @property
+    def data_axis(self) -> str:
+        """What a budget buys beside size: passes over the data where these vary, else more of the data."""
+        return "seen_samples" if "seen_samples" in self.axes else "unique_samples"
+
+    def column(self, axis: str) -> Floats:
+        """Levels [M] of one axis, which is a field of ``Run``."""
+        return np.array([getattr(run, axis) for run in self.runs], np.float64)
+
+    def level_values(self, axis: str) -> list[float]:
+        """The levels of an axis, each once, ascending; those within 2 % of the one before are the same."""
+        levels: list[float] = []
+        for value in np.unique(self.column(axis)):
+            if not levels or value > _SAME * levels[-1]:
+                levels.append(float(value))
+        return levels
+
     def levels(self, axes: Sequence[str]) -> Floats:
-        """Levels [K, M] of the runs on the named axes, which are fields of ``Run``."""
-        return np.array([[getattr(run, axis) for run in self.runs] for axis in axes], np.float64)
+        """Levels [K, M] of the runs on the named axes."""
+        return np.stack([self.column(axis) for axis in axes])
 
     def only(self, keep: Sequence[bool]) -> Study:
         """The study with just the runs that ``keep`` marks."""
-        return Study(tuple(run for run, kept in zip(self.runs, keep, strict=True) if kept), self.diverged)
+        kept = tuple(run for run, wanted in zip(self.runs, keep, strict=True) if wanted)
+        return Study(kept, self.left_out, self.all_samples, self.flops_assumed)
 
-    @property
-    def all_images(self) -> int:
-        """Images of the full training split, as the largest fraction tells."""
-        largest = max(self.runs, key=lambda run: run.fraction)
-        return round(largest.unique_images / largest.fraction)
+    def size_name(self, parameters: float) -> str:
+        """``width 32`` where the runs tell their width, else ``2.98e+05 parameters``."""
+        widths = {run.width for run in self.runs if run.parameters == parameters} - {None}
+        return f"width {widths.pop()}" if len(widths) == 1 else f"{parameters:.3g} parameters"
 
 
 def read_study(folder: Path, widths: Sequence[int]) -> Study:
@@ -81,18 +115,27 @@ def read_study(folder: Path, widths: Sequence[int]) -> Study:
     Raises:
         UserError: a file is missing or has another form, or too few widths have a run that came to an end.
     """
-    rows: list[Run | None] = []
+    runs: list[Run] = []
+    marks: Counter[str] = Counter()
+    largest = 0.0
     for width in sorted(set(widths)):
-        rows += _read_runs(folder / f"width-{width}.json")
-    runs = tuple(run for run in rows if run is not None)
-    study = Study(runs, diverged=len(rows) - len(runs))
-    if len(study.widths) < MIN_WIDTHS:
-        diverged = f" ({study.diverged} of {len(rows)} runs diverged)" if study.diverged else ""
+        for run, mark, whole in _read_runs(folder / f"width-{width}.json"):
+            largest = max(largest, whole)
+            marks[mark] += bool(mark)
+            runs += [run] if run and not mark else []
+    study = Study(tuple(runs), +marks, all_samples=largest)
+    if len(study.sizes) < MIN_WIDTHS:
+        why = f" (left out: {in_words(study.left_out)})" if study.left_out else ""
         raise UserError(
-            f"sweep.widths: found runs of {len(study.widths)} widths {study.widths} to fit{diverged}, "
-            f"expected at least {MIN_WIDTHS}"
+            f"sweep.widths: found runs of {len(study.sizes)} widths {[run.width for run in _first_of_each(study)]} "
+            f"to fit{why}, expected at least {MIN_WIDTHS}"
         )
     return study
+
+
+def in_words(left_out: Mapping[str, int]) -> str:
+    """``2 diverged, 1 undertrained``."""
+    return ", ".join(f"{count} {mark}" for mark, count in sorted(left_out.items()))
 
 
 def discard_other_widths(folder: Path, widths: Sequence[int]) -> None:
@@ -105,7 +148,24 @@ def discard_other_widths(folder: Path, widths: Sequence[int]) -> None:
         file.unlink()
 
 
-def _read_runs(file: Path) -> list[Run | None]:
+def mark_of(loss: float | None, chance: float | None) -> str:
+    """Why a run is left out: ``diverged`` where its loss is no positive number, ``undertrained`` where it is no better
+    than guessing by a tenth, else nothing.
+
+    Args:
+        chance: the loss of guessing, if known; the logarithm of the number of classes for the NLL.
+    """
+    if loss is None or not (math.isfinite(loss) and loss > 0):
+        return "diverged"
+    return "undertrained" if chance is not None and loss > _NO_BETTER_THAN_CHANCE * chance else ""
+
+
+def _first_of_each(study: Study) -> list[Run]:
+    return sorted({run.parameters: run for run in study.runs}.values(), key=lambda run: run.parameters)
+
+
+def _read_runs(file: Path) -> list[tuple[Run | None, str, float]]:
+    """Each row's run (None where it has no loss), its mark, and the images of the whole split that it was part of."""
     try:
         content = json.loads(file.read_text())
         return [_run(content, row) for row in content["runs"]]
@@ -117,22 +177,22 @@ def _read_runs(file: Path) -> list[Run | None]:
         raise UserError(f"{file}: found something else ({error}), expected the runs of a sweep") from None
 
 
-def _run(content: dict[str, Any], row: dict[str, Any]) -> Run | None:
-    """The run of a row, or None where its loss is no positive number: it diverged."""
+def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str, float]:
     loss = row["val_nll"]
-    if loss is None or row["diverged"] or not (math.isfinite(loss) and loss > 0):
-        return None
+    mark = "diverged" if row["diverged"] else mark_of(loss, float(content["chance_nll"]))
+    whole = float(row["unique_images"]) / float(row["fraction"])
+    if mark == "diverged":
+        return None, mark, whole
     run = Run(
-        width=int(content["width"]),
         parameters=int(content["parameters"]),
-        flops_per_image=float(content["flops_per_image"]),
-        fraction=float(row["fraction"]),
-        seed=int(row["seed"]),
-        unique_images=int(row["unique_images"]),
-        epochs=int(row["epochs"]),
+        unique_samples=int(row["unique_images"]),
+        seen_samples=int(row["images_seen"]),
         flops=float(row["flops"]),
-        val_nll=float(loss),
+        seed=int(row["seed"]),
+        loss=float(loss),
+        accuracy=None if row["val_accuracy"] is None else float(row["val_accuracy"]),
+        width=int(content["width"]),
     )
-    if min(run.parameters, run.flops_per_image, run.fraction, run.unique_images, run.epochs, run.flops) <= 0:
+    if min(run.parameters, run.unique_samples, run.seen_samples, run.flops) <= 0:
         raise ValueError("a size that is not positive")
-    return run
+    return run, mark, whole

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.scaling.fitting import Loss, refit
-from isoflop.scaling.laws import Floats, Form
+from isoflop.scaling.fitting import floor_profile, refit
+from isoflop.scaling.forms import AnyForm, Floats, Form
+from isoflop.scaling.newton import Loss
 
 _NOISE_POINTS = 99  # of a noise distribution, at equal shares of probability
 
@@ -72,7 +73,7 @@ def noise(residuals: Residuals, parameters: int) -> Noise:
 
 
 def bootstrap(
-    form: Form,
+    form: AnyForm,
     levels: Floats,
     losses: Floats,
     configurations: npt.NDArray[np.int64],
@@ -86,18 +87,20 @@ def bootstrap(
     A residual bootstrap clustered by configuration: the design stays as it was chosen, and each configuration gets
     the mean residual of one drawn at random, each run the residual about its mean of one drawn at random, both
     with a random sign and widened for the degrees of freedom that the fit took. (Drawing the runs themselves would
-    leave many replicates of a small design without a whole width, and its law without an end.)
+    leave many replicates of a small design without a whole width, and its law without an end.) Each replicate's noise
+    is as much larger or smaller as the noise of so few degrees of freedom can be (χ²): percentiles of replicates that
+    all had the estimated noise would be normal's where they should be Student's.
     """
     fitted_M = form.predict(values[None], levels)[0]
     residuals = Residuals.of(np.log(losses) - np.log(fitted_M), configurations)
     seed, seed_freedom = residuals.seed_variance()
-    mean, _ = residuals.mean_variance(form.size)
+    mean, mean_freedom = residuals.mean_variance(form.size)
     pool_C = residuals.means * np.sqrt(len(residuals.means) * (mean or 0.0) / max((residuals.means**2).sum(), 1e-300))
-    between_RC = _drawn(pool_C, (replicates, len(pool_C)), rng)
+    between_RC = _drawn(pool_C, (replicates, len(pool_C)), rng) * _scale(mean_freedom, replicates, rng)
     if mean is None and seed is not None:  # a law through all the means: the seeds alone say how far these may be off
         between_RC = np.sqrt(seed / residuals.counts) * rng.standard_normal((replicates, len(pool_C)))
     pool_M = residuals.within * np.sqrt(len(losses) / seed_freedom) if seed_freedom else np.zeros(len(losses))
-    within_RM = _drawn(pool_M, (replicates, len(losses)), rng)
+    within_RM = _drawn(pool_M, (replicates, len(losses)), rng) * _scale(seed_freedom, replicates, rng)
     for number in range(len(pool_C)):  # what is drawn about the means must leave the means alone
         members = configurations == number
         within_RM[:, members] -= within_RM[:, members].mean(axis=1, keepdims=True)
@@ -107,6 +110,13 @@ def bootstrap(
 
 def _drawn(pool: Floats, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     return np.asarray(rng.choice(pool, shape) * rng.choice([-1.0, 1.0], shape))
+
+
+def _scale(freedom: int, replicates: int, rng: np.random.Generator) -> Floats:
+    """By how much the true noise may be larger than one estimated with so many degrees of freedom, [R, 1]."""
+    if not freedom:
+        return np.ones((replicates, 1))
+    return np.sqrt(freedom / rng.chisquare(freedom, (replicates, 1)))
 
 
 def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
@@ -131,3 +141,23 @@ def prediction_interval(losses: Floats, spread: float, freedom: int) -> tuple[fl
         return None
     shares = (np.arange(_NOISE_POINTS) + 0.5) / _NOISE_POINTS
     return interval((losses[:, None] * np.exp(spread * t.ppf(shares, freedom))[None]).ravel())
+
+
+def floor_interval(
+    form: Form, levels: Floats, losses: Floats, configurations: npt.NDArray[np.int64], values: Floats
+) -> tuple[float, float] | None:
+    """The 95 % interval of E by its profile: the floors at which the runs still fit (F test with one parameter held).
+
+    It keeps its meaning where the best E is 0, its bound; the low end is 0 then. None without degrees of freedom.
+    """
+    from scipy.stats import f
+
+    floors_F, halves_F = floor_profile(form, levels, losses, values)
+    residuals_M = np.log(losses) - np.log(form.predict(values[None], levels)[0])
+    residuals = Residuals.of(residuals_M, configurations)
+    mean, freedom = residuals.mean_variance(form.size)
+    if mean is None:
+        return None
+    rise_F = 2 * (halves_F - halves_F.min()) / max(float(residuals.counts.mean()) * mean, 1e-300)
+    allowed = rise_F <= f.ppf(0.95, 1, freedom)
+    return float(floors_F[allowed].min()), float(floors_F[allowed].max())

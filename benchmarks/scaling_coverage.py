@@ -1,0 +1,139 @@
+"""How often 95 % intervals hold the truth: simulated studies of known laws, by design and noise.
+
+``python -m benchmarks.scaling_coverage [--studies 100] [--bootstraps 200]`` prints a line a design and noise: the share
+of studies (n, and its standard error) whose interval covers
+
+- ``law``: the law's own value at 4 times the largest size (confidence band);
+- ``run``: a new run there (prediction interval);
+- ``alpha`` and ``E``: these parameters;
+- ``N* law``: the compute-optimal size for the study's dearest budget, by the law;
+- ``N* runs``: the same by the IsoFLOP profile of that budget, on designs that have one.
+
+The designs: ``3x3`` and ``4x4`` sizes and data sizes over a factor of 64, one seed; ``isoflop``, 4 budgets with 7 sizes
+each, within a factor of 4 of the best. The laws are drawn at random near those of small image classifiers and of
+Hoffmann et al. (2022), with irreducible losses from a quarter to nine tenths of the least loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from isoflop.scaling.analysis import read_profiles
+from isoflop.scaling.forms import L_ND, Floats
+from isoflop.scaling.laws import fit_law
+from isoflop.scaling.planning import Planner
+from isoflop.scaling.runs import Run, Study
+from isoflop.scaling.uncertainty import floor_interval, interval
+
+NAMES = ("law", "run", "alpha", "E", "N* law", "N* runs")
+Hits = dict[str, bool | None]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """L = E + A/N^α + B/D^β."""
+
+    values: Floats  # [5]
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, sizes: tuple[float, float], samples: tuple[float, float]) -> Truth:
+        """A law whose terms at the largest size and data are of the order of its floor."""
+        alpha, beta = rng.uniform(0.3, 0.7, 2)
+        floor = rng.uniform(0.25, 0.9)
+        share = rng.uniform(0.3, 0.7)
+        at_top = np.array([share, 1 - share]) * (1 - floor)
+        return cls(np.array([floor, at_top[0] * sizes[1] ** alpha, at_top[1] * samples[1] ** beta, alpha, beta]))
+
+    def loss(self, sizes: Floats, samples: Floats) -> Floats:
+        return np.asarray(L_ND.predict(self.values[None], np.stack([sizes, samples]))[0])
+
+    def best_size(self, flops: float) -> float:
+        """N* of C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
+        _, a, b, alpha, beta = self.values
+        return float((alpha * a / (beta * b) * (flops / 6) ** beta) ** (1 / (alpha + beta)))
+
+
+def design(name: str, truth: Truth) -> tuple[Floats, Floats]:
+    """Sizes and samples of a study's runs."""
+    if name == "isoflop":
+        budgets = np.geomspace(1e12, 1e14, 4)
+        sizes = np.concatenate([truth.best_size(budget) * np.geomspace(0.25, 4, 7) for budget in budgets])
+        return sizes, np.repeat(budgets, 7) / (6 * sizes)
+    count = int(name[0])
+    sizes, samples = np.meshgrid(np.geomspace(1e4, 6.4e5, count), np.geomspace(1e5, 6.4e6, count))
+    return sizes.ravel(), samples.ravel()
+
+
+def trial(name: str, noise: float, bootstraps: int, seed: int) -> Hits:
+    """One simulated study: which of its intervals hold the truth; None where the study gave none."""
+    rng = np.random.default_rng([seed, round(1e4 * noise), len(name)])
+    truth = Truth.drawn(rng, (1e4, 6.4e5), (1e5, 6.4e6))
+    sizes, samples = design(name, truth)
+    losses = truth.loss(sizes, samples) * np.exp(noise * rng.standard_normal(len(sizes)))
+    runs = tuple(
+        Run(size, seen, seen, 6 * size * seen, 0, loss) for size, seen, loss in zip(sizes, samples, losses, strict=True)
+    )
+    study = Study(runs, all_samples=float(samples.max()))
+    law = fit_law(study, bootstraps, rng)
+    size, seen = 4 * float(sizes.max()), float(samples.max())
+    levels = {"parameters": size, "unique_samples": seen, "seen_samples": seen, "flops": 6 * size * seen}
+    expected = float(truth.loss(np.array([size]), np.array([seen]))[0])
+    low, high = law.band(levels)
+    hits: Hits = {"law": bool(low[0] <= expected <= high[0])}
+    _, bounds = law.prediction(levels, seeds=1)
+    new = expected * float(np.exp(noise * rng.standard_normal()))
+    hits["run"] = None if bounds is None else bounds[0] <= new <= bounds[1]
+    hits |= {"alpha": None, "E": None}
+    if law.form == L_ND:
+        hits["alpha"] = _inside(interval(law.replicates[:, 3]), truth.values[3])
+        floor = floor_interval(L_ND, study.levels(L_ND.axes), losses, study.configurations, law.values)
+        hits["E"] = _inside(floor, truth.values[0])
+    flops = float(np.max(6 * sizes * samples)) if name == "isoflop" else 6 * 1e5 * 1e6
+    hits["N* law"] = _inside(Planner.of(law, study).optimum(flops).parameters_interval, truth.best_size(flops))
+    found = read_profiles(study, 1000, rng)
+    hits["N* runs"] = _inside(found[-1].parameters_interval, truth.best_size(flops)) if name == "isoflop" else None
+    return hits
+
+
+def _inside(bounds: tuple[float, float] | None, value: float) -> bool | None:
+    return None if bounds is None else bool(bounds[0] <= value <= bounds[1])
+
+
+def coverage(name: str, noise: float, studies: int, bootstraps: int, workers: int = 1) -> dict[str, tuple[float, int]]:
+    """Share covered and number of studies that gave an interval, by quantity."""
+    one = partial(trial, name, noise, bootstraps)
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            every = list(pool.map(one, range(studies), chunksize=5))
+    else:
+        every = [one(seed) for seed in range(studies)]
+    shares = {}
+    for quantity in NAMES:
+        known = [hit for hits in every if (hit := hits[quantity]) is not None]
+        shares[quantity] = (float(np.mean(known)) if known else float("nan"), len(known))
+    return shares
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=100)
+    parser.add_argument("--bootstraps", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    print(f"{options.studies} studies a line, {options.bootstraps} bootstraps; share covered (of how many intervals)")
+    print(f"{'design':8} {'noise':>6} " + " ".join(f"{name:>13}" for name in NAMES))
+    for name in ("3x3", "4x4", "isoflop"):
+        for noise in (0.01, 0.02, 0.03):
+            found = coverage(name, noise, options.studies, options.bootstraps, options.workers)
+            cells = [f"{share:7.1%} ({count:3d})" for share, count in found.values()]
+            print(f"{name:8} {noise:6.0%} " + " ".join(f"{cell:>13}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()

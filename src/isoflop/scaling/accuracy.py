@@ -1,0 +1,54 @@
+"""Accuracy from loss: the share of errors is a power of the loss, log(1 - accuracy) = a + b log L, over a study's runs.
+
+So a law of the loss also forecasts accuracy, which itself follows no power law near 0 and 1 (Gadre et al. 2024 map
+loss to downstream error in the same spirit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from isoflop.scaling.forms import Floats
+from isoflop.scaling.runs import Study
+from isoflop.scaling.uncertainty import Noise, prediction_interval
+
+_MIN_RUNS = 4
+
+
+@dataclass(frozen=True)
+class AccuracyOfLoss:
+    """log(1 - accuracy) = ``intercept`` + ``slope`` log L, with ``sd`` of log error about it."""
+
+    intercept: float
+    slope: float
+    sd: float
+    freedom: int
+
+    def accuracy(self, losses: Floats) -> Floats:
+        """Top-1 accuracy, between 0 and 1, at losses of any shape."""
+        return np.asarray(1 - np.minimum(1, np.exp(self.intercept + self.slope * np.log(losses))))
+
+    def interval(self, losses_R: Floats, noise: Noise, seeds: int) -> tuple[float, float] | None:
+        """The 95 % interval of a new configuration's accuracy, out of replicates [R] of its loss and the noise."""
+        errors_R = np.exp(self.intercept + self.slope * np.log(losses_R))
+        spread = float(np.hypot(self.slope * noise.spread(seeds), self.sd / np.sqrt(seeds)))
+        bounds = prediction_interval(errors_R, spread, min(noise.freedom, self.freedom))
+        return None if bounds is None else (max(0.0, 1 - bounds[1]), max(0.0, 1 - bounds[0]))
+
+
+def accuracy_of_loss(study: Study) -> AccuracyOfLoss | None:
+    """The relation over the runs whose accuracy is known; None where they are too few or do not differ in loss."""
+    known = [(run.loss, run.accuracy) for run in study.runs if run.accuracy is not None]
+    if len(known) < _MIN_RUNS or len({loss for loss, _ in known}) < 3:
+        return None
+    losses_M, accuracies_M = np.array(known, np.float64).T
+    errors_M = 1 - accuracies_M
+    if (errors_M > 0).sum() < _MIN_RUNS:
+        return None
+    errors_M = np.maximum(errors_M, 0.5 * errors_M[errors_M > 0].min())  # no errors at all: less than one image
+    slope, intercept = np.polyfit(np.log(losses_M), np.log(errors_M), 1)
+    residuals_M = np.log(errors_M) - intercept - slope * np.log(losses_M)
+    freedom = len(known) - 2
+    return AccuracyOfLoss(float(intercept), float(slope), float(np.sqrt((residuals_M**2).sum() / freedom)), freedom)

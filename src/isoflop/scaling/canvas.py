@@ -1,0 +1,76 @@
+"""What the pictures of a study share: figures without a screen, colours that everyone can tell apart, plain ticks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito: safe for the colour-blind
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+LOSS_LABEL = "loss (nats per sample, not seen in training)"
+AXIS_LABELS = {
+    "parameters": "parameters N",
+    "unique_samples": "unique training samples D",
+    "seen_samples": "training samples seen S",
+    "flops": "training compute C (FLOPs)",
+}
+
+
+def panels(count: int, width: float = 8.0, height: float = 5.5) -> tuple[Figure, list[Axes]]:
+    """A figure with so many axes side by side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, count, number + 1) for number in range(count)]
+    for one in axes:
+        one.grid(which="both", color="#dddddd", lw=0.6)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save(figure: Figure, file: Path) -> None:
+    """As PNG, with the same bytes whenever."""
+    figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def say(figure: Figure, axes: Axes, message: str, file: Path) -> None:
+    """A picture that says why there is nothing to see."""
+    axes.text(0.5, 0.5, message, ha="center", va="center", wrap=True, fontsize=12, transform=axes.transAxes)
+    axes.set_axis_off()
+    save(figure, file)
+
+
+def log_losses(axes: Axes, which: str = "y") -> None:
+    """A logarithmic axis of losses as plain numbers, at as many places as a range of less than a decade needs."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    for name in which:
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+        low, high = sorted(getattr(axes, f"get_{name}lim")())
+        fine = high / max(low, 1e-12) < 3
+        coarse = LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), numticks=15)
+        axis.set_major_locator(MaxNLocator(7) if fine else coarse)
+        axis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:.3g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def short(number: float) -> str:
+    """``50k``, ``1.2M``, ``3.1e+14``."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if unit <= number < 1000 * unit and number < 1e12:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
+
+
+def shade_beyond(axes: Axes, start: float, end: float, what: str) -> None:
+    """Grey from where a law is not to be trusted any more."""
+    axes.axvspan(start, end, color="#888888", alpha=0.12, lw=0)
+    label: dict[str, Any] = {"va": "top", "fontsize": 9, "color": "#555555", "rotation": 90}
+    axes.text(start, 0.98, f" > 4× the largest {what}", transform=axes.get_xaxis_transform(), **label)

@@ -1,0 +1,262 @@
+"""The numerics of fitting a form: variable projection for starts, damped Newton within bounds, many tables at a time.
+
+At fixed exponents a law is linear, so its floor and coefficients have a closed form for squares: that gives a start
+a set of exponents, and from there the exact Hessian converges in a few steps. Problems are solved side by side in one
+batch, which makes hundreds of bootstrap replicates cost what one fit in scipy costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+import numpy.typing as npt
+
+from isoflop.scaling.forms import Floats, Form
+
+Bools = npt.NDArray[np.bool_]
+
+_MAX_EXPONENT = 10.0  # beyond, a term is a step at the smallest level and no power law
+_GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.3, 2.2)
+_GENTLE = 1e-3  # δ of Huber's loss from which on Newton's method needs no help
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Huber's loss of residuals: r²/2 up to ``delta``, linear beyond; an infinite delta gives squares."""
+
+    delta: float
+    logarithmic: bool  # residuals of log L (relative), else of L itself
+
+    def residuals(self, predicted: Floats, actual: Floats) -> Floats:
+        """Of losses [R, M] from those that were measured."""
+        if self.logarithmic:
+            return np.asarray(np.log(np.maximum(predicted, _TINY)) - np.log(actual))
+        return predicted - actual
+
+    def rho(self, residuals: Floats, delta: float | None = None) -> Floats:
+        """What each residual costs."""
+        delta = self.delta if delta is None else delta
+        size = np.abs(residuals)
+        if np.isinf(delta):
+            return np.asarray(0.5 * size**2)
+        return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+
+
+class Problem:
+    """One design and one loss. Inside, logs of the levels are centred and losses are divided by a unit of theirs:
+    parameters are then of order one, and the coefficient is that of the middle of the study, not of N = 1."""
+
+    def __init__(self, form: Form, levels: Floats, loss: Loss, weights: Floats | None = None) -> None:
+        logs_KM = np.log(levels)
+        self._form, self._loss = form, loss
+        self._centre_K = logs_KM.mean(axis=1)
+        self._logs_KM = logs_KM - self._centre_K[:, None]
+        self._weights_M = np.ones(levels.shape[1]) if weights is None else weights / weights.mean()
+        self._of = np.array(form.term_of_axis)
+        self._members_TK = (np.arange(len(form.terms))[:, None] == self._of[None]).astype(np.float64)
+        self._first = 1 + len(form.terms)  # of the exponents
+        self.free_P = np.ones(form.size, bool)
+
+    def unit(self, losses: Floats) -> float:
+        """A typical loss; for squares of L itself it scales the objective too, and all alike."""
+        return float(np.exp(np.log(losses).mean()))
+
+    def scaled(self, values_RP: Floats, unit: float) -> Floats:
+        """Parameters as ``Form`` has them, in the problem's own units."""
+        return self._rescaled(values_RP, np.exp(-self._at_centre(values_RP)) / unit, 1 / unit)
+
+    def unscaled(self, scaled_RP: Floats, unit: float) -> Floats:
+        """The inverse of ``scaled``."""
+        return self._rescaled(scaled_RP, np.exp(self._at_centre(scaled_RP)) * unit, unit)
+
+    def _at_centre(self, values_RP: Floats) -> Floats:
+        return np.asarray((values_RP[:, self._first :] * self._centre_K) @ self._members_TK.T)
+
+    def _rescaled(self, values_RP: Floats, shift_RT: Floats, unit: float) -> Floats:
+        linear = [values_RP[:, :1] * unit, values_RP[:, 1 : self._first] * shift_RT]
+        return np.concatenate([*linear, values_RP[:, self._first :]], 1)
+
+    def grid(self) -> Floats:
+        """Sets of exponents [S, K] to start from."""
+        return np.array(list(product(_GRID, repeat=len(self._of))))
+
+    def project(self, exponents_SK: Floats, targets_SM: Floats) -> Floats:
+        """Starts [S, P]: the floor and coefficients ≥ 0 that are best in relative squares at given exponents.
+
+        With so few of them, non-negative least squares is the best of all subsets' plain solutions that come out
+        non-negative.
+        """
+        root_M = np.sqrt(self._weights_M)
+        features_SMF = self._features(exponents_SK) * (root_M / targets_SM)[:, :, None]
+        gram_SFF = np.swapaxes(features_SMF, 1, 2) @ features_SMF
+        moment_SF = np.einsum("smf,m->sf", features_SMF, root_M)
+        linear_SF, _ = _non_negative(gram_SFF, moment_SF)
+        return np.concatenate([linear_SF, exponents_SK], axis=1)
+
+    def best_on_grid(self, targets_RM: Floats) -> Floats:
+        """For each of R tables the start [R, P] of the exponents on the grid with the least squares."""
+        weight_M = np.sqrt(self._weights_M) / targets_RM.mean(axis=0)
+        best_RP, least_R = np.zeros((len(targets_RM), self._form.size)), np.full(len(targets_RM), np.inf)
+        for exponents in self.grid():
+            features_MF = self._features(exponents[None])[0] * weight_M[:, None]
+            moment_RF = (targets_RM * weight_M) @ features_MF
+            gram_RFF = np.broadcast_to(features_MF.T @ features_MF, (len(targets_RM), *2 * [self._first]))
+            linear_RF, gain_R = _non_negative(gram_RFF, moment_RF)
+            better_R = -gain_R < least_R
+            least_R = np.where(better_R, -gain_R, least_R)
+            starts_RP = np.concatenate([linear_RF, np.tile(exponents, (len(targets_RM), 1))], axis=1)
+            best_RP = np.where(better_R[:, None], starts_RP, best_RP)
+        return best_RP
+
+    def _features(self, exponents_SK: Floats) -> Floats:
+        logs_SMK = exponents_SK[:, None, :] * self._logs_KM.T[None]
+        powers_SMT = np.exp(-logs_SMK @ self._members_TK.T)
+        return np.concatenate([np.ones((*powers_SMT.shape[:2], 1)), powers_SMT], axis=2)
+
+    def best_starts(self, starts_SP: Floats, targets_SM: Floats, keep: int) -> Floats:
+        """The ``keep`` starts that a few Newton steps brought lowest, from where they got."""
+        moved_SP, objectives_S = self._newton(starts_SP, targets_SM, max(16 * self._loss.delta, _GENTLE), most=8)
+        return moved_SP[np.argsort(objectives_S, kind="stable")[:keep]]
+
+    def lowest(self, starts_SP: Floats, target_M: Floats) -> tuple[Floats, float]:
+        """The best [P] of what the starts lead to for one table of losses [M], and its objective."""
+        solved_SP, objectives_S = self.solve(starts_SP, np.repeat(target_M[None], len(starts_SP), axis=0))
+        best = int(np.argmin(objectives_S))
+        return solved_SP[best], float(objectives_S[best])
+
+    def shaken(self, values_P: Floats, target_M: Floats, count: int) -> Floats:
+        """More starts [S, P]: laws fitted to the runs with noise as large as their residuals put on them.
+
+        A small δ gives a table of few runs many shallow minima. Those of tables like it lie near its better ones.
+        """
+        predicted_RM, _ = self._predict(values_P[None])
+        residuals_M = self._loss.residuals(predicted_RM[0], target_M)
+        rng = np.random.default_rng(0)  # of the search alone; what it finds depends on it little
+        spread_SM = np.sqrt((residuals_M**2).mean()) * rng.standard_normal((count, len(target_M)))
+        tables_SM = target_M * np.exp(spread_SM) if self._loss.logarithmic else target_M + spread_SM
+        delta = max(16 * self._loss.delta, _GENTLE)
+        moved_SP, _ = self._newton(np.repeat(values_P[None], count, 0), tables_SM, delta, most=15)
+        return moved_SP
+
+    def solve(self, starts_RP: Floats, targets_RM: Floats, rounds: int = 2) -> tuple[Floats, Floats]:
+        """Minimise from each start with its own targets: parameters [R, P] and objectives [R].
+
+        Huber's δ comes down to the loss's own by a factor of four in each of ``rounds``, or of as many as it takes
+        from where it is gentle. A few let many starts end in many minima; more, from near squares on, lead a single
+        start to a good one.
+        """
+        values_RP = starts_RP
+        for delta, iterations in self._schedule(rounds):
+            values_RP, objectives_R = self._newton(values_RP, targets_RM, delta, iterations)
+        return values_RP, objectives_R
+
+    def _schedule(self, rounds: int) -> list[tuple[float, int]]:
+        """Huber's δ a round, and the most Newton steps in it."""
+        final = self._loss.delta
+        if not np.isfinite(final):
+            return [(final, 100)]
+        rounds += max(0, int(np.ceil(np.log(_GENTLE / final) / np.log(4.0))))
+        return [*((final * 4.0**number, 10) for number in range(rounds, 0, -1)), (final, 100)]
+
+    def _newton(self, values_RP: Floats, targets_RM: Floats, delta: float, most: int) -> tuple[Floats, Floats]:
+        """Damped Newton within the bounds; a row whose steps no longer gain anything leaves the batch.
+
+        Hopeless tables reach laws out of range on the way: their steps are no gain, and what overflows is cut.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._descend(values_RP.copy(), targets_RM, delta, most)
+
+    def _descend(self, values_RP: Floats, targets_RM: Floats, delta: float, most: int) -> tuple[Floats, Floats]:
+        upper_P = np.array([np.inf] * self._first + [_MAX_EXPONENT] * len(self._of))
+        objectives_R = self._objective(values_RP, targets_RM, delta)
+        damping_R = np.full(len(values_RP), 1e-3)
+        active = np.arange(len(values_RP))
+        idle_R = np.zeros(len(values_RP), np.int64)
+        for _ in range(most):
+            gradient_RP, hessian_RPP, scale_RP = self._derivatives(values_RP[active], targets_RM[active], delta)
+            here_RP = values_RP[active]
+            held_RP = ((here_RP <= 0) & (gradient_RP > 0)) | ((here_RP >= upper_P) & (gradient_RP < 0)) | ~self.free_P
+            steps_RP = _step(gradient_RP, hessian_RPP, scale_RP, held_RP, damping_R[active])
+            tried_RP = np.clip(here_RP + steps_RP, 0, upper_P)
+            reached_R = self._objective(tried_RP, targets_RM[active], delta)
+            gain_R = objectives_R[active] - reached_R
+            better_R = gain_R > 0
+            rows = active[better_R]
+            values_RP[rows], objectives_R[rows] = tried_RP[better_R], reached_R[better_R]
+            damping_R[active] = np.where(better_R, damping_R[active] / 5, damping_R[active] * 4)
+            slight_R = gain_R <= 1e-12 * objectives_R[active] + 1e-30
+            idle_R[active] = np.where(slight_R & better_R, idle_R[active] + 1, np.where(better_R, 0, idle_R[active]))
+            active = active[(idle_R[active] < 3) & (damping_R[active] < 1e8)]
+            if not len(active):
+                break
+        return values_RP, objectives_R
+
+    def _objective(self, values_RP: Floats, targets_RM: Floats, delta: float) -> Floats:
+        predicted_RM, _ = self._predict(values_RP)
+        return np.asarray(self._loss.rho(self._loss.residuals(predicted_RM, targets_RM), delta) @ self._weights_M)
+
+    def _predict(self, values_RP: Floats) -> tuple[Floats, Floats]:
+        features_RMF = self._features(values_RP[:, self._first :])
+        return np.einsum("rmf,rf->rm", features_RMF, values_RP[:, : self._first]), features_RMF
+
+    def _derivatives(self, values_RP: Floats, targets_RM: Floats, delta: float) -> tuple[Floats, Floats, Floats]:
+        """Gradient [R, P] and Hessian [R, P, P] of the objective, and the scale [R, P] of each parameter."""
+        predicted_RM, features_RMF = self._predict(values_RP)
+        residuals_RM = self._loss.residuals(predicted_RM, targets_RM)
+        slope_RM = np.clip(residuals_RM, -delta, delta) * self._weights_M
+        curvature_RM = (np.abs(residuals_RM) <= delta) * self._weights_M
+        bent_RMK = -self._logs_KM.T[None] * features_RMF[:, :, 1 + self._of]
+        coefficient_RK = values_RP[:, 1 + self._of]
+        jacobian_RMP = np.concatenate([features_RMF, bent_RMK * coefficient_RK[:, None]], axis=2)
+        outer_RM, second_RM = curvature_RM, slope_RM
+        if self._loss.logarithmic:
+            jacobian_RMP /= np.maximum(predicted_RM, _TINY)[:, :, None]
+            outer_RM = curvature_RM - slope_RM
+            second_RM = slope_RM / np.maximum(predicted_RM, _TINY)
+        gradient_RP = np.einsum("rmp,rm->rp", jacobian_RMP, slope_RM)
+        hessian_RPP = np.swapaxes(jacobian_RMP * outer_RM[:, :, None], 1, 2) @ jacobian_RMP
+        mixed_RK = np.einsum("rmk,rm->rk", bent_RMK, second_RM)
+        twice_RKK = np.einsum("jm,rmk,rm->rjk", -self._logs_KM, bent_RMK, second_RM) * coefficient_RK[:, None]
+        for axis, term in enumerate(self._of):
+            coefficient, exponent = 1 + term, self._first + axis
+            hessian_RPP[:, coefficient, exponent] += mixed_RK[:, axis]
+            hessian_RPP[:, exponent, coefficient] += mixed_RK[:, axis]
+            for other in np.flatnonzero(self._of == term):
+                hessian_RPP[:, self._first + other, exponent] += twice_RKK[:, other, axis]
+        scale_RP = np.sqrt(np.einsum("rmp,rmp->rp", jacobian_RMP, jacobian_RMP))
+        return gradient_RP, hessian_RPP, scale_RP
+
+
+def _step(gradient_RP: Floats, hessian_RPP: Floats, scale_RP: Floats, held_RP: Bools, damping_R: Floats) -> Floats:
+    """Damped Newton steps [R, P] downhill: negative curvature counts by its size; held parameters stay."""
+    scale_RP = np.maximum(scale_RP, 1e-9)
+    free_RP = ~held_RP / scale_RP
+    scaled_RPP = np.clip(np.nan_to_num(hessian_RPP * free_RP[:, :, None] * free_RP[:, None, :]), -1e100, 1e100)
+    gradient_RP = np.clip(np.nan_to_num(gradient_RP), -1e100, 1e100)
+    curvatures_RP, axes_RPP = np.linalg.eigh(scaled_RPP)
+    stiffness_RP = np.abs(curvatures_RP)
+    floor_R = damping_R * np.maximum(stiffness_RP[:, -1], stiffness_RP[:, 0]) + 1e-14
+    along_RP = np.einsum("rpq,rp->rq", axes_RPP, gradient_RP * free_RP)
+    steps_RP = np.einsum("rpq,rq->rp", axes_RPP, along_RP / (stiffness_RP + floor_R[:, None]))
+    return np.asarray(-steps_RP * free_RP)
+
+
+def _non_negative(gram_RFF: Floats, moment_RF: Floats) -> tuple[Floats, Floats]:
+    """min ½ xᵀGx - mᵀx over x ≥ 0 [R, F], by trying every subset of the few features; and mᵀx [R]."""
+    count, features = moment_RF.shape
+    best_RF, gain_R = np.zeros((count, features)), np.zeros(count)
+    ridge = 1e-12 * np.trace(gram_RFF, axis1=1, axis2=2)[:, None, None]
+    for size in range(1, features + 1):
+        for subset in combinations(range(features), size):
+            part = np.ix_(range(count), subset, subset)
+            solved_RF = np.linalg.solve(gram_RFF[part] + ridge * np.eye(size), moment_RF[:, subset, None])[:, :, 0]
+            reached_R = np.einsum("rf,rf->r", solved_RF, moment_RF[:, subset])
+            better_R = (solved_RF >= 0).all(axis=1) & (reached_R > gain_R)
+            full_RF = np.zeros((count, features))
+            full_RF[:, subset] = solved_RF
+            best_RF = np.where(better_R[:, None], full_RF, best_RF)
+            gain_R = np.where(better_R, reached_R, gain_R)
+    return best_RF, gain_R
