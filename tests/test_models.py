@@ -11,7 +11,7 @@ import torch
 
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Meaning
-from isoflop.costs import count_macs, count_parameters, count_training_flops
+from isoflop.costs import count_body_parameters, count_macs, count_parameters, count_training_flops
 from isoflop.errors import UserError
 from isoflop.model_files import Model, load_model, save_model
 from isoflop.models import build
@@ -60,6 +60,7 @@ def test_costs_of_a_network_that_can_be_counted_by_hand() -> None:
     built = digits_architecture("mlp", 2)  # 64 -> 16 -> 16 -> 10
     net = build(built)
     assert count_parameters(net) == 64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10
+    assert count_body_parameters(net) == 64 * 16 + 16 + 16 * 16 + 16
     macs = 64 * 16 + 16 * 16 + 16 * 10
     assert count_macs(net, built) == macs
     # backward: the gradient of the weights and of the inputs, the images' own not wanted

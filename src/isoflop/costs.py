@@ -14,8 +14,17 @@ from isoflop.architecture import Architecture
 
 
 def count_parameters(net: nn.Module) -> int:
-    """All trainable numbers."""
+    """All numbers of the layers, those of a stem that is not trained included."""
     return sum(weight.numel() for weight in net.parameters())
+
+
+def count_body_parameters(net: nn.Module) -> int:
+    """Without what makes features of images (a resnet's stem, a vit's patches and positions) and logits of features.
+
+    What Kaplan et al. (2020) call N; with few classes and wide layers it hardly differs from all of them.
+    """
+    outside = ("stem.", "patches.", "position", "head.")
+    return sum(weight.numel() for name, weight in net.named_parameters() if not name.startswith(outside))
 
 
 def count_macs(net: nn.Module, architecture: Architecture) -> int:

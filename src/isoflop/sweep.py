@@ -86,9 +86,8 @@ def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image:
         for epochs, seed in product(sorted(runs.epochs), sorted(runs.seeds)):
             yield Planned(fraction, epochs, None, seed)
     for budget, seed in product(sorted(runs.budgets), sorted(runs.seeds)):
-        # what recipe.skip_easy leaves out is not paid for, so a budget may buy up to twice the epochs
         if _FEWEST_EPOCHS <= budget / (flops_per_image * images) <= _MOST_EPOCHS:
-            yield Planned(1.0, 2 * _MOST_EPOCHS, budget, seed)
+            yield Planned(1.0, _MOST_EPOCHS, budget, seed)
 
 
 def sweep_width(
@@ -101,7 +100,7 @@ def sweep_width(
     Raises:
         UserError: a fraction leaves fewer images than a batch.
     """
-    from isoflop.costs import count_parameters, count_training_flops
+    from isoflop.costs import count_body_parameters, count_parameters, count_training_flops
     from isoflop.loading import all_images, subset
     from isoflop.models import build
 
@@ -122,6 +121,7 @@ def sweep_width(
         "width": width,
         "family": built.family,
         "parameters": count_parameters(net),
+        "body_parameters": count_body_parameters(net),
         "flops_per_image": flops,
         "chance_nll": round(math.log(built.num_classes), 6),
         "runs": rows,
@@ -143,7 +143,7 @@ def _run(
             net,
             part,
             val,
-            recipe.model_copy(update={"epochs": run.epochs}),
+            recipe.model_copy(update={"epochs": run.epochs, "max_minutes": None}),  # a clock would make them differ
             width=built.width,
             seed=run.seed,
             images_budget=max(1, round(run.budget / flops)) if run.budget else None,
@@ -154,7 +154,7 @@ def _run(
         names = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")
         return facts | dict.fromkeys(names) | {"diverged": True}
     return facts | {
-        "images_seen": fitted.images_seen,  # offered by the epochs; flops are of those that were not skipped
+        "images_seen": fitted.images_seen,
         "flops": flops * fitted.timed_images,
         "val_nll": round(fitted.val_nll, 6),
         "val_accuracy": round(fitted.val_accuracy, 6),

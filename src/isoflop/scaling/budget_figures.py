@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isoflop.scaling.analysis import Analysis
-from isoflop.scaling.canvas import AXIS_LABELS, COLOURS, LOSS_LABEL, log_losses, panels, save, say
+from isoflop.scaling.canvas import AXIS_LABELS, COLOURS, LOSS_LABEL, log_losses, log_sizes, panels, save, say
 from isoflop.scaling.forms import AXES, Floats
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def draw_profiles(analysis: Analysis, file: Path) -> None:
     else:
         say(figure, axes, "no best size for a budget: the study or its law does not tell size from samples", file)
         return
-    axes.set(xscale="log", xlabel=AXIS_LABELS["parameters"], ylabel=LOSS_LABEL)
+    axes.set(xlabel=AXIS_LABELS["parameters"], ylabel=LOSS_LABEL)
+    log_sizes(axes)
     log_losses(axes)
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=10, frameon=False)
@@ -103,8 +104,8 @@ def draw_surface(analysis: Analysis, file: Path) -> None:
         axes.plot(best_N, best_S / (1 if data == "seen_samples" else planner.epochs), color=COLOURS[0], lw=2,
                   label="best size for its compute")  # fmt: skip
         axes.legend(fontsize=10, framealpha=0.9, edgecolor="none", loc="upper left")
-    axes.set(xscale="log", yscale="log", xlabel=AXIS_LABELS["parameters"], ylabel=AXIS_LABELS[data],
-             xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))  # fmt: skip
-    axes.set_title(f"{planner.law.form.label}; lines of equal loss", fontsize=11,
-                   parse_math=False)  # fmt: skip
+    axes.set(xlabel=AXIS_LABELS["parameters"], ylabel=AXIS_LABELS[data])
+    axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
+    log_sizes(axes, "xy")
+    axes.set_title(f"{planner.law.form.label}; lines of equal loss", fontsize=11, parse_math=False)
     save(figure, file)

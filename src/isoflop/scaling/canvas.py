@@ -20,14 +20,16 @@ AXIS_LABELS = {
 }
 
 
-def panels(count: int, width: float = 8.0, height: float = 5.5) -> tuple[Figure, list[Axes]]:
-    """A figure with so many axes side by side."""
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many axes, two in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    columns, rows = min(count, 2), -(-count // 2)
+    size = (8.0, 5.5) if count == 1 else (5.6 * columns, 4.8 * rows + 0.3)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, count, number + 1) for number in range(count)]
+    axes = [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
     for one in axes:
         one.grid(which="both", color="#dddddd", lw=0.6)
         one.spines[["top", "right"]].set_visible(False)
@@ -58,6 +60,22 @@ def log_losses(axes: Axes, which: str = "y") -> None:
         coarse = LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), numticks=15)
         axis.set_major_locator(MaxNLocator(7) if fine else coarse)
         axis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:.3g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def log_sizes(axes: Axes, which: str = "x") -> None:
+    """A logarithmic axis of sizes, its ticks as ``short`` writes them: decades, and some between if they are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for name in which:
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+        low, high = sorted(getattr(axes, f"get_{name}lim")())
+        decades = high / low
+        axis.set_major_locator(
+            LogLocator(subs=(1.0,) if decades > 1e3 else (1.0, 3.0) if decades > 30 else (1.0, 2.0, 5.0))
+        )
+        axis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
         axis.set_minor_formatter(NullFormatter())
 
 

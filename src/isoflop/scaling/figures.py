@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isoflop.scaling.analysis import Analysis, HeldOut
-from isoflop.scaling.canvas import AXIS_LABELS, COLOURS, LOSS_LABEL, log_losses, panels, save, say, shade_beyond, short
+from isoflop.scaling.canvas import (
+    AXIS_LABELS,
+    COLOURS,
+    LOSS_LABEL,
+    log_losses,
+    log_sizes,
+    panels,
+    save,
+    say,
+    shade_beyond,
+    short,
+)
 from isoflop.scaling.diagnosis import MAX_EXTRAPOLATION
 from isoflop.scaling.forms import AXES, Floats
 from isoflop.scaling.laws import Law
@@ -29,17 +40,17 @@ def draw_law(analysis: Analysis, file: Path) -> None:
     axes_names = analysis.study.axes
     compute = analysis.optima and axes_names != ("flops",)
     count = len(axes_names) + bool(compute)
-    figure, panes = panels(count, width=max(8.0, 5.2 * count), height=5.6)
+    figure, panes = panels(count)
     for number, (axes, axis) in enumerate(zip(panes, axes_names, strict=False)):
         _draw_axis(axes, analysis, axis)
-        axes.set_ylabel(LOSS_LABEL if number == 0 else "")
+        axes.set_ylabel("" if number % 2 else LOSS_LABEL)
     if compute:
         _draw_compute(panes[-1], analysis)
     held_out = analysis.held_out
     fitted = f"fitted without {held_out.name} (rings)" if held_out else "fitted to all runs"
     law = held_out.law if held_out else analysis.law
     figure.suptitle(
-        f"{_equation(law)}   {fitted}; bands: 95 %, dark for the law, light for a new run",
+        f"{_equation(law)}\n{fitted}; bands: 95 %, dark for the law, light for a new run",
         fontsize=11,
         parse_math=False,
     )
@@ -70,7 +81,8 @@ def _draw_axis(axes: Axes, analysis: Analysis, axis: str) -> None:
             axes.fill_between(ladder, *new, color=colour, alpha=0.1, lw=0)
         _draw_runs(axes, runs, axis, colour, held_out)
     shade_beyond(axes, MAX_EXTRAPOLATION * largest, end, "fitted")
-    axes.set(xscale="log", xlabel=AXIS_LABELS[axis], xlim=(ladder[0], end))
+    axes.set(xlabel=AXIS_LABELS[axis], xlim=(ladder[0], end))
+    log_sizes(axes)
     axes.set_ylim(max(axes.get_ylim()[0], 0.5 * study.losses.min()), min(axes.get_ylim()[1], 1.5 * study.losses.max()))
     log_losses(axes)
     if others:
@@ -143,7 +155,8 @@ def _draw_compute(axes: Axes, analysis: Analysis) -> None:
         axes.plot([run.flops for run in runs], [run.loss for run in runs], "o", ms=4,
                   color=COLOURS[(number + 1) % len(COLOURS)], label=f"N = {short(size)}")  # fmt: skip
     shade_beyond(axes, MAX_EXTRAPOLATION * flops.max(), end, "run")
-    axes.set(xscale="log", xlabel=AXIS_LABELS["flops"], xlim=(0.8 * flops.min(), end))
+    axes.set(xlabel=AXIS_LABELS["flops"], xlim=(0.8 * flops.min(), end))
+    log_sizes(axes)
     axes.set_ylim(max(axes.get_ylim()[0], 0.5 * study.losses.min()), min(axes.get_ylim()[1], 1.5 * study.losses.max()))
     log_losses(axes)
     axes.legend(fontsize=8, frameon=False, loc="lower left", ncols=2 if len(study.sizes) > 4 else 1)

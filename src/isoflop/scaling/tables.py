@@ -61,7 +61,7 @@ def _read(file: Path) -> list[Row]:
             from pyarrow import ArrowException
             from pyarrow.parquet import read_table as read_parquet
         except ImportError:
-            raise UserError(f"{file}: Parquet takes pyarrow; `pip install isoflop[parquet]`") from None
+            raise UserError(f"{file}: Parquet takes pyarrow: `pip install pyarrow`") from None
         try:
             return list(read_parquet(file).to_pylist())
         except (ArrowException, ValueError) as error:
