@@ -1,9 +1,9 @@
 """Does the learning rate that is best at width 16 stay the best at width 128?
 
-``python -m benchmarks.width_transfer [--data data/prepared] [--widths 16 128] [--epochs 10] [--seeds 0 1]
-[--figure docs/width-transfer.png]`` trains every family at every width with learning rates a factor of 2 apart, on the
-images of the project as prepared, and draws the validation NLL against the rate. It prints each family's losses, best
-rates and their ratio.
+``python -m benchmarks.width_transfer [--data data/prepared] [--images N] [--widths 16 128] [--epochs 10]
+[--seeds 0 1] [--figure docs/width-transfer.png]`` trains every family at every width with learning rates a factor of 2
+apart, on the (first N) images of the project as prepared, and draws the validation NLL against the rate. It prints each
+family's losses, best rates and their ratio.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.progress import track
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Split, read_split
 from isoflop.initialization import initialized
-from isoflop.loading import all_images
+from isoflop.loading import TrainingImages, all_images, subset
 from isoflop.recipe import Recipe
 from isoflop.training import fit
 from isoflop.training_module import DivergedError
@@ -34,19 +34,19 @@ CASES = {  # family, depth, optimizer, its middle rate
     "mlp, AdamW": ("mlp", 2, "adamw", 0.002),
     "vit, AdamW": ("vit", 2, "adamw", 0.002),
 }
-FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+FACTORS = (1 / 4, 1 / 2, 1, 2, 4)
 Losses = dict[float, float]  # validation NLL by learning rate
 
 
-def nll(case: str, width: int, rate: float, seed: int, epochs: int, train: Split, val: Split) -> float:
+def nll(case: str, width: int, rate: float, seed: int, epochs: int, images: TrainingImages, val: Split) -> float:
     """Validation NLL after the last epoch; infinite if the training diverged."""
     family, depth, optimizer, _ = CASES[case]
     params = yaml.safe_load((ROOT / "presets" / "digits.yaml").read_text())
     changes = {"optimizer": optimizer, "learning_rate": rate, "epochs": epochs, "batch_size": 64}
     recipe = Recipe.model_validate(params["recipe"] | changes | ({"momentum": 0.6} if optimizer == "muon" else {}))
-    shape = {"family": family, "depth": depth, "heads": 4, "patch_size": 2, "dropout": 0.0}
-    built = architecture(ModelParams.model_validate(params["model"] | shape), width, train)
-    images = all_images(train, np.zeros((0, *train.images.shape), np.uint8))
+    train = images.split
+    shape = {"family": family, "depth": depth, "heads": 4, "patch_size": max(2, train.image_size // 8)}
+    built = architecture(ModelParams.model_validate(params["model"] | shape | {"dropout": 0.0}), width, train)
     net = initialized(built, images, seed)
     try:
         fitted = fit(net, images, val, recipe, width=width, seed=seed, validate_every=epochs, progress=False)
@@ -71,6 +71,7 @@ def draw(curves: dict[str, dict[int, Losses]], figure: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/prepared"))
+    parser.add_argument("--images", type=int, help="all without it")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -78,12 +79,14 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     train, val = read_split(options.data / "train"), read_split(options.data / "val")
+    images = all_images(train, np.zeros((0, *train.images.shape), np.uint8))
+    images = subset(images, min(1.0, options.images / len(train)), seed=0) if options.images else images
     curves: dict[str, dict[int, Losses]] = {}
     for case in options.only:
         rates = [CASES[case][3] * factor for factor in FACTORS]
         curves[case] = {
             width: {
-                rate: fmean(nll(case, width, rate, seed, options.epochs, train, val) for seed in options.seeds)
+                rate: fmean(nll(case, width, rate, seed, options.epochs, images, val) for seed in options.seeds)
                 for rate in track(rates, f"{case}, width {width}", transient=True)
             }
             for width in options.widths
