@@ -241,7 +241,7 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
     for figure in (*figures, law["held_out"]["predicted"], law["held_out"]["actual"]):
         assert loss(figure) in text
     assert "N parameters" in text and law["form"] in text
-    assert "twice the data would give a loss of" in text and "would narrow the law by" in text
+    assert "twice the data would give" in text and "would narrow the law by" in text
     assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnoses"])
     assert "13.5\u202fkB" in text.replace(" kB", "\u202fkB") and "0.0311" in text
     assert "width 32: forecast a loss of" in text.replace("Width", "width")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from isoflop import cli
 from isoflop.errors import UserError
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.fitting import LOSSES
-from isoflop.scaling.forms import L_ND, Form
+from isoflop.scaling.forms import L_ND, Form, additive
 from isoflop.scaling.laws import fit_law
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study
@@ -149,6 +150,7 @@ def test_a_table_of_one_axis_gives_its_own_law(tmp_path: Path, axis: str, column
     values = {name: known["value"] for name, known in found["parameters"].items()}
     assert values["E"] == pytest.approx(0.2, rel=1e-3)
     assert found["held_out"]["relative_error"] == pytest.approx(0, abs=1e-3)
+    assert found["configurations"] == 8
 
 
 @settings(max_examples=15, deadline=None)
@@ -196,6 +198,22 @@ def test_the_form_that_made_the_runs_is_chosen() -> None:
             runs.append(Run(row["N"], row["tokens"], row["tokens"], 1.0, row["seed"], noisy))
         fitted = fit_law(Study(tuple(runs)), 20, np.random.default_rng(0))
         assert fitted.form == form and sum(one.weight for one in fitted.fits) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("fresh", "verdict"), [(0.0, "longer"), (900.0, "data")])
+def test_new_data_are_told_from_more_passes_over_the_same(fresh: float, verdict: str) -> None:
+    form = additive("parameters", "unique_samples", "seen_samples")
+    law, rng = np.array([0.1, 20.0, fresh, 900.0, 0.6, 0.7, 0.6]), np.random.default_rng(0)
+    runs = []
+    for size, data, passes, seed in product((1e4, 4e4, 1.6e5, 6.4e5), (1e4, 2e4, 4e4), (1, 2, 4), (0, 1)):
+        loss = float(form.predict(law[None], np.array([[size], [data], [data * passes]]))[0, 0])
+        noisy = loss * math.exp(0.01 * rng.standard_normal())
+        runs.append(Run(size, data, data * passes, 6 * size * data * passes, seed, noisy))
+    found = facts(analyse(Study(tuple(runs), all_samples=4e4), 60, 0))["data_question"]
+    assert found["verdict"] == verdict
+    gains = {name: found[name]["gain"] for name in ("twice_data", "twice_epochs", "twice_width")}
+    assert gains["twice_data"] >= gains["twice_epochs"] > gains["twice_width"] > 0
+    assert (found["twice_data"]["flops_factor"], found["twice_epochs"]["flops_factor"]) == (2, 2)
 
 
 @pytest.mark.parametrize("design", ["3x3", "4x4", "isoflop"])

@@ -87,19 +87,23 @@ def data_in_words(question: Facts | None) -> str | None:
     verdicts = {
         "data": "more data are worth more",
         "width": "more width is worth more",
+        "longer": "training longer is worth more than width; new data are not surely better than the same again",
         "undecided": "the study cannot tell which is worth more",
     }
     parts = []
-    for name, noun in (("twice_data", "twice the data"), ("twice_width", "twice the width")):
+    nouns = (("twice_data", "twice the data"), ("twice_epochs", "twice the epochs"), ("twice_width", "twice the width"))
+    for name, noun in nouns:
         change = question[name]
+        if change is None:
+            continue
         low, high = change["loss_interval"]
         parts.append(
-            f"{noun} would give a loss of {loss(change['loss'])} ({between(low, high)}) for "
+            f"{noun} would give {loss(change['loss'])} ({between(low, high)}) for "
             f"{change['flops_factor']:.2g} times the FLOPs"
         )
     return (
-        f"from {loss(question['loss'])} with {rounded(question['parameters'])} parameters on "
-        f"{rounded(question['unique_samples'])} samples, {parts[0]}, {parts[1]}: {verdicts[question['verdict']]}"
+        f"from a loss of {loss(question['loss'])} with {rounded(question['parameters'])} parameters on "
+        f"{rounded(question['unique_samples'])} samples, {', '.join(parts)}: {verdicts[question['verdict']]}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What to do next: is more data worth more than more width, and which run would narrow the answer most for its cost."""
+"""What to do next: are more data worth more than more width, and which run would narrow the answer most."""
 
 from __future__ import annotations
 
@@ -29,15 +29,20 @@ class Change:
 
 @dataclass(frozen=True)
 class DataQuestion:
-    """Twice the data, or twice the width, for the study's largest model on all its data.
+    """Twice the data, twice the epochs on the same data, or twice the width, for the study's largest model.
 
-    ``verdict`` is ``data`` or ``width`` where the law is 95 % sure which brings the lower loss, else ``undecided``.
+    Twice the data are seen as often, so they take as many FLOPs as twice the epochs (None where all runs of the study
+    are of one length). ``verdict`` is what the law is 95 % sure brings the lowest loss: ``data``, ``width``, or
+    ``longer`` where that beats more width and new data are not surely better than the same ones again; else
+    ``undecided``.
     """
 
     parameters: float
     unique_samples: float
+    epochs: float
     loss: float
     twice_data: Change
+    twice_epochs: Change | None
     twice_width: Change
     verdict: str
 
@@ -65,24 +70,41 @@ def data_question(planner: Planner, study: Study) -> DataQuestion | None:
     if "parameters" not in axes or "unique_samples" not in axes:
         return None
     largest = max(study.runs, key=lambda run: (run.parameters, run.unique_samples, run.seen_samples))
-    unique = planner.all_samples
-    here = _levels(planner, largest.parameters, unique, unique * largest.epochs)
-    data = _levels(planner, largest.parameters, 2 * unique, 2 * unique * largest.epochs)
-    wide = planner.sizes.parameters(2 * largest.width) if largest.width else 4 * largest.parameters
-    width = _levels(planner, wide, unique, unique * largest.epochs)
+    size, unique, seen = largest.parameters, planner.all_samples, planner.all_samples * largest.epochs
+    wide = planner.sizes.parameters(2 * largest.width) if largest.width else 4 * size
+    here = _levels(planner, size, unique, seen)
+    levels = {
+        "data": _levels(planner, size, 2 * unique, 2 * seen),
+        "epochs": _levels(planner, size, unique, 2 * seen),
+        "width": _levels(planner, wide, unique, seen),
+    }
     before_R = law.samples(here)[:, 0]
-    after = {name: law.samples(levels)[:, 0] for name, levels in (("data", data), ("width", width))}
-    low, high = interval(after["width"] / after["data"] - 1)
-    verdict = "data" if low > 0 else "width" if high < 0 else "undecided"
+    after = {name: law.samples(level)[:, 0] for name, level in levels.items()}
     loss = float(law.predict(here)[0])
 
-    def change(levels: dict[str, Floats | float], after_R: Floats) -> Change:
-        then = float(law.predict(levels)[0])
-        factor = float(np.atleast_1d(levels["flops"])[0] / np.atleast_1d(here["flops"])[0])
-        return Change(then, interval(after_R), 1 - then / loss, interval(1 - after_R / before_R), factor)
+    def change(name: str) -> Change:
+        then = float(law.predict(levels[name])[0])
+        factor = float(np.atleast_1d(levels[name]["flops"])[0] / np.atleast_1d(here["flops"])[0])
+        gain = interval(1 - after[name] / before_R)
+        return Change(then, interval(after[name]), 1 - then / loss, gain, factor)
 
-    changes = change(data, after["data"]), change(width, after["width"])
-    return DataQuestion(largest.parameters, unique, loss, *changes, verdict)
+    knows_time = "seen_samples" in axes
+    verdict = _verdict(after, knows_time)
+    longer = change("epochs") if knows_time else None
+    return DataQuestion(size, unique, largest.epochs, loss, change("data"), longer, change("width"), verdict)
+
+
+def _verdict(after: dict[str, Floats], knows_time: bool) -> str:
+    """Which of the changes ends lowest, by replicates [R] of the loss after each."""
+    fresh, _ = interval(after["epochs"] / after["data"] - 1)  # what new data are worth beyond the same ones again
+    low, high = interval(after["width"] / after["data"] - 1)
+    if low > 0 and (fresh > 0 or not knows_time):
+        return "data"
+    if high < 0:
+        return "width"
+    if knows_time and interval(after["width"] / after["epochs"] - 1)[0] > 0:
+        return "longer"
+    return "undecided"
 
 
 def next_run(planner: Planner, study: Study) -> NextRun | None:

@@ -61,7 +61,10 @@ class Study:
     @property
     def configurations(self) -> npt.NDArray[np.int64]:
         """Number [M] of each run's configuration: runs that differ in their seed alone share one."""
-        keys = [(run.parameters, run.unique_samples, run.seen_samples) for run in self.runs]
+        flops = self.axes == ("flops",)
+        keys = [
+            (run.parameters, run.unique_samples, run.seen_samples, run.flops if flops else 0.0) for run in self.runs
+        ]
         order = {key: number for number, key in enumerate(sorted(set(keys)))}
         return np.array([order[key] for key in keys], np.int64)
 
