@@ -103,9 +103,12 @@ def _curves(
     curves = []
     for level in reversed(chosen):
         runs = [run for run in study.runs if abs(getattr(run, others[0]) / level - 1) < 0.02]
-        for other in others[1:]:  # longest training of what there is: what a curve of one level of the other can show
-            epochs = max(run.epochs for run in runs)
-            runs = [run for run in runs if other != "seen_samples" or run.epochs > 0.98 * epochs]
+        if "seen_samples" in others[1:]:  # one length of training a curve: of those that most levels had, the longest
+            levels_of: dict[float, set[float]] = {}
+            for run in runs:
+                levels_of.setdefault(round(run.epochs, 2), set()).add(float(getattr(run, axis)))
+            length = max(levels_of, key=lambda epochs: (len(levels_of[epochs]), epochs))
+            runs = [run for run in runs if round(run.epochs, 2) == length]
         letter = AXIS_LABELS[others[0]].split()[-1]
         label = f"{letter} = {short(level)}"
         curves.append((label, _levels(analysis, runs[-1], axis, ladder), runs))
