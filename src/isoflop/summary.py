@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 
 from isoflop.errors import UserError
@@ -34,10 +37,21 @@ def print_summary(project: Path) -> None:
     if not report.is_file():
         raise UserError(f"{report}: not found; run `dvc repro`")
     _print_table(rows, cell_in_words(metrics["latency"]["conditions"]["headline"]))
-    for title, line in scaling_lines(metrics["scaling"]):
-        print(f"{title:10}{line}")
-    print("training ", forecast_in_words(metrics["score"]))
-    print("report   ", report)
+    lines = scaling_lines(metrics["scaling"])
+    doubts = [diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnoses"]]
+    if not metrics["scaling"]["trusted"]:
+        lines.insert(1, ("", f"not to be trusted beyond its runs: {', '.join(doubts)}; the report says why"))
+    print_lines([*lines, ("training", forecast_in_words(metrics["score"])), ("report", str(report))])
+
+
+def print_lines(lines: list[tuple[str, str]]) -> None:
+    """A title and a line each; on a terminal wrapped to it."""
+    for title, line in lines:
+        if sys.stdout.isatty():
+            columns = max(40, shutil.get_terminal_size().columns)
+            print(textwrap.fill(line, columns, initial_indent=f"{title:10}", subsequent_indent=10 * " "))
+        else:
+            print(f"{title:10}{line}")
 
 
 def _print_table(rows: list[Variant], setting: str) -> None:
@@ -67,9 +81,6 @@ def _print_table(rows: list[Variant], setting: str) -> None:
 def scaling_lines(law: Facts) -> list[tuple[str, str]]:
     """What the study says, a title and a line each."""
     lines = [("law", law_in_words(law))]
-    if not law["trusted"]:
-        lines.append(("", "not to be trusted beyond its runs:"))
-        lines += [("", f"- {diagnosis['message']}") for diagnosis in law["diagnoses"]]
     lines.append(("held out", held_out_in_words(law)))
     lines += [("best size", budget_in_words(name, best)) for name, best in law["optimal"].items() if name == "largest"]
     lines += [("isoflop", profile_in_words(profile)) for profile in law["profiles"]]

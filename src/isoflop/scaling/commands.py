@@ -23,7 +23,7 @@ from isoflop.scaling.planning import Optimum
 from isoflop.scaling.results import facts, write_facts, write_points
 from isoflop.scaling.results import rounded as digits
 from isoflop.scaling.runs import Study
-from isoflop.summary import scaling_lines
+from isoflop.summary import print_lines, scaling_lines
 
 
 def plan(
@@ -128,6 +128,8 @@ def print_fit(found: Facts, folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    for title, line in scaling_lines(found):
-        print(f"{title:10}{line}")
-    print(f"{'written':10}{folder}: law.json, scaling.json, scaling.csv and figures")
+    lines = scaling_lines(found)
+    if found["diagnoses"]:
+        lines.append(("doubts", "few:" if found["trusted"] else "the law is not to be trusted beyond its runs:"))
+    lines += [("", f"- {diagnosis['message']}") for diagnosis in found["diagnoses"]]
+    print_lines([*lines, ("written", f"{folder}: law.json, scaling.json, scaling.csv and figures")])
