@@ -65,6 +65,10 @@ def main() -> None:
     train, val = (read_split(options.data / name) for name in ("train", "val"))
     views = np.zeros((0, *train.images.shape), np.uint8)
     options.folder.mkdir(parents=True, exist_ok=True)
+    asked = options.folder / "runs.json"
+    if asked.exists() and json.loads(asked.read_text()) != runs.model_dump():
+        parser.error(f"--folder: {options.folder} holds runs of other fractions, epochs, budgets or seeds")
+    asked.write_text(json.dumps(runs.model_dump()))
     begin = time.perf_counter()
     for width in options.widths:
         file = options.folder / f"width-{width}.json"

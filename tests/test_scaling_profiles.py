@@ -66,6 +66,13 @@ def test_a_minimum_that_is_not_bracketed_is_refused(factors: Floats, end: str) -
     assert profile.parameters is None and profile.refused and f"at the {end} size" in profile.refused
 
 
+def test_a_best_size_outside_the_runs_is_refused_or_covered() -> None:
+    factors = np.geomspace(0.04, 0.64, 5)  # of the best size, which is beyond the largest
+    seen = [found(0.01, seed, factors, [1e14])[0] for seed in range(40)]
+    claimed = [profile.parameters_interval for profile in seen if profile.parameters_interval]
+    assert len(claimed) <= 4
+
+
 def test_three_sizes_are_no_profile() -> None:
     assert found(0, 0, np.array([0.5, 1.0, 2.0]), [1e14]) == []
 

@@ -20,12 +20,14 @@ from benchmarks.scaling_fit import GRID
 from isoflop import cli
 from isoflop.errors import UserError
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.fitting import LOSSES
-from isoflop.scaling.forms import L_ND, Form, additive
+from isoflop.scaling.diagnosis import diagnose
+from isoflop.scaling.fitting import LOSSES, fit
+from isoflop.scaling.forms import L_N, L_ND, Form, additive
 from isoflop.scaling.laws import fit_law
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study
 from isoflop.scaling.tables import Columns, read_table
+from isoflop.scaling.uncertainty import floor_interval
 from tests.test_scaling import run_stage, write_runs
 
 LAW = np.array([0.3, 40.0, 300.0, 0.45, 0.5])
@@ -187,6 +189,48 @@ def test_order_and_units_change_no_prediction(random: Any, size_unit: float, dat
     assert law(shuffled, size_unit, data_unit) == pytest.approx(law(rows, 1.0, 1.0), rel=1e-4)
 
 
+def test_flops_stand_for_the_samples_that_a_table_lacks(tmp_path: Path) -> None:
+    rows = [{"N": size, "C": flops, "loss": 0.3 + 40 / size**0.45 + 900 / (flops / 6 / size) ** 0.5}
+            for size in (1e4, 3e4, 1e5, 3e5, 1e6) for flops in (1e14, 1e15, 1e16)]  # fmt: skip
+    study = read_table(write(tmp_path / "runs.csv", rows), Columns(parameters="N", flops="C"))
+    assert study.axes == ("parameters", "unique_samples") and "no samples in the table" in study.assumed
+    found = facts(analyse(study, 20, 0))
+    assert found["configurations"] == 15 and found["parameters"]["E"]["value"] == pytest.approx(0.3, rel=1e-3)
+    with pytest.raises(UserError, match="expected --parameters too, or --flops alone"):
+        read_table(tmp_path / "runs.csv", Columns(samples="N", flops="C"))
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.03])
+def test_the_interval_of_the_floor_holds_it_at_any_noise(noise: float) -> None:
+    """Also where the best run lies below E, and where the noise is far smaller than E."""
+    sizes = np.repeat(np.geomspace(1e3, 1e7, 9), 3)
+    hits = []
+    for seed in range(20):
+        losses = (0.5 + 30 / sizes**0.7) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(sizes)))
+        values, _ = fit(L_N, sizes[None], losses, LOSSES["huber"])
+        bounds = floor_interval(L_N, sizes[None], losses, np.repeat(np.arange(9), 3), values)
+        assert bounds is not None and bounds[1] - bounds[0] > 0.5 * noise * 0.5 / 3
+        hits.append(bounds[0] <= 0.5 <= bounds[1])
+    assert np.mean(hits) >= 0.8
+
+
+def test_repeats_of_one_configuration_make_no_lack_of_fit() -> None:
+    counts = np.array([24, 2, 2, 2] + 12 * [1])
+    doubted = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        grid = [(size, data) for size in (1e4, 4e4, 1.6e5, 6.4e5) for data in (1e4, 4e4, 1.6e5, 6.4e5)]
+        runs = [
+            Run(size, data, data, 6 * size * data, seed,
+                float(L_ND.predict(LAW[None], np.array([[size], [data]]))[0, 0] * np.exp(0.02 * rng.standard_normal())))
+            for (size, data), count in zip(grid, counts, strict=True) for seed in range(count)
+        ]  # fmt: skip
+        study = Study(tuple(runs), all_samples=6.4e5)
+        law = fit_law(study, 20, rng)
+        doubted += "lack_of_fit" in {doubt.kind for doubt in diagnose(study, law, None)}
+    assert doubted <= 1
+
+
 def test_the_form_that_made_the_runs_is_chosen() -> None:
     multiplicative = Form((("parameters", "unique_samples"),))
     for form in (L_ND, multiplicative):
@@ -262,7 +306,7 @@ def test_plan_answers_from_either_end(
     assert planned(project, capsys, "--latency-ms", "0.2")["parameters"] == pytest.approx(20_000, rel=0.02)
     assert cli.main(["plan", "--flops", "1e11"]) == 0
     shown = capsys.readouterr().out
-    assert "best (1e11 FLOPs): width" in shown and "95 % interval of the loss" in shown
+    assert "best (1e11 FLOPs): width" in shown and "that of a new run" in shown
 
 
 def test_plan_refuses_what_the_law_cannot_answer(

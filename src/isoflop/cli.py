@@ -121,6 +121,12 @@ def _positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
 
 
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 or more")
+    return int(text)
+
+
 def _bootstraps(text: str) -> int:
     if not text.isdecimal() or int(text) < 20:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected at least 20")
@@ -239,7 +245,7 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="huber (of log L, delta 0.001; default), l1 or mse of log L, least_squares of L",
     )
     fit.add_argument("--bootstraps", type=_bootstraps, default=1000, metavar="R", help="default: 1000")
-    fit.add_argument("--bootstrap-seed", type=int, default=0, metavar="SEED", help="default: 0")
+    fit.add_argument("--bootstrap-seed", type=_natural, default=0, metavar="SEED", help="default: 0")
     fit.add_argument("--out", type=Path, default=Path("scaling"), metavar="FOLDER", help="default: scaling")
     fit.add_argument("--force", action="store_true", help="write into a folder that holds files")
     fit.add_argument("--json", action="store_true", help="print JSON")

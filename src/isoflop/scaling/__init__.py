@@ -1,1 +1,1 @@
-"""Scaling laws from a table of runs: fit, uncertainty, diagnosis, compute-optimal size. Needs numpy and scipy alone."""
+"""Scaling laws from a table of runs: fit, uncertainty, diagnosis, compute-optimal size (``analysis.analyse``)."""

@@ -9,10 +9,11 @@ import numpy as np
 
 from isoflop.scaling.forms import Floats
 from isoflop.scaling.planning import Planner
-from isoflop.scaling.runs import Study
+from isoflop.scaling.runs import SAME, Study
 from isoflop.scaling.uncertainty import interval
 
 _ENOUGH = 0.5  # of the narrowing that the best run would bring: the cheapest that brings so much is named
+_MOST_LEVELS = 8  # of an axis, that are tried
 _TARGET = 10.0  # times the study's dearest budget: the answer to narrow
 
 
@@ -65,9 +66,9 @@ class NextRun:
 
 
 def data_question(planner: Planner, study: Study) -> DataQuestion | None:
-    """None where the law knows nothing of size or of data, so that one of the two has no answer."""
+    """None where the law knows nothing of size, of data, or of its own noise."""
     law, axes = planner.law, planner.law.form.axes
-    if "parameters" not in axes or "unique_samples" not in axes:
+    if "parameters" not in axes or "unique_samples" not in axes or not law.noise.freedom:
         return None
     largest = max(study.runs, key=lambda run: (run.parameters, run.unique_samples, run.seen_samples))
     size, unique, seen = largest.parameters, planner.all_samples, planner.all_samples * largest.epochs
@@ -123,7 +124,7 @@ def next_run(planner: Planner, study: Study) -> NextRun | None:
         return None
     found = []
     for (width, parameters), unique, epochs in product(
-        _sizes(planner, study), study.level_values("unique_samples"), sorted({run.epochs for run in study.runs})
+        _sizes(planner, study), _few(study.level_values("unique_samples")), _few(_lengths(study))
     ):
         losses_R = np.log(law.samples(_levels(planner, parameters, unique, unique * epochs))[:, 0])
         explained = np.cov(target_R, losses_R)[0, 1] ** 2 / (law.noise.spread(1) ** 2 + losses_R.var(ddof=1))
@@ -134,11 +135,27 @@ def next_run(planner: Planner, study: Study) -> NextRun | None:
     return min((run for run in found if run.narrowing >= enough), key=lambda run: run.flops)
 
 
+def _few(levels: list[float]) -> list[float]:
+    """At most eight of them, from the least to the most."""
+    if len(levels) <= _MOST_LEVELS:
+        return levels
+    return [levels[place] for place in np.linspace(0, len(levels) - 1, _MOST_LEVELS).round().astype(int)]
+
+
+def _lengths(study: Study) -> list[float]:
+    """Epochs of the runs, those within 2 % of each other once."""
+    lengths: list[float] = []
+    for epochs in sorted(run.epochs for run in study.runs):
+        if not lengths or epochs > SAME * lengths[-1]:
+            lengths.append(epochs)
+    return lengths
+
+
 def _sizes(planner: Planner, study: Study) -> list[tuple[int | None, float]]:
     """Width (where runs have one) and parameters of the study's models and of larger ones, up to twice the width."""
     widths = sorted({run.width for run in study.runs if run.width is not None})
     if planner.sizes.quadratic is None or not widths:
-        sizes = [*study.sizes, 2 * study.sizes[-1], 4 * study.sizes[-1]]
+        sizes = [*_few(study.level_values("parameters")), 2 * study.sizes[-1], 4 * study.sizes[-1]]
         return [(None, size) for size in sizes]
     wider = [*widths, round(1.5 * widths[-1]), 2 * widths[-1]]
     return [(width, planner.sizes.parameters(width)) for width in wider]

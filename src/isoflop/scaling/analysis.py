@@ -15,10 +15,11 @@ from isoflop.scaling.forms import Floats, Form
 from isoflop.scaling.laws import Law, fit_law
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, disagreement, profiles
-from isoflop.scaling.runs import MIN_WIDTHS, Run, Study
+from isoflop.scaling.runs import MIN_WIDTHS, SAME, Run, Study
 from isoflop.scaling.uncertainty import floor_interval, interval
 
 LOSS = "huber"
+_LOOSE = 2.0  # high / low of a prediction's interval from which on it tests nothing
 
 
 def _enough(widths: list[int]) -> list[int]:
@@ -69,7 +70,7 @@ class HeldOut:
 
     def holds(self, run: Run) -> bool:
         """Whether a run is one that the law did not see."""
-        return float(getattr(run, self.axis)) == self.level
+        return float(getattr(run, self.axis)) > self.level / SAME
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def hold_out(study: Study, bootstraps: int, rng: np.random.Generator, loss: str 
     """Predict the largest level of the first axis from the others; None where too few remain to fit a law."""
     axis = study.axes[0]
     level = max(study.column(axis))
-    rest = study.only([getattr(run, axis) != level for run in study.runs])
+    rest = study.only([getattr(run, axis) <= level / SAME for run in study.runs])
     if not rest.runs or len(rest.level_values(axis)) < MIN_WIDTHS:
         return None
     law = fit_law(rest, bootstraps, rng, loss)
@@ -141,10 +142,10 @@ def hold_out(study: Study, bootstraps: int, rng: np.random.Generator, loss: str 
     groups: dict[tuple[float, float], list[Run]] = {}
     for run in study.runs:
         same = all(getattr(run, name) == getattr(rest.runs[0], name) for name in constant)
-        if getattr(run, axis) == level and same:
+        if getattr(run, axis) > level / SAME and same:
             groups.setdefault((run.unique_samples, run.seen_samples), []).append(run)
     comparisons = [_comparison(law, runs) for _, runs in sorted(groups.items())]
-    widths = {run.width for run in study.runs if getattr(run, axis) == level}
+    widths = {run.width for run in study.runs if getattr(run, axis) > level / SAME}
     name = study.size_name(level) if axis == "parameters" else f"{level:.3g} {axis.replace('_', ' ')}"
     width = widths.pop() if len(widths) == 1 else None
     return HeldOut(name, axis, level, width, law, comparisons) if comparisons else None
@@ -173,6 +174,15 @@ def _held_out_doubts(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
     if last.covered is None:
         message = f"{held_out.name} was predicted, but too few other runs leave nothing to tell the error by"
         doubts.append(Diagnosis("held_out_unchecked", message))
+    missed = sum(one.covered is False for one in held_out.comparisons)
+    if last.low and last.high and last.high > _LOOSE * last.low:
+        message = f"{held_out.name} was predicted within {last.low:.3g} to {last.high:.3g}: too wide to test the law by"
+        doubts.append(Diagnosis("held_out_loose", message, {"ratio": last.high / last.low}))
+    if last.covered is not False and missed and _unlikely(missed, len(held_out.comparisons)):
+        message = (
+            f"{missed} of the {len(held_out.comparisons)} configurations of {held_out.name} lie outside their intervals"
+        )
+        doubts.append(Diagnosis("held_out_missed", message, {"missed": missed}))
     if last.covered is False:
         message = (
             f"without {held_out.name} the law predicted {last.predicted:.4g} (95 % {last.low:.4g} to "
@@ -184,6 +194,13 @@ def _held_out_doubts(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
         far = extrapolation(held_out.level, max(others), f"the held-out {held_out.name}")
         doubts += [far] if far else []
     return doubts
+
+
+def _unlikely(missed: int, count: int) -> bool:
+    """Whether so many misses of 95 % intervals are no bad luck (binomial, 5 %)."""
+    from scipy.stats import binom
+
+    return float(binom.sf(missed - 1, count, 0.05)) < 0.05
 
 
 def _plan_doubts(optima: dict[str, Optimum]) -> list[Diagnosis]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito: safe for the colour-blind
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-LOSS_LABEL = "loss (nats per sample, not seen in training)"
+LOSS_LABEL = "loss on data not trained on"
 AXIS_LABELS = {
     "parameters": "parameters N",
     "unique_samples": "unique training samples D",

@@ -17,6 +17,7 @@ from isoflop.report.formats import ms, rounded
 from isoflop.report.scaling_words import budget_in_words
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.budget_figures import draw_profiles, draw_surface
+from isoflop.scaling.diagnosis import GRAVE, MAX_EXTRAPOLATION
 from isoflop.scaling.figures import draw_held_out, draw_law
 from isoflop.scaling.law_files import KnownLaw, read_law, write_law
 from isoflop.scaling.planning import Optimum
@@ -62,9 +63,8 @@ def _parameters_for(latency_ms: float, project: Path) -> float:
     timed = read_facts(project / "metrics" / "latency.json")
     scores = read_facts(project / "metrics" / "variants.json")
     cell = timed["conditions"]["headline"]
-    points = {
-        scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in ("base", "distilled") if name in scores
-    }
+    names = [name for name in ("base", "distilled") if name in scores and name in timed]
+    points = {scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in names}
     if len(points) < 2:
         raise UserError("--latency-ms: found one size that was timed, expected two: base and distilled")
     sizes, times = np.log(np.array(sorted(points.items()), np.float64)).T
@@ -79,22 +79,33 @@ def _parameters_for(latency_ms: float, project: Path) -> float:
 
 def print_plan(known: KnownLaw, best: Optimum, as_json: bool) -> None:
     """The plan, and what speaks against it."""
+    doubts = _doubts(known, best)
     if as_json:
-        content: dict[str, Any] = digits(asdict(best)) | {"trusted": known.trusted, "doubts": known.doubts}
+        content: dict[str, Any] = digits(asdict(best)) | {"trusted": not doubts, "doubts": doubts}
         print(json.dumps(content, indent=1))
         return
     print(budget_in_words("best", digits(asdict(best))))
-    if best.loss_interval:
-        print("95 % interval of the loss: {:.4g} to {:.4g}".format(*best.loss_interval))
+    if best.loss_interval and best.loss_prediction:
+        print("95 %: the law's loss {:.4g} to {:.4g}, that of a new run".format(*best.loss_interval), end=" ")
+        print("{:.4g} to {:.4g}".format(*best.loss_prediction))
     print(f"on {rounded(best.unique_samples)} unique samples, {best.epochs:.3g} epochs of them")
-    if not known.trusted:
-        print(f"not to be trusted: {', '.join(known.doubts).replace('_', ' ')}")
+    if doubts:
+        print(f"not to be trusted: {', '.join(doubts).replace('_', ' ')}")
+
+
+def _doubts(known: KnownLaw, best: Optimum) -> list[str]:
+    """What forbids to believe the plan: of the law, and that it lies more than four times beyond the study."""
+    planner = known.planner
+    dearest = planner.sizes.flops(planner.largest, planner.most_samples)
+    far = best.flops > MAX_EXTRAPOLATION * dearest or (best.parameters or 0) > MAX_EXTRAPOLATION * planner.largest
+    grave: list[str] = [kind for kind in dict.fromkeys(known.doubts) if kind in GRAVE]
+    return grave + (["extrapolation"] if far else [])
 
 
 def fit_table(study: Study, folder: Path, *, loss: str, bootstraps: int, seed: int, force: bool) -> Facts:
     """Analyse a study and write law.json, scaling.json, scaling.csv and the figures to ``folder``; the facts.
 
-    All or nothing: the folder appears when everything in it is written.
+    Everything is written beside the folder first and moved in when it is whole.
 
     Raises:
         UserError: the folder holds something, and ``force`` is not set.

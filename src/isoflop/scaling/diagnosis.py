@@ -29,13 +29,13 @@ _NOUNS = {
 Kind = Literal[
     "left_out", "single_size", "single_data_size", "few_sizes", "few_data_sizes", "few_budgets", "single_seed",
     "no_noise_estimate", "flops_assumed", "floor_at_zero", "no_gain", "lack_of_fit", "forms_disagree", "no_held_out",
-    "held_out_unchecked", "held_out_missed", "extrapolation", "optimum_extrapolated", "optimum_unbounded",
-    "profile_refused", "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
+    "held_out_unchecked", "held_out_missed", "held_out_loose", "extrapolation", "optimum_extrapolated",
+    "optimum_unbounded", "profile_refused", "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
 ]  # fmt: skip
 # Doubts that forbid to believe the law at the next size.
 GRAVE: frozenset[Kind] = frozenset(
-    {"floor_at_zero", "held_out_missed", "held_out_unchecked", "no_held_out", "lack_of_fit", "no_noise_estimate",
-     "forms_disagree"}
+    {"floor_at_zero", "held_out_missed", "held_out_loose", "held_out_unchecked", "no_held_out", "lack_of_fit",
+     "no_noise_estimate", "forms_disagree"}
 )  # fmt: skip
 
 
@@ -58,13 +58,14 @@ def _design(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnosis]:
     if study.left_out:
         counts = {kind: float(count) for kind, count in study.left_out.items()}
         yield Diagnosis("left_out", f"left out: {in_words(study.left_out)}; {len(study.runs)} runs remain", counts)
-    if study.flops_assumed:
-        yield Diagnosis("flops_assumed", "no FLOPs in the table: 6 a parameter and sample seen are assumed")
+    if study.assumed:
+        yield Diagnosis("flops_assumed", study.assumed)
     if "parameters" in study.axes and len(study.axes) == 1:
         samples = study.runs[0].unique_samples
+        at = f", at {samples:g} samples" if samples > 1 else ""
         yield Diagnosis(
             "single_data_size",
-            f"only L(N) was fitted, at {samples:g} samples: found 1 data size, L(N, D) takes 3",
+            f"only L(N) was fitted{at}: found 1 data size, L(N, D) takes 3",
             {"samples": samples},
         )
     elif "parameters" not in study.axes and study.axes != ("flops",):
@@ -120,10 +121,11 @@ def _misfit(study: Study, form: AnyForm) -> Iterator[Diagnosis]:
     fitted_M = form.predict(values[None], study.levels(form.axes))[0]
     residuals = Residuals.of(np.log(study.losses) - np.log(fitted_M), study.configurations)
     seed, seed_freedom = residuals.seed_variance()
-    mean, mean_freedom = residuals.mean_variance(form.size)
-    if seed is None or mean is None or seed == 0:
+    misfit, mean_freedom = residuals.misfit_variance(form.size)
+    mean, _ = residuals.mean_variance(form.size)
+    if seed is None or misfit is None or mean is None or seed == 0:
         return
-    ratio = mean * float(residuals.counts.mean()) / seed
+    ratio = misfit / seed
     if ratio > f.ppf(_CERTAINTY, mean_freedom, seed_freedom):
         yield Diagnosis(
             "lack_of_fit",

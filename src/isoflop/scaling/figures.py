@@ -75,7 +75,8 @@ def _draw_axis(axes: Axes, analysis: Analysis, axis: str) -> None:
     for number, (label, curve, runs) in enumerate(_curves(analysis, axis, others, ladder)):
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(ladder, law.predict(curve), color=colour, lw=1.8, label=label)
-        axes.fill_between(ladder, *law.band(curve), color=colour, alpha=0.25, lw=0)
+        if law.noise.freedom:
+            axes.fill_between(ladder, *law.band(curve), color=colour, alpha=0.25, lw=0)
         new = law.prediction_band(curve)
         if new:
             axes.fill_between(ladder, *new, color=colour, alpha=0.1, lw=0)
@@ -189,7 +190,7 @@ def draw_held_out(analysis: Analysis, file: Path) -> None:
     every = [run.loss for run in analysis.study.runs] + [one.predicted for one in held_out.comparisons]
     ends = (0.93 * min(every), 1.07 * max(every))
     axes.plot(ends, ends, color="#444444", lw=1, ls="--", label="predicted = measured")
-    axes.set(xlabel="measured loss (nats per sample)", ylabel="predicted loss (nats per sample)", xlim=ends, ylim=ends)
+    axes.set(xlabel="measured loss", ylabel="predicted loss", xlim=ends, ylim=ends)
     log_losses(axes, "xy")
     last = held_out.comparisons[-1]
     verdict = {True: "inside its interval", False: "outside its interval", None: "no interval"}[last.covered]

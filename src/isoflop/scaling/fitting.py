@@ -11,7 +11,7 @@ from isoflop.scaling.forms import M4, AnyForm, Floats, Form
 from isoflop.scaling.newton import Loss, Problem
 
 _STARTS = 24  # of the grid's, how many are followed to the end
-_FLOORS = 60  # places at which the profile of E is looked at
+_M4_REPLICATES = 100  # of a bootstrap, at most: each is a fit of its own
 
 LOSSES = {
     "huber": Loss(1e-3, logarithmic=True),  # Hoffmann et al. 2022, Approach 3
@@ -56,14 +56,15 @@ def fit(
 
 
 def refit(form: AnyForm, levels: Floats, losses_RM: Floats, loss: Loss, start: Floats) -> Floats:
-    """The laws [R, P] of R tables of losses at the same levels, as a bootstrap needs them.
+    """The laws [R, P] of R tables of losses at the same levels, as a bootstrap needs them; of M4 at most 100.
 
     Args:
         start: [P], a law near them all, such as the fit of the runs as they were. Each table also starts from its
             own best point on the grid of exponents, and keeps the better of the two.
     """
     if isinstance(form, M4):
-        return np.stack([_descended(form, levels, table_M, loss, None, start)[0] for table_M in losses_RM])
+        tables_RM = losses_RM[:_M4_REPLICATES]
+        return np.stack([_descended(form, levels, table_M, loss, None, start)[0] for table_M in tables_RM])
     problem = Problem(form, levels, loss)
     unit = problem.unit(losses_RM)
     targets_RM = losses_RM / unit
@@ -82,24 +83,21 @@ def objective(
     return np.asarray(costs_RM.sum(axis=1) if weights is None else costs_RM @ weights)
 
 
-def floor_profile(form: Form, levels: Floats, losses: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Floors E [F] from 0 to the least loss, and the least ½ Σ r² of log L [F] with E held at each.
+def floor_profile(form: Form, levels: Floats, losses: Floats, values: Floats, floors_F: Floats) -> Floats:
+    """The least ½ Σ r² of log L [F] with E held at each of the floors [F] that are below the largest loss.
 
     What an interval for E is read from (profile likelihood) that also holds where E is at its bound of 0, where a
     bootstrap has no left side.
     """
     problem = Problem(form, levels, LOSSES["mse"])
     unit = problem.unit(losses)
-    floors_F = np.append(np.linspace(0, 0.999 * losses.min(), _FLOORS), min(values[0], 0.999 * losses.min()))
-    floors_F.sort()
     targets_FM = np.repeat(losses[None] / unit, len(floors_F), axis=0)
     near_FP = np.repeat(problem.scaled(values[None], unit), len(floors_F), axis=0)
     near_FP[:, 0] = floors_F / unit
     own_FP = np.repeat(problem.best_on_grid(targets_FM[:1]), len(floors_F), axis=0)
     own_FP[:, 0] = floors_F / unit
     problem.free_P[0] = False
-    reached = [problem.solve(starts_FP, targets_FM)[1] for starts_FP in (near_FP, own_FP)]
-    return floors_F, np.minimum(*reached)
+    return np.asarray(np.minimum(*(problem.solve(starts_FP, targets_FM)[1] for starts_FP in (near_FP, own_FP))))
 
 
 def _fit_m4(form: M4, levels: Floats, losses: Floats, loss: Loss, weights: Floats | None) -> tuple[Floats, float]:

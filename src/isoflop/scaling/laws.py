@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isoflop.scaling.fitting import LOSSES, fit
-from isoflop.scaling.forms import AnyForm, Floats, candidates, point
+from isoflop.scaling.forms import M4, AnyForm, Floats, candidates, point
 from isoflop.scaling.runs import Study
 from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
 
@@ -58,8 +58,12 @@ class Law:
 
     def rows_of_each(self) -> list[tuple[Fit, Floats]]:
         """Each form with the replicates that stand for it in a mixture."""
-        counts = [max(1, round(one.weight * len(one.replicates))) for one in self.fits]
-        return [(one, one.replicates[:count]) for one, count in zip(self.fits, counts, strict=True)]
+        most = max(len(one.replicates) for one in self.fits)
+        counts = [max(1, round(one.weight * most)) for one in self.fits]
+        return [
+            (one, one.replicates[np.arange(count) % len(one.replicates)])
+            for one, count in zip(self.fits, counts, strict=True)
+        ]
 
     def band(self, levels: Mapping[str, Floats | float]) -> tuple[Floats, Floats]:
         """The 95 % confidence band [M], [M] of the law itself: bootstrap and forms, without the noise of runs."""
@@ -92,7 +96,7 @@ def fit_law(study: Study, bootstraps: int, rng: np.random.Generator, loss: str =
     count = int(study.configurations.max()) + 1
     forms = candidates(study.axes)
     smallest = min(form.size for form in forms)
-    forms = [form for form in forms if form.size <= max(count - 1, smallest)]
+    forms = [form for form in forms if form.size <= max(count - 1, smallest) and _is_told(form, study)]
     weights = _evidence(forms, study, count)
     kept = [number for number in np.argsort(-weights, kind="stable") if weights[number] >= _RULED_OUT]
     total = float(weights[kept].sum())
@@ -107,6 +111,11 @@ def fit_law(study: Study, bootstraps: int, rng: np.random.Generator, loss: str =
     fitted_M = best.form.predict(best.values[None], study.levels(best.form.axes))[0]
     residuals = Residuals.of(np.log(study.losses / fitted_M), study.configurations)
     return Law(tuple(fits), noise(residuals, best.form.size))
+
+
+def _is_told(form: AnyForm, study: Study) -> bool:
+    """Whether the study has the levels for it: M4's five parameters take seven."""
+    return not isinstance(form, M4) or len(study.level_values(form.axis)) >= form.size + 2
 
 
 def _evidence(forms: list[AnyForm], study: Study, count: int) -> Floats:

@@ -88,10 +88,12 @@ class Optimum:
     parameters_interval: tuple[float, float] | None = None
     width: float | None = None
     samples: float | None = None  # seen in training
+    samples_interval: tuple[float, float] | None = None
     unique_samples: float | None = None
     epochs: float | None = None
     loss: float | None = None
-    loss_interval: tuple[float, float] | None = None
+    loss_interval: tuple[float, float] | None = None  # of the law
+    loss_prediction: tuple[float, float] | None = None  # of a new run
     flat: tuple[float, float] | None = None
 
 
@@ -138,8 +140,11 @@ class Planner:
         parameters = float(np.exp(best))
         samples = float(self.sizes.samples(flops, np.array([parameters]))[0])
         here = {name: np.atleast_1d(level) for name, level in self.levels(parameters, samples).items()}
+        scalars = {name: float(level[0]) for name, level in here.items()}
         sizes_R = _minima(np.log(ladder), self.law.samples(levels))
         bounded_R = np.isfinite(sizes_R)
+        known = self.law.noise.freedom > 0 and bounded_R.mean() >= 1 - _MOST_WITHOUT
+        samples_R = self.sizes.samples(flops, np.exp(sizes_R[bounded_R]))
         loss = float(self.law.predict(here)[0])
         even = ladder[losses <= FLAT * loss]
         data = samples if self.data_axis == "seen_samples" else samples / self.epochs
@@ -149,12 +154,14 @@ class Planner:
             flops,
             "inside" if inside else "extrapolated",
             parameters=parameters,
-            parameters_interval=_exp(interval(sizes_R[bounded_R])) if bounded_R.mean() >= 1 - _MOST_WITHOUT else None,
+            parameters_interval=_exp(interval(sizes_R[bounded_R])) if known else None,
             width=self.sizes.width(parameters),
             samples=samples,
+            samples_interval=interval(samples_R) if known else None,
             unique_samples=unique,
             epochs=samples / unique,
             loss=loss,
+            loss_prediction=self.law.prediction(scalars, seeds=1)[1],
             loss_interval=interval(self.law.samples(here)[:, 0]) if self.law.noise.freedom else None,
             flat=(float(even.min()), float(even.max())) if len(even) else (parameters, parameters),
         )
@@ -179,7 +186,10 @@ class Planner:
         scale = self.sizes.flops(self.largest, self.most_samples)
         tried = np.log(scale) + np.arange(-20.0, 30.0)
         bounded = [place for place in tried if self.best(float(np.exp(place)))]
-        if not bounded or not enough(*(self.best(float(np.exp(bounded[-1]))) or (0.0, np.inf))):
+        if not bounded:
+            return None
+        ends = [enough(*(self.best(float(np.exp(place))) or (0.0, np.inf))) for place in (bounded[0], bounded[-1])]
+        if ends != [False, True]:
             return None
         low, high = bounded[0], bounded[-1]
         while high - low > 1e-5:
@@ -209,7 +219,9 @@ def _exp(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def budgets(study: Study) -> dict[str, float]:
-    """FLOPs of the cheapest, the median and the dearest run on the most data, and ten times the dearest."""
-    largest = max(run.unique_samples for run in study.runs)
-    flops = sorted({run.flops for run in study.runs if run.unique_samples == largest})
+    """FLOPs of the cheapest, the median and the dearest run, and ten times the dearest; of the runs on the most data
+    where a budget buys passes over them."""
+    most = max(run.unique_samples for run in study.runs)
+    whole = study.data_axis == "unique_samples"  # a budget buys data too
+    flops = sorted({run.flops for run in study.runs if whole or run.unique_samples == most})
     return {"smallest": flops[0], "median": float(np.median(flops)), "largest": flops[-1], "tenfold": 10 * flops[-1]}

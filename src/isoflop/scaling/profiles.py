@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.scaling.forms import Floats
+from isoflop.scaling.planning import FLAT
 from isoflop.scaling.uncertainty import interval
 
 _SAME_BUDGET = 1.15  # runs of a profile have at most this many times the FLOPs of its cheapest
 _MIN_SIZES = 4  # of a profile: a parabola through three leaves nothing to tell its error by
-_FLAT = 1.01  # times the least loss: sizes within it are as good
+_MOST_OUTSIDE = 0.05  # share of tables like it whose least loss is at an end: the minimum is not bracketed
 _GRID = 2001  # places at which a profile's curve is looked at
 
 
@@ -110,7 +111,18 @@ def _profile(
             centre,
             refused=f"the loss is least at the {end} size, {np.exp(grid[best]):.3g}; {way} ones would bracket it",
         )
-    even = np.exp(grid[fitted <= fitted[best] + np.log(_FLAT)])
+    places_R = _minima(curve, np.log(sizes) - centre, grid - centre, noise, replicates, rng)
+    outside = 0.0 if places_R is None else float(np.isin(places_R, grid[[0, -1]] - centre).mean())
+    if outside > _MOST_OUTSIDE:
+        return Profile(
+            budget,
+            sizes,
+            losses,
+            curve,
+            centre,
+            refused=f"the minimum is not bracketed in {outside:.0%} of tables with such noise",
+        )
+    even = np.exp(grid[fitted <= fitted[best] + np.log(FLAT)])
     logs = np.log(sizes)
     order = np.argsort(logs)
     return Profile(
@@ -120,23 +132,23 @@ def _profile(
         curve,
         centre,
         parameters=float(np.exp(grid[best])),
-        parameters_interval=_interval(curve, logs - centre, grid - centre, centre, noise, replicates, rng),
+        parameters_interval=None if places_R is None else _size_interval(places_R + centre),
         samples=float(np.exp(np.interp(grid[best], logs[order], np.log(samples[order])))),
         loss=float(np.exp(fitted[best])),
         flat=(float(even.min()), float(even.max())),
     )
 
 
-def _interval(
+def _minima(
     curve: Floats,
     places: Floats,
     grid: Floats,
-    centre: float,
     noise: tuple[float, int] | None,
     replicates: int,
     rng: np.random.Generator,
-) -> tuple[float, float] | None:
-    """Of N*, from curves through tables with fresh noise; the noise itself is known by its degrees of freedom only."""
+) -> Floats | None:
+    """Where on the grid curves through tables with fresh noise are least [R]; the noise itself is known by its degrees
+    of freedom only. None without any."""
     if noise is None:
         return None
     sd, freedom = noise
@@ -144,7 +156,11 @@ def _interval(
     tables_MR = np.polyval(curve, places)[:, None] + spread_R * rng.standard_normal((len(places), replicates))
     curves_PR = np.polyfit(places, tables_MR, len(curve) - 1)
     heights_GR = np.vander(grid, len(curve)) @ curves_PR
-    low, high = interval(grid[heights_GR.argmin(axis=0)] + centre)
+    return np.asarray(grid[heights_GR.argmin(axis=0)])
+
+
+def _size_interval(logs_R: Floats) -> tuple[float, float]:
+    low, high = interval(logs_R)
     return float(np.exp(low)), float(np.exp(high))
 
 

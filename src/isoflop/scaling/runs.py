@@ -18,7 +18,7 @@ from isoflop.scaling.forms import Floats
 
 MIN_WIDTHS = 3  # fewer cannot tell a floor from a power of N
 _NO_BETTER_THAN_CHANCE = 0.9  # of the loss of guessing: a run above has learnt next to nothing
-_SAME = 1.02  # levels within this factor are one: epochs of whole steps, FLOPs of rounded sizes
+SAME = 1.02  # levels within this factor are one: epochs of whole steps, FLOPs of rounded sizes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Study:
     runs: tuple[Run, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)  # diverged, undertrained: how many
     all_samples: float = 0.0
-    flops_assumed: bool = False  # the table had none, so 6 N S stands for them (Kaplan et al. 2020)
+    assumed: str = ""  # what a table lacked and what stands for it: C = 6 N S (Kaplan et al. 2020)
 
     @property
     def sizes(self) -> list[float]:
@@ -61,12 +61,14 @@ class Study:
     @property
     def configurations(self) -> npt.NDArray[np.int64]:
         """Number [M] of each run's configuration: runs that differ in their seed alone share one."""
-        flops = self.axes == ("flops",)
-        keys = [
-            (run.parameters, run.unique_samples, run.seen_samples, run.flops if flops else 0.0) for run in self.runs
-        ]
+        axes = self.axes if self.axes == ("flops",) else ("parameters", "unique_samples", "seen_samples")
+        keys = list(zip(*(self._level_numbers(axis) for axis in axes), strict=True))
         order = {key: number for number, key in enumerate(sorted(set(keys)))}
         return np.array([order[key] for key in keys], np.int64)
+
+    def _level_numbers(self, axis: str) -> list[int]:
+        """Of each run, which of ``level_values`` it is at."""
+        return [int(place) - 1 for place in np.searchsorted(self.level_values(axis), self.column(axis), side="right")]
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ class Study:
         """
         axes = [axis for axis in ("parameters", "unique_samples") if len(self.level_values(axis)) > 1]
         epochs = [run.epochs for run in self.runs]
-        if max(epochs) > _SAME * min(epochs):
+        if max(epochs) > SAME * min(epochs):
             axes.append("seen_samples")
         return tuple(axes) or ("flops",)
 
@@ -93,7 +95,7 @@ class Study:
         """The levels of an axis, each once, ascending; those within 2 % of the one before are the same."""
         levels: list[float] = []
         for value in np.unique(self.column(axis)):
-            if not levels or value > _SAME * levels[-1]:
+            if not levels or value > SAME * levels[-1]:
                 levels.append(float(value))
         return levels
 
@@ -104,7 +106,7 @@ class Study:
     def only(self, keep: Sequence[bool]) -> Study:
         """The study with just the runs that ``keep`` marks."""
         kept = tuple(run for run, wanted in zip(self.runs, keep, strict=True) if wanted)
-        return Study(kept, self.left_out, self.all_samples, self.flops_assumed)
+        return Study(kept, self.left_out, self.all_samples, self.assumed)
 
     def size_name(self, parameters: float) -> str:
         """``width 32`` where the runs tell their width, else ``2.98e+05 parameters``."""

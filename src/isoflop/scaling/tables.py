@@ -49,8 +49,7 @@ def read_table(file: Path, columns: Columns, where: Sequence[str] = (), chance: 
         marks[mark] += bool(mark)
         runs += [] if mark or loss is None else [_run(row, columns, loss, f"{file}: row {number}")]
     largest = max((run.unique_samples for run in runs), default=0.0)
-    assumed = columns.flops is None and columns.parameters is not None
-    study = Study(tuple(runs), +marks, all_samples=largest, flops_assumed=assumed)
+    study = Study(tuple(runs), +marks, all_samples=largest, assumed=_assumed(columns))
     _check_levels(study, file)
     return study
 
@@ -97,6 +96,18 @@ def _check_columns(rows: list[tuple[int, Row]], columns: Columns, file: Path) ->
             f"{file}: found columns {', '.join(present)}; expected --parameters, --samples, --seen or --flops to name "
             "the one that the loss depends on"
         )
+    if columns.flops and columns.parameters is None and (columns.samples or columns.seen):
+        raise UserError(f"{file}: found --flops with samples alone, expected --parameters too, or --flops alone")
+
+
+def _assumed(columns: Columns) -> str:
+    if columns.parameters is None:
+        return ""
+    if columns.flops is None:
+        return "no FLOPs in the table: 6 a parameter and sample seen are assumed"
+    if columns.samples is None and columns.seen is None:
+        return "no samples in the table: FLOPs / (6 parameters) are assumed, each seen once"
+    return ""
 
 
 def _check_levels(study: Study, file: Path) -> None:
@@ -132,13 +143,16 @@ def _run(row: Row, columns: Columns, loss: float, where: str) -> Run:
         return value
 
     parameters = size(columns.parameters, 1.0)
-    unique = size(columns.samples, 0.0) or size(columns.seen, 1.0) / size(columns.epochs, 1.0)
+    bought = size(columns.flops, 6 * parameters) / (6 * parameters) if columns.parameters else 1.0
+    unique = size(columns.samples, 0.0) or size(columns.seen, bought) / size(columns.epochs, 1.0)
     seen = size(columns.seen, 0.0) or unique * size(columns.epochs, 1.0)
     accuracy = None if columns.accuracy is None else _number(row[columns.accuracy], columns.accuracy, where)
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise UserError(f"{where}: column {columns.accuracy}: found {accuracy:g}, expected a share from 0 to 1")
-    seed = 0 if columns.seed is None else round(_number(row[columns.seed], columns.seed, where))
-    return Run(parameters, unique, seen, size(columns.flops, 6 * parameters * seen), seed, loss, accuracy)
+    seed = 0.0 if columns.seed is None else _number(row[columns.seed], columns.seed, where)
+    if not math.isfinite(seed):
+        raise UserError(f"{where}: column {columns.seed}: found {row[columns.seed or '']}, expected a number")
+    return Run(parameters, unique, seen, size(columns.flops, 6 * parameters * seen), round(seed), loss, accuracy)
 
 
 def _number(text: Any, name: str, where: str) -> float:

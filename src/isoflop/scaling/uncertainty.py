@@ -11,6 +11,7 @@ from isoflop.scaling.fitting import floor_profile, refit
 from isoflop.scaling.forms import AnyForm, Floats, Form
 from isoflop.scaling.newton import Loss
 
+_MOST_NOISE = 25.0  # of log loss, drawn for runs that follow no law: e^25 is as good as infinite, and is a number
 _NOISE_POINTS = 99  # of a noise distribution, at equal shares of probability
 
 
@@ -51,6 +52,13 @@ class Residuals:
         freedom = int(len(self.within) - len(self.means))
         return (float((self.within**2).sum() / freedom) if freedom else None), freedom
 
+    def misfit_variance(self, parameters: int) -> tuple[float | None, int]:
+        """Variance of runs as their configurations' means miss the law, which is that of seeds where the law is right,
+        however many seeds each has; and its degrees of freedom."""
+        freedom = len(self.means) - parameters
+        squares = float((self.counts * self.means**2).sum())
+        return (squares / freedom if freedom > 0 else None), max(freedom, 0)
+
     def mean_variance(self, parameters: int) -> tuple[float | None, int]:
         """Variance of configurations' means about the law, and its degrees of freedom."""
         freedom = len(self.means) - parameters
@@ -66,9 +74,8 @@ def noise(residuals: Residuals, parameters: int) -> Noise:
     mean, mean_freedom = residuals.mean_variance(parameters)
     if mean is None:
         return Noise(None if seed is None else float(np.sqrt(seed)), 0.0, seed_freedom)
-    beyond = max(0.0, mean - (seed or 0.0) / float(residuals.counts.mean()))
-    # where seeds explain all of the misfit, both speak of the same noise
-    freedom = mean_freedom + (seed_freedom if beyond == 0 else 0)
+    beyond = max(0.0, mean - (seed or 0.0) * float((1 / residuals.counts).mean()))
+    freedom = mean_freedom if beyond > 0 else seed_freedom
     return Noise(None if seed is None else float(np.sqrt(seed)), float(np.sqrt(beyond)), freedom)
 
 
@@ -104,7 +111,8 @@ def bootstrap(
     for number in range(len(pool_C)):  # what is drawn about the means must leave the means alone
         members = configurations == number
         within_RM[:, members] -= within_RM[:, members].mean(axis=1, keepdims=True)
-    tables_RM = fitted_M * np.exp(between_RC[:, configurations] + within_RM)
+    drawn_RM = np.clip(between_RC[:, configurations] + within_RM, -_MOST_NOISE, _MOST_NOISE)
+    tables_RM = fitted_M * np.exp(drawn_RM)
     return refit(form, levels, tables_RM, loss, values)
 
 
@@ -140,7 +148,8 @@ def prediction_interval(losses: Floats, spread: float, freedom: int) -> tuple[fl
     if freedom < 1:
         return None
     shares = (np.arange(_NOISE_POINTS) + 0.5) / _NOISE_POINTS
-    return interval((losses[:, None] * np.exp(spread * t.ppf(shares, freedom))[None]).ravel())
+    noise_Q = np.clip(spread * t.ppf(shares, freedom), -_MOST_NOISE, _MOST_NOISE)
+    return interval((losses[:, None] * np.exp(noise_Q)[None]).ravel())
 
 
 def floor_interval(
@@ -152,12 +161,23 @@ def floor_interval(
     """
     from scipy.stats import f
 
-    floors_F, halves_F = floor_profile(form, levels, losses, values)
     residuals_M = np.log(losses) - np.log(form.predict(values[None], levels)[0])
-    residuals = Residuals.of(residuals_M, configurations)
-    mean, freedom = residuals.mean_variance(form.size)
-    if mean is None:
+    variance, freedom = Residuals.of(residuals_M, configurations).misfit_variance(form.size)
+    if variance is None:
         return None
-    rise_F = 2 * (halves_F - halves_F.min()) / max(float(residuals.counts.mean()) * mean, 1e-300)
-    allowed = rise_F <= f.ppf(0.95, 1, freedom)
-    return float(floors_F[allowed].min()), float(floors_F[allowed].max())
+    highest = 0.999 * float(losses.max())
+    centre = min(float(values[0]), highest)
+    steps = highest * 2.0 ** -np.arange(22)  # from the whole range down to what the least noise can tell
+    floors_F = np.unique(np.clip(np.concatenate([centre - steps, [centre], centre + steps]), 0, highest))
+    halves_F = floor_profile(form, levels, losses, values, floors_F)
+    for _ in range(2):  # once more between the ends and their neighbours outside
+        allowed = np.flatnonzero(2 * (halves_F - halves_F.min()) <= max(variance, 1e-300) * f.ppf(0.95, 1, freedom))
+        first, last = int(allowed[0]), int(allowed[-1])
+        brackets = [(max(first - 1, 0), first), (last, min(last + 1, len(floors_F) - 1))]
+        more_F = np.concatenate([np.linspace(floors_F[low], floors_F[high], 8)[1:-1] for low, high in brackets])
+        ends = float(floors_F[first]), float(floors_F[last])
+        more_halves_F = floor_profile(form, levels, losses, values, more_F)
+        order = np.argsort(np.concatenate([floors_F, more_F]), kind="stable")
+        floors_F = np.concatenate([floors_F, more_F])[order]
+        halves_F = np.concatenate([halves_F, more_halves_F])[order]
+    return ends
