@@ -343,3 +343,14 @@ def test_every_objective_is_on_offer(tmp_path: Path) -> None:
     study = read_table(table, Columns(parameters="N", samples="tokens", seed="seed", loss="L"))
     for objective in LOSSES:
         assert analyse(study, 20, 0, objective).law.values[3] == pytest.approx(0.45, abs=0.1)
+
+
+def test_plan_says_when_the_law_weighs_nothing_against_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    run_stage(write_runs(tmp_path / "runs", fractions=(1.0,), spread=0.005), tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    for asked in ("--flops", "--loss", "--parameters"):
+        assert cli.main(["plan", asked, "0.5"]) == 1
+        assert "no budget has a best size by the law L(N) = E + A/N^α" in capsys.readouterr().err

@@ -37,22 +37,25 @@ def plan(
     """
     known = read_law(project / "models" / "law.json")
     planner = known.planner
+    form = planner.law.form
+    if planner.best(planner.sizes.flops(planner.largest, planner.most_samples)) is None:
+        raise UserError(f"no budget has a best size by the law {form.label}: it does not weigh size against samples")
     if latency_ms is not None:
         parameters = _parameters_for(latency_ms, project)
     if loss is not None:
         flops = planner.flops_for(loss)
         if flops is None:
-            raise UserError(f"--loss: found {loss:g}, which no budget reaches by the law {planner.law.form.label}")
+            raise UserError(f"--loss: found {loss:g}, which no budget reaches by the law {form.label}")
     elif parameters is not None:
         flops = planner.flops_of(parameters)
         if flops is None:
-            raise UserError(f"no budget has {parameters:.3g} parameters as its best size by {planner.law.form.label}")
+            raise UserError(f"no budget has {parameters:.3g} parameters as its best size by {form.label}")
     if flops is None:
         raise ValueError("nothing to plan for")
     best = planner.optimum(flops)
     if best.parameters is None:
         raise UserError(
-            f"no best size for {flops:.3g} FLOPs: by {planner.law.form.label} the loss falls with one of size and "
+            f"no best size for {flops:.3g} FLOPs: by {form.label} the loss falls with one of size and "
             "samples alone; the report's doubts say why"
         )
     return known, best
