@@ -21,8 +21,8 @@ from isoflop.scaling.diagnosis import GRAVE, MAX_EXTRAPOLATION
 from isoflop.scaling.figures import draw_held_out, draw_law
 from isoflop.scaling.law_files import KnownLaw, read_law, write_law
 from isoflop.scaling.planning import Optimum
-from isoflop.scaling.results import facts, write_facts, write_points
 from isoflop.scaling.results import rounded as digits
+from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import Study
 from isoflop.summary import print_lines, scaling_lines
 
@@ -122,7 +122,7 @@ def fit_table(study: Study, folder: Path, *, loss: str, bootstraps: int, seed: i
         folder.mkdir(exist_ok=True)
         for file in (Path(temporary) / "all").iterdir():
             shutil.move(file, folder / file.name)
-    return facts(analysis, loss)
+    return read_facts(folder / "scaling.json")
 
 
 def write_analysis(analysis: Analysis, folder: Path, loss: str) -> None:

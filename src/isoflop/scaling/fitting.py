@@ -36,9 +36,14 @@ def fit(
         losses: [M] positive, finite losses of the runs.
         weights: [M] positive, how much each run counts; only their ratios matter to the law.
         exponents: [S, K], the only ones to choose from, where they are not to be searched freely.
+
+    Raises:
+        ValueError: weights or exponents for M4, which takes neither.
     """
     if isinstance(form, M4):
-        return _fit_m4(form, levels, losses, loss, weights)
+        if weights is not None or exponents is not None:
+            raise ValueError("M4 takes neither weights nor given exponents")
+        return _fit_m4(form, levels, losses, loss)
     problem = Problem(form, levels, loss, weights)
     starts_SK = problem.grid() if exponents is None else exponents
     targets_SM = np.repeat(losses[None] / problem.unit(losses), len(starts_SK), axis=0)
@@ -64,7 +69,7 @@ def refit(form: AnyForm, levels: Floats, losses_RM: Floats, loss: Loss, start: F
     """
     if isinstance(form, M4):
         tables_RM = losses_RM[:_M4_REPLICATES]
-        return np.stack([_descended(form, levels, table_M, loss, None, start)[0] for table_M in tables_RM])
+        return np.stack([_descended(form, levels, table_M, loss, start)[0] for table_M in tables_RM])
     problem = Problem(form, levels, loss)
     unit = problem.unit(losses_RM)
     targets_RM = losses_RM / unit
@@ -100,34 +105,31 @@ def floor_profile(form: Form, levels: Floats, losses: Floats, values: Floats, fl
     return np.asarray(np.minimum(*(problem.solve(starts_FP, targets_FM)[1] for starts_FP in (near_FP, own_FP))))
 
 
-def _fit_m4(form: M4, levels: Floats, losses: Floats, loss: Loss, weights: Floats | None) -> tuple[Floats, float]:
+def _fit_m4(form: M4, levels: Floats, losses: Floats, loss: Loss) -> tuple[Floats, float]:
     """From the power law, bent little or much towards tops near the worst loss and far from it."""
-    floor, coefficient, exponent = fit(Form((form.axes,)), levels, losses, loss, weights)[0]
+    floor, coefficient, exponent = fit(Form((form.axes,)), levels, losses, loss)[0]
     best_P, least = np.zeros(form.size), np.inf
     for top in (1.02, 1.3, 3.0):
         for bend in (0.0, 0.5, 1.5):
             top_loss = top * float(losses.max())
             scale = (top_loss - np.exp(np.log(losses).mean())) ** bend
             start = np.array([floor, top_loss, max(coefficient, 1e-12) / scale, bend, max(exponent, 0.05)])
-            found_P, reached = _descended(form, levels, losses, loss, weights, start)
+            found_P, reached = _descended(form, levels, losses, loss, start)
             best_P, least = (found_P, reached) if reached < least else (best_P, least)
     return best_P, least
 
 
-def _descended(
-    form: M4, levels: Floats, losses: Floats, loss: Loss, weights: Floats | None, start: Floats
-) -> tuple[Floats, float]:
+def _descended(form: M4, levels: Floats, losses: Floats, loss: Loss, start: Floats) -> tuple[Floats, float]:
     """Where scipy's bounded least squares get to from ``start``, in E, log(L0 - worst loss), log A, a and α."""
     from scipy.optimize import least_squares
 
     worst = float(losses.max())
-    root_M = np.ones(len(losses)) if weights is None else np.sqrt(weights)
 
     def values(free: Floats) -> Floats:
         return np.array([free[0], worst + np.exp(free[1]), np.exp(free[2]), free[3], free[4]])
 
     def residuals(free: Floats) -> Floats:
-        return root_M * loss.residuals(form.predict(values(free)[None], levels)[0], losses)
+        return loss.residuals(form.predict(values(free)[None], levels)[0], losses)
 
     lower = np.array([0, np.log(1e-4 * worst), -700, 0, 0])
     upper = np.array([losses.min(), np.log(100 * worst), 700, 10, 10])
@@ -138,4 +140,4 @@ def _descended(
         residuals, np.clip(begin, lower + margin, upper - margin), bounds=(lower, upper), x_scale="jac", **options
     )
     values_P = values(found.x)
-    return values_P, float(objective(form, values_P[None], levels, losses[None], loss, weights)[0])
+    return values_P, float(objective(form, values_P[None], levels, losses[None], loss)[0])

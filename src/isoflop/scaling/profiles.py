@@ -8,7 +8,7 @@ public CIFAR-10 study by 30 %).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -97,40 +97,28 @@ def _profile(
     replicates: int,
     rng: np.random.Generator,
 ) -> Profile:
-    budget = float(np.exp(np.log(flops).mean()))
+    bare = Profile(float(np.exp(np.log(flops).mean())), sizes, losses, curve, centre)
     grid = np.linspace(np.log(sizes.min()), np.log(sizes.max()), _GRID)
     fitted = np.polyval(curve, grid - centre)
     best = int(fitted.argmin())
     if best in (0, _GRID - 1):
         end, way = ("largest", "larger") if best else ("smallest", "smaller")
-        return Profile(
-            budget,
-            sizes,
-            losses,
-            curve,
-            centre,
+        return replace(
+            bare,
             refused=f"the loss is least at the {end} size, {np.exp(grid[best]):.3g}; {way} ones would bracket it",
         )
     places_R = _minima(curve, np.log(sizes) - centre, grid - centre, noise, replicates, rng)
     outside = 0.0 if places_R is None else float(np.isin(places_R, grid[[0, -1]] - centre).mean())
     if outside > _MOST_OUTSIDE:
-        return Profile(
-            budget,
-            sizes,
-            losses,
-            curve,
-            centre,
+        return replace(
+            bare,
             refused=f"the minimum is not bracketed in {outside:.0%} of tables with such noise",
         )
     even = np.exp(grid[fitted <= fitted[best] + np.log(FLAT)])
     logs = np.log(sizes)
     order = np.argsort(logs)
-    return Profile(
-        budget,
-        sizes,
-        losses,
-        curve,
-        centre,
+    return replace(
+        bare,
         parameters=float(np.exp(grid[best])),
         parameters_interval=None if places_R is None else _size_interval(places_R + centre),
         samples=float(np.exp(np.interp(grid[best], logs[order], np.log(samples[order])))),

@@ -170,14 +170,13 @@ def floor_interval(
     steps = highest * 2.0 ** -np.arange(22)  # from the whole range down to what the least noise can tell
     floors_F = np.unique(np.clip(np.concatenate([centre - steps, [centre], centre + steps]), 0, highest))
     halves_F = floor_profile(form, levels, losses, values, floors_F)
-    for _ in range(2):  # once more between the ends and their neighbours outside
-        allowed = np.flatnonzero(2 * (halves_F - halves_F.min()) <= max(variance, 1e-300) * f.ppf(0.95, 1, freedom))
-        first, last = int(allowed[0]), int(allowed[-1])
-        brackets = [(max(first - 1, 0), first), (last, min(last + 1, len(floors_F) - 1))]
-        more_F = np.concatenate([np.linspace(floors_F[low], floors_F[high], 8)[1:-1] for low, high in brackets])
-        ends = float(floors_F[first]), float(floors_F[last])
-        more_halves_F = floor_profile(form, levels, losses, values, more_F)
-        order = np.argsort(np.concatenate([floors_F, more_F]), kind="stable")
-        floors_F = np.concatenate([floors_F, more_F])[order]
-        halves_F = np.concatenate([halves_F, more_halves_F])[order]
-    return ends
+    most = halves_F.min() + 0.5 * max(variance, 1e-300) * f.ppf(0.95, 1, freedom)
+    first, last = np.flatnonzero(halves_F <= most)[[0, -1]]
+    # once more between the ends and their neighbours outside
+    below_F = np.linspace(floors_F[max(first - 1, 0)], floors_F[first], 8)
+    above_F = np.linspace(floors_F[last], floors_F[min(last + 1, len(floors_F) - 1)], 8)
+    finer_F = np.concatenate([below_F, above_F])
+    allowed_F = finer_F[floor_profile(form, levels, losses, values, finer_F) <= most * (1 + 1e-9)]
+    return float(min(allowed_F.min(initial=np.inf), floors_F[first])), float(
+        max(allowed_F.max(initial=0), floors_F[last])
+    )
