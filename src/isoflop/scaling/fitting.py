@@ -10,7 +10,7 @@ import numpy as np
 from isoflop.scaling.forms import M4, AnyForm, Floats, Form
 from isoflop.scaling.newton import Loss, Problem
 
-_STARTS = 24  # of the grid's, how many are followed to the end
+_FEWEST, _MOST = 8, 48  # of the grid's starts that are followed to the end: the fewer runs, the more minima there are
 _M4_REPLICATES = 100  # of a bootstrap, at most: each is a fit of its own
 
 LOSSES = {
@@ -45,16 +45,17 @@ def fit(
             raise ValueError("M4 takes neither weights nor given exponents")
         return _fit_m4(form, levels, losses, loss)
     problem = Problem(form, levels, loss, weights)
+    count = int(np.clip(24 * (100 / len(losses)) ** 2, _FEWEST, _MOST))
     starts_SK = problem.grid() if exponents is None else exponents
     targets_SM = np.repeat(losses[None] / problem.unit(losses), len(starts_SK), axis=0)
     starts_SP = problem.project(starts_SK, targets_SM)
     if exponents is None:
-        starts_SP = problem.best_starts(starts_SP, targets_SM, keep=_STARTS)
+        starts_SP = problem.best_starts(starts_SP, targets_SM, keep=count)
     else:
         problem.free_P[1 + len(form.terms) :] = False
     best_P, reached = problem.lowest(starts_SP, targets_SM[0])
     if np.isfinite(loss.delta) and exponents is None:
-        shaken_P, shaken = problem.lowest(problem.shaken(best_P, targets_SM[0], _STARTS), targets_SM[0])
+        shaken_P, shaken = problem.lowest(problem.shaken(best_P, targets_SM[0], count), targets_SM[0])
         best_P = shaken_P if shaken < reached else best_P
     values_P = problem.unscaled(best_P[None], problem.unit(losses))[0]
     return values_P, float(objective(form, values_P[None], levels, losses[None], loss, weights)[0])

@@ -21,6 +21,7 @@ _MAX_EXPONENT = 10.0  # beyond, a term is a step at the smallest level and no po
 _GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.3, 2.2)
 _GENTLE = 1e-3  # δ of Huber's loss from which on Newton's method needs no help
 _TINY = 1e-300
+_BLOCK = 12_000  # runs of all tables that go through a step together: their derivatives stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Problem:
         self._weights_M = np.ones(levels.shape[1]) if weights is None else weights / weights.mean()
         self._of = np.array(form.term_of_axis)
         self._members_TK = (np.arange(len(form.terms))[:, None] == self._of[None]).astype(np.float64)
+        self._axes_of_term = [np.flatnonzero(self._of == term) for term in range(len(form.terms))]
         self._first = 1 + len(form.terms)  # of the exponents
         self.free_P = np.ones(form.size, bool)
 
@@ -90,9 +92,9 @@ class Problem:
         non-negative.
         """
         root_M = np.sqrt(self._weights_M)
-        features_SMF = self._features(exponents_SK) * (root_M / targets_SM)[:, :, None]
-        gram_SFF = np.swapaxes(features_SMF, 1, 2) @ features_SMF
-        moment_SF = np.einsum("smf,m->sf", features_SMF, root_M)
+        features_SFM = self._features(exponents_SK) * (root_M / targets_SM)[:, None]
+        gram_SFF = features_SFM @ np.swapaxes(features_SFM, 1, 2)
+        moment_SF = features_SFM @ root_M
         linear_SF, _ = _non_negative(gram_SFF, moment_SF)
         return np.concatenate([linear_SF, exponents_SK], axis=1)
 
@@ -101,9 +103,9 @@ class Problem:
         weight_M = np.sqrt(self._weights_M) / targets_RM.mean(axis=0)
         best_RP, least_R = np.zeros((len(targets_RM), self._form.size)), np.full(len(targets_RM), np.inf)
         for exponents in self.grid():
-            features_MF = self._features(exponents[None])[0] * weight_M[:, None]
-            moment_RF = (targets_RM * weight_M) @ features_MF
-            gram_RFF = np.broadcast_to(features_MF.T @ features_MF, (len(targets_RM), *2 * [self._first]))
+            features_FM = self._features(exponents[None])[0] * weight_M
+            moment_RF = (targets_RM * weight_M) @ features_FM.T
+            gram_RFF = np.broadcast_to(features_FM @ features_FM.T, (len(targets_RM), *2 * [self._first]))
             linear_RF, gain_R = _non_negative(gram_RFF, moment_RF)
             better_R = -gain_R < least_R
             least_R = np.where(better_R, -gain_R, least_R)
@@ -112,9 +114,12 @@ class Problem:
         return best_RP
 
     def _features(self, exponents_SK: Floats) -> Floats:
-        logs_SMK = exponents_SK[:, None, :] * self._logs_KM.T[None]
-        powers_SMT = np.exp(-logs_SMK @ self._members_TK.T)
-        return np.concatenate([np.ones((*powers_SMT.shape[:2], 1)), powers_SMT], axis=2)
+        """What the floor and the coefficients multiply [S, F, M]: 1, and each term's powers."""
+        features_SFM = np.empty((len(exponents_SK), self._first, self._logs_KM.shape[1]))
+        features_SFM[:, 0] = 1
+        for term, axes in enumerate(self._axes_of_term):
+            features_SFM[:, 1 + term] = np.exp(-exponents_SK[:, axes] @ self._logs_KM[axes])
+        return features_SFM
 
     def best_starts(self, starts_SP: Floats, targets_SM: Floats, keep: int) -> Floats:
         """The ``keep`` starts that a few Newton steps brought lowest, from where they got."""
@@ -132,8 +137,8 @@ class Problem:
 
         A small δ gives a table of few runs many shallow minima. Those of tables like it lie near its better ones.
         """
-        predicted_RM, _ = self._predict(values_P[None])
-        residuals_M = self._loss.residuals(predicted_RM[0], target_M)
+        predicted_M = self._predict(values_P[None], self._features(values_P[None, self._first :]))[0]
+        residuals_M = self._loss.residuals(predicted_M, target_M)
         rng = np.random.default_rng(0)  # of the search alone; what it finds depends on it little
         spread_SM = np.sqrt((residuals_M**2).mean()) * rng.standard_normal((count, len(target_M)))
         tables_SM = target_M * np.exp(spread_SM) if self._loss.logarithmic else target_M + spread_SM
@@ -166,67 +171,76 @@ class Problem:
 
         Hopeless tables reach laws out of range on the way: their steps are no gain, and what overflows is cut.
         """
+        rows = max(1, _BLOCK // targets_RM.shape[1])
+        blocks = [slice(first, first + rows) for first in range(0, len(values_RP), rows)]
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._descend(values_RP.copy(), targets_RM, delta, most)
+            parts = [self._descend(values_RP[block].copy(), targets_RM[block], delta, most) for block in blocks]
+        return np.concatenate([values for values, _ in parts]), np.concatenate([reached for _, reached in parts])
 
     def _descend(self, values_RP: Floats, targets_RM: Floats, delta: float, most: int) -> tuple[Floats, Floats]:
         upper_P = np.array([np.inf] * self._first + [_MAX_EXPONENT] * len(self._of))
-        objectives_R = self._objective(values_RP, targets_RM, delta)
+        features_RFM = self._features(values_RP[:, self._first :])
+        objectives_R = self._objective(values_RP, features_RFM, targets_RM, delta)
         damping_R = np.full(len(values_RP), 1e-3)
         active = np.arange(len(values_RP))
         idle_R = np.zeros(len(values_RP), np.int64)
         for _ in range(most):
-            gradient_RP, hessian_RPP, scale_RP = self._derivatives(values_RP[active], targets_RM[active], delta)
-            here_RP = values_RP[active]
+            here_RP, here_RM = values_RP[active], targets_RM[active]
+            gradient_RP, hessian_RPP, scale_RP = self._derivatives(here_RP, features_RFM[active], here_RM, delta)
             held_RP = ((here_RP <= 0) & (gradient_RP > 0)) | ((here_RP >= upper_P) & (gradient_RP < 0)) | ~self.free_P
             steps_RP = _step(gradient_RP, hessian_RPP, scale_RP, held_RP, damping_R[active])
             tried_RP = np.clip(here_RP + steps_RP, 0, upper_P)
-            reached_R = self._objective(tried_RP, targets_RM[active], delta)
+            tried_RFM = self._features(tried_RP[:, self._first :])
+            reached_R = self._objective(tried_RP, tried_RFM, here_RM, delta)
             gain_R = objectives_R[active] - reached_R
             better_R = gain_R > 0
             rows = active[better_R]
             values_RP[rows], objectives_R[rows] = tried_RP[better_R], reached_R[better_R]
+            features_RFM[rows] = tried_RFM[better_R]
             damping_R[active] = np.where(better_R, damping_R[active] / 5, damping_R[active] * 4)
             slight_R = gain_R <= 1e-12 * objectives_R[active] + 1e-30
             idle_R[active] = np.where(slight_R & better_R, idle_R[active] + 1, np.where(better_R, 0, idle_R[active]))
-            active = active[(idle_R[active] < 3) & (damping_R[active] < 1e8)]
+            active = active[(idle_R[active] < 2) & (damping_R[active] < 1e8)]
             if not len(active):
                 break
         return values_RP, objectives_R
 
-    def _objective(self, values_RP: Floats, targets_RM: Floats, delta: float) -> Floats:
-        predicted_RM, _ = self._predict(values_RP)
-        return np.asarray(self._loss.rho(self._loss.residuals(predicted_RM, targets_RM), delta) @ self._weights_M)
+    def _objective(self, values_RP: Floats, features_RFM: Floats, targets_RM: Floats, delta: float) -> Floats:
+        residuals_RM = self._loss.residuals(self._predict(values_RP, features_RFM), targets_RM)
+        return np.asarray(self._loss.rho(residuals_RM, delta) @ self._weights_M)
 
-    def _predict(self, values_RP: Floats) -> tuple[Floats, Floats]:
-        features_RMF = self._features(values_RP[:, self._first :])
-        return np.einsum("rmf,rf->rm", features_RMF, values_RP[:, : self._first]), features_RMF
+    def _predict(self, values_RP: Floats, features_RFM: Floats) -> Floats:
+        return np.asarray((values_RP[:, None, : self._first] @ features_RFM)[:, 0])
 
-    def _derivatives(self, values_RP: Floats, targets_RM: Floats, delta: float) -> tuple[Floats, Floats, Floats]:
+    def _derivatives(
+        self, values_RP: Floats, features_RFM: Floats, targets_RM: Floats, delta: float
+    ) -> tuple[Floats, Floats, Floats]:
         """Gradient [R, P] and Hessian [R, P, P] of the objective, and the scale [R, P] of each parameter."""
-        predicted_RM, features_RMF = self._predict(values_RP)
+        predicted_RM = self._predict(values_RP, features_RFM)
         residuals_RM = self._loss.residuals(predicted_RM, targets_RM)
         slope_RM = np.clip(residuals_RM, -delta, delta) * self._weights_M
-        curvature_RM = (np.abs(residuals_RM) <= delta) * self._weights_M
-        bent_RMK = -self._logs_KM.T[None] * features_RMF[:, :, 1 + self._of]
+        outer_RM = (np.abs(residuals_RM) <= delta) * self._weights_M
+        second_RM = slope_RM
         coefficient_RK = values_RP[:, 1 + self._of]
-        jacobian_RMP = np.concatenate([features_RMF, bent_RMK * coefficient_RK[:, None]], axis=2)
-        outer_RM, second_RM = curvature_RM, slope_RM
+        bent_RKM = features_RFM[:, 1 + self._of] * -self._logs_KM
+        jacobian_RPM = np.concatenate([features_RFM, bent_RKM * coefficient_RK[:, :, None]], axis=1)
         if self._loss.logarithmic:
-            jacobian_RMP /= np.maximum(predicted_RM, _TINY)[:, :, None]
-            outer_RM = curvature_RM - slope_RM
-            second_RM = slope_RM / np.maximum(predicted_RM, _TINY)
-        gradient_RP = np.einsum("rmp,rm->rp", jacobian_RMP, slope_RM)
-        hessian_RPP = np.swapaxes(jacobian_RMP * outer_RM[:, :, None], 1, 2) @ jacobian_RMP
-        mixed_RK = np.einsum("rmk,rm->rk", bent_RMK, second_RM)
-        twice_RKK = np.einsum("jm,rmk,rm->rjk", -self._logs_KM, bent_RMK, second_RM) * coefficient_RK[:, None]
+            inverse_RM = 1 / np.maximum(predicted_RM, _TINY)
+            jacobian_RPM *= inverse_RM[:, None]
+            outer_RM = outer_RM - slope_RM
+            second_RM = slope_RM * inverse_RM
+        gradient_RP = (jacobian_RPM @ slope_RM[:, :, None])[:, :, 0]
+        hessian_RPP = (jacobian_RPM * outer_RM[:, None]) @ np.swapaxes(jacobian_RPM, 1, 2)
+        weighted_RKM = bent_RKM * second_RM[:, None]
+        mixed_RK = weighted_RKM.sum(axis=2)
+        twice_RKK = np.swapaxes(weighted_RKM @ -self._logs_KM.T, 1, 2) * coefficient_RK[:, None]
         for axis, term in enumerate(self._of):
             coefficient, exponent = 1 + term, self._first + axis
             hessian_RPP[:, coefficient, exponent] += mixed_RK[:, axis]
             hessian_RPP[:, exponent, coefficient] += mixed_RK[:, axis]
-            for other in np.flatnonzero(self._of == term):
+            for other in self._axes_of_term[term]:
                 hessian_RPP[:, self._first + other, exponent] += twice_RKK[:, other, axis]
-        scale_RP = np.sqrt(np.einsum("rmp,rmp->rp", jacobian_RMP, jacobian_RMP))
+        scale_RP = np.sqrt((jacobian_RPM**2).sum(axis=2))
         return gradient_RP, hessian_RPP, scale_RP
 
 
