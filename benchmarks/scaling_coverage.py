@@ -9,9 +9,10 @@ of studies (n, and its standard error) whose interval covers
 - ``N* law``: the compute-optimal size for the study's dearest budget, by the law;
 - ``N* runs``: the same by the IsoFLOP profile of that budget, on designs that have one.
 
-The designs: ``3x3`` and ``4x4`` sizes and data sizes over a factor of 64, one seed; ``isoflop``, 4 budgets with 7 sizes
-each, within a factor of 4 of the best. The laws are drawn at random near those of small image classifiers and of
-Hoffmann et al. (2022), with irreducible losses from a quarter to nine tenths of the least loss.
+The designs: ``3x3`` and ``4x4`` sizes and data sizes over a factor of 64, one seed; ``4x4x2``, the same with two;
+``isoflop``, 4 budgets with 7 sizes each, within a factor of 4 of the best; ``isoflop off``, with the sizes from half to
+8 times the best. The laws are drawn at random near those of small image classifiers and of Hoffmann et al. (2022), with
+irreducible losses from a quarter to nine tenths of the least loss.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from isoflop.scaling.planning import Planner
 from isoflop.scaling.runs import Run, Study
 from isoflop.scaling.uncertainty import floor_interval, interval
 
+DESIGNS = ("3x3", "4x4", "4x4x2", "isoflop", "isoflop off")
 NAMES = ("law", "run", "alpha", "E", "N* law", "N* runs")
 Hits = dict[str, bool | None]
 
@@ -61,13 +63,14 @@ class Truth:
 
 def design(name: str, truth: Truth) -> tuple[Floats, Floats]:
     """Sizes and samples of a study's runs."""
-    if name == "isoflop":
-        budgets = np.geomspace(1e12, 1e14, 4)
-        sizes = np.concatenate([truth.best_size(budget) * np.geomspace(0.25, 4, 7) for budget in budgets])
+    if name.startswith("isoflop"):
+        budgets, smallest = np.geomspace(1e12, 1e14, 4), 0.5 if name == "isoflop off" else 0.25
+        sizes = np.concatenate([truth.best_size(budget) * smallest * np.geomspace(1, 16, 7) for budget in budgets])
         return sizes, np.repeat(budgets, 7) / (6 * sizes)
     count = int(name[0])
     sizes, samples = np.meshgrid(np.geomspace(1e4, 6.4e5, count), np.geomspace(1e5, 6.4e6, count))
-    return sizes.ravel(), samples.ravel()
+    seeds = 2 if name.endswith("x2") else 1
+    return np.tile(sizes.ravel(), seeds), np.tile(samples.ravel(), seeds)
 
 
 def trial(name: str, noise: float, bootstraps: int, seed: int) -> Hits:
@@ -76,8 +79,10 @@ def trial(name: str, noise: float, bootstraps: int, seed: int) -> Hits:
     truth = Truth.drawn(rng, (1e4, 6.4e5), (1e5, 6.4e6))
     sizes, samples = design(name, truth)
     losses = truth.loss(sizes, samples) * np.exp(noise * rng.standard_normal(len(sizes)))
+    seeds = [2 * number // len(sizes) if name.endswith("x2") else 0 for number in range(len(sizes))]
     runs = tuple(
-        Run(size, seen, seen, 6 * size * seen, 0, loss) for size, seen, loss in zip(sizes, samples, losses, strict=True)
+        Run(size, seen, seen, 6 * size * seen, seed, loss)
+        for size, seen, seed, loss in zip(sizes, samples, seeds, losses, strict=True)
     )
     study = Study(runs, all_samples=float(samples.max()))
     law = fit_law(study, bootstraps, rng)
@@ -94,10 +99,11 @@ def trial(name: str, noise: float, bootstraps: int, seed: int) -> Hits:
         hits["alpha"] = _inside(interval(law.replicates[:, 3]), truth.values[3])
         floor = floor_interval(L_ND, study.levels(L_ND.axes), losses, study.configurations, law.values)
         hits["E"] = _inside(floor, truth.values[0])
-    flops = float(np.max(6 * sizes * samples)) if name == "isoflop" else 6 * 1e5 * 1e6
+    profiled = name.startswith("isoflop")
+    flops = float(np.max(6 * sizes * samples)) if profiled else 6 * 1e5 * 1e6
     hits["N* law"] = _inside(Planner.of(law, study).optimum(flops).parameters_interval, truth.best_size(flops))
     found = read_profiles(study, 1000, rng)
-    hits["N* runs"] = _inside(found[-1].parameters_interval, truth.best_size(flops)) if name == "isoflop" else None
+    hits["N* runs"] = _inside(found[-1].parameters_interval, truth.best_size(flops)) if profiled else None
     return hits
 
 
@@ -124,15 +130,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=100)
     parser.add_argument("--bootstraps", type=int, default=200)
+    parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=DESIGNS)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     print(f"{options.studies} studies a line, {options.bootstraps} bootstraps; share covered (of how many intervals)")
-    print(f"{'design':8} {'noise':>6} " + " ".join(f"{name:>13}" for name in NAMES))
-    for name in ("3x3", "4x4", "isoflop"):
+    print(f"{'design':11} {'noise':>6} " + " ".join(f"{name:>13}" for name in NAMES))
+    for name in options.designs:
         for noise in (0.01, 0.02, 0.03):
             found = coverage(name, noise, options.studies, options.bootstraps, options.workers)
             cells = [f"{share:7.1%} ({count:3d})" for share, count in found.values()]
-            print(f"{name:8} {noise:6.0%} " + " ".join(f"{cell:>13}" for cell in cells), flush=True)
+            print(f"{name:11} {noise:6.0%} " + " ".join(f"{cell:>13}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

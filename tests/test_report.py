@@ -74,7 +74,8 @@ def write_scaling(folder: Path) -> None:
                              "images_seen": seen, "flops": 9000.0 * parameters * seen, "val_nll": nll,
                              "val_accuracy": 1 - 0.3 * nll, "diverged": False})  # fmt: skip
         flops = 9000.0 * parameters
-        table = {"width": width, "family": "cnn", "parameters": parameters, "flops_per_image": flops,
+        table = {"width": width, "family": "cnn", "parameters": parameters, "body_parameters": parameters - 170,
+                 "flops_per_image": flops,
                  "chance_nll": 1.386294, "runs": rows}  # fmt: skip
         (folder / "runs" / f"width-{width}.json").write_text(json.dumps(table))
     analysis = analyse(read_study(folder / "runs", [8, 12, 16, 24, 32]), 50, 0)

@@ -65,8 +65,8 @@ def write_runs(
                 rows.append({"fraction": fraction, "budget": None, "seed": seed, "unique_images": images,
                              "images_seen": seen, "flops": seen * cost, "val_nll": loss,
                              "val_accuracy": 1 - 0.3 * loss, "train_loss": 0.5, "diverged": False})  # fmt: skip
-        content = {"width": width, "family": "cnn", "parameters": size(width), "flops_per_image": cost,
-                   "chance_nll": 2.302585, "runs": rows}  # fmt: skip
+        content = {"width": width, "family": "cnn", "parameters": size(width), "body_parameters": size(width) - 170,
+                   "flops_per_image": cost, "chance_nll": 2.302585, "runs": rows}  # fmt: skip
         (folder / f"width-{width}.json").write_text(json.dumps(content))
     return folder
 
@@ -121,7 +121,8 @@ def test_the_points_are_the_runs_with_the_held_out_prediction(tmp_path: Path) ->
     metrics = run_stage(write_runs(tmp_path / "runs"), tmp_path / "out")
     with (tmp_path / "out" / "scaling.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    names = ["parameters", "unique_samples", "seen_samples", "flops", "seed", "loss", "predicted", "held_out"]
+    names = ["parameters", "unique_samples", "seen_samples", "flops", "body_parameters", "seed", "loss", "predicted",
+             "held_out"]  # fmt: skip
     assert list(rows[0]) == names
     assert len(rows) == 30
     held_out = [row for row in rows if row["held_out"] == "true"]

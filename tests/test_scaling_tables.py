@@ -5,30 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.scaling_coverage import coverage
 from benchmarks.scaling_fit import GRID
 from isoflop import cli
 from isoflop.errors import UserError
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.diagnosis import diagnose
-from isoflop.scaling.fitting import LOSSES, fit
-from isoflop.scaling.forms import L_N, L_ND, Form, additive
-from isoflop.scaling.laws import fit_law
+from isoflop.scaling.fitting import LOSSES
+from isoflop.scaling.forms import L_ND, Form
 from isoflop.scaling.results import facts
-from isoflop.scaling.runs import Run, Study
 from isoflop.scaling.tables import Columns, read_table
-from isoflop.scaling.uncertainty import floor_interval
-from tests.test_scaling import run_stage, write_runs
 
 LAW = np.array([0.3, 40.0, 300.0, 0.45, 0.5])
 WRITTEN = {"law.json", "scaling.json", "scaling.csv", "scaling.png", "held_out.png", "isoflop.png", "surface.png"}
@@ -155,40 +146,6 @@ def test_a_table_of_one_axis_gives_its_own_law(tmp_path: Path, axis: str, column
     assert found["configurations"] == 8
 
 
-@settings(max_examples=15, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([1e3, 1e4, 1e5, 1e6]), st.sampled_from([1e2, 1e4, 1e6]), st.floats(1e-3, 1e3)),
-        min_size=3,
-        max_size=16,
-    )
-)
-def test_no_table_gives_nan(points: list[tuple[float, float, float]]) -> None:
-    runs = tuple(Run(size, data, data, 6 * size * data, 0, loss) for size, data, loss in points)
-    study = Study(runs, all_samples=1e6)
-    if len(study.sizes) < 3:
-        return
-    found = facts(analyse(study, 20, 0))
-    assert "NaN" not in json.dumps(found) and "Infinity" not in json.dumps(found)
-    assert all(known["value"] is not None for known in found["parameters"].values())
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.randoms(use_true_random=False), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_order_and_units_change_no_prediction(random: Any, size_unit: float, data_unit: float) -> None:
-    rows = simulated(noise=0.02)
-    shuffled = list(rows)
-    random.shuffle(shuffled)
-
-    def law(table: list[dict[str, Any]], per_size: float, per_sample: float) -> float:
-        runs = [Run(row["N"] * per_size, (data := row["tokens"] * per_sample), data, 1.0, row["seed"], row["L"])
-                for row in table]  # fmt: skip
-        fitted = fit_law(Study(tuple(runs)), 20, np.random.default_rng(0), "mse")
-        return float(fitted.predict({"parameters": 2e6 * per_size, "unique_samples": 3e5 * per_sample})[0])
-
-    assert law(shuffled, size_unit, data_unit) == pytest.approx(law(rows, 1.0, 1.0), rel=1e-4)
-
-
 def test_flops_stand_for_the_samples_that_a_table_lacks(tmp_path: Path) -> None:
     rows = [{"N": size, "C": flops, "loss": 0.3 + 40 / size**0.45 + 900 / (flops / 6 / size) ** 0.5}
             for size in (1e4, 3e4, 1e5, 3e5, 1e6) for flops in (1e14, 1e15, 1e16)]  # fmt: skip
@@ -198,130 +155,6 @@ def test_flops_stand_for_the_samples_that_a_table_lacks(tmp_path: Path) -> None:
     assert found["configurations"] == 15 and found["parameters"]["E"]["value"] == pytest.approx(0.3, rel=1e-3)
     with pytest.raises(UserError, match="expected --parameters too, or --flops alone"):
         read_table(tmp_path / "runs.csv", Columns(samples="N", flops="C"))
-
-
-@pytest.mark.parametrize("noise", [0.001, 0.03])
-def test_the_interval_of_the_floor_holds_it_at_any_noise(noise: float) -> None:
-    """Also where the best run lies below E, and where the noise is far smaller than E."""
-    sizes = np.repeat(np.geomspace(1e3, 1e7, 9), 3)
-    hits = []
-    for seed in range(20):
-        losses = (0.5 + 30 / sizes**0.7) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(sizes)))
-        values, _ = fit(L_N, sizes[None], losses, LOSSES["huber"])
-        bounds = floor_interval(L_N, sizes[None], losses, np.repeat(np.arange(9), 3), values)
-        assert bounds is not None and bounds[1] - bounds[0] > 0.5 * noise * 0.5 / 3
-        hits.append(bounds[0] <= 0.5 <= bounds[1])
-    assert np.mean(hits) >= 0.8
-
-
-def test_repeats_of_one_configuration_make_no_lack_of_fit() -> None:
-    counts = np.array([24, 2, 2, 2] + 12 * [1])
-    doubted = 0
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        grid = [(size, data) for size in (1e4, 4e4, 1.6e5, 6.4e5) for data in (1e4, 4e4, 1.6e5, 6.4e5)]
-        runs = [
-            Run(size, data, data, 6 * size * data, seed,
-                float(L_ND.predict(LAW[None], np.array([[size], [data]]))[0, 0] * np.exp(0.02 * rng.standard_normal())))
-            for (size, data), count in zip(grid, counts, strict=True) for seed in range(count)
-        ]  # fmt: skip
-        study = Study(tuple(runs), all_samples=6.4e5)
-        law = fit_law(study, 20, rng)
-        doubted += "lack_of_fit" in {doubt.kind for doubt in diagnose(study, law, None)}
-    assert doubted <= 1
-
-
-def test_the_form_that_made_the_runs_is_chosen() -> None:
-    multiplicative = Form((("parameters", "unique_samples"),))
-    for form in (L_ND, multiplicative):
-        law = LAW if form == L_ND else np.array([0.3, 400.0, 0.3, 0.3])
-        runs: list[Run] = []
-        for row in simulated(0.0):
-            loss = float(form.predict(law[None], np.array([[row["N"]], [row["tokens"]]]))[0, 0])
-            noisy = loss * math.exp(0.01 * np.random.default_rng(len(runs)).standard_normal())
-            runs.append(Run(row["N"], row["tokens"], row["tokens"], 1.0, row["seed"], noisy))
-        fitted = fit_law(Study(tuple(runs)), 20, np.random.default_rng(0))
-        assert fitted.form == form and sum(one.weight for one in fitted.fits) == pytest.approx(1)
-
-
-@pytest.mark.parametrize(("fresh", "verdict"), [(0.0, "longer"), (900.0, "data")])
-def test_new_data_are_told_from_more_passes_over_the_same(fresh: float, verdict: str) -> None:
-    form = additive("parameters", "unique_samples", "seen_samples")
-    law, rng = np.array([0.1, 20.0, fresh, 900.0, 0.6, 0.7, 0.6]), np.random.default_rng(0)
-    runs = []
-    for size, data, passes, seed in product((1e4, 4e4, 1.6e5, 6.4e5), (1e4, 2e4, 4e4), (1, 2, 4), (0, 1)):
-        loss = float(form.predict(law[None], np.array([[size], [data], [data * passes]]))[0, 0])
-        noisy = loss * math.exp(0.01 * rng.standard_normal())
-        runs.append(Run(size, data, data * passes, 6 * size * data * passes, seed, noisy))
-    found = facts(analyse(Study(tuple(runs), all_samples=4e4), 60, 0))["data_question"]
-    assert found["verdict"] == verdict
-    gains = {name: found[name]["gain"] for name in ("twice_data", "twice_epochs", "twice_width")}
-    assert gains["twice_data"] >= gains["twice_epochs"] > gains["twice_width"] > 0
-    assert (found["twice_data"]["flops_factor"], found["twice_epochs"]["flops_factor"]) == (2, 2)
-
-
-@pytest.mark.parametrize("design", ["3x3", "4x4", "isoflop"])
-def test_intervals_cover(design: str) -> None:
-    """A small version of benchmarks/scaling_coverage.py: 95 % intervals of 30 studies miss at most 6 times each (the
-    chance of more, at a coverage of 93 %, is 0.5 %)."""
-    for quantity, (share, count) in coverage(design, 0.02, studies=30, bootstraps=60).items():
-        if count:
-            assert share >= 1 - 6 / count, quantity
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose law is known and whose models were timed."""
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "dvc.yaml").touch()
-    run_stage(write_runs(folder / "runs", spread=0.005), folder / "models")
-    (folder / "metrics").mkdir()
-    timed = {
-        "conditions": {"headline": "cell"},
-        "base": {"cell": {"p50_ms": 0.4}},
-        "distilled": {"cell": {"p50_ms": 0.1}},
-    }
-    (folder / "metrics" / "latency.json").write_text(json.dumps(timed))
-    sizes = {"base": {"parameters": 40_000}, "distilled": {"parameters": 10_000}}
-    (folder / "metrics" / "variants.json").write_text(json.dumps(sizes))
-    return folder
-
-
-def planned(project: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert cli.main(["plan", *arguments, "--json"]) == 0
-    return dict(json.loads(capsys.readouterr().out))
-
-
-def test_plan_answers_from_either_end(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(project)
-    best = planned(project, capsys, "--flops", "1e11")
-    assert best["loss_interval"][0] < best["loss"] < best["loss_interval"][1]
-    assert best["parameters_interval"][0] < best["parameters"] < best["parameters_interval"][1]
-    by_loss = planned(project, capsys, "--loss", str(best["loss"]))
-    assert by_loss["flops"] == pytest.approx(1e11, rel=0.02)
-    by_size = planned(project, capsys, "--parameters", str(best["parameters"]))
-    assert by_size["loss"] == pytest.approx(best["loss"], rel=0.01)
-    assert planned(project, capsys, "--latency-ms", "0.2")["parameters"] == pytest.approx(20_000, rel=0.02)
-    assert cli.main(["plan", "--flops", "1e11"]) == 0
-    shown = capsys.readouterr().out
-    assert "best (1e11 FLOPs): width" in shown and "that of a new run" in shown
-
-
-def test_plan_refuses_what_the_law_cannot_answer(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(project)
-    assert cli.main(["plan", "--loss", "1e-6"]) == 1
-    assert "which no budget reaches by the law L(N, D)" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["plan", "--flops", "-3"])
-    assert "argument --flops: found '-3', expected a positive number" in capsys.readouterr().err
-    (tmp_path / "dvc.yaml").touch()
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["plan", "--flops", "1e11"]) == 1
-    assert "law.json: not a readable law" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not GRID.is_dir(), reason=f"no public study at ../shared/datasets/scaling/{GRID.name}")
@@ -343,14 +176,3 @@ def test_every_objective_is_on_offer(tmp_path: Path) -> None:
     study = read_table(table, Columns(parameters="N", samples="tokens", seed="seed", loss="L"))
     for objective in LOSSES:
         assert analyse(study, 20, 0, objective).law.values[3] == pytest.approx(0.45, abs=0.1)
-
-
-def test_plan_says_when_the_law_weighs_nothing_against_size(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "dvc.yaml").touch()
-    run_stage(write_runs(tmp_path / "runs", fractions=(1.0,), spread=0.005), tmp_path / "models")
-    monkeypatch.chdir(tmp_path)
-    for asked in ("--flops", "--loss", "--parameters"):
-        assert cli.main(["plan", asked, "0.5"]) == 1
-        assert "no budget has a best size by the law L(N) = E + A/N^α" in capsys.readouterr().err

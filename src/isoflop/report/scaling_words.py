@@ -72,6 +72,9 @@ def profile_in_words(profile: Facts) -> str:
     said = f"{rounded(profile['flops'])} FLOPs: N* {rounded(profile['parameters'])} by the runs"
     if profile["parameters_interval"]:
         said += " ({} to {})".format(*map(rounded, profile["parameters_interval"]))
+    said += f" on {rounded(profile['samples'])} samples"
+    if profile["samples_interval"]:
+        said += " ({} to {})".format(*map(rounded, profile["samples_interval"]))
     said += f", within 1 % from {rounded(profile['flat'][0])} to {rounded(profile['flat'][1])}"
     if profile["law_parameters"] is not None:
         said += f"; {rounded(profile['law_parameters'])} by the law"
@@ -112,8 +115,11 @@ def next_run_in_words(run: Facts | None) -> str | None:
     if run is None:
         return None
     size = f"width {run['width']}" if run["width"] else f"{rounded(run['parameters'])} parameters"
+    at = {
+        "optimum": "at the best size for ten times the largest budget",
+        "extrapolation": "at four times the study's largest",
+    }
     return (
         f"{size} on {rounded(run['unique_samples'])} samples for {run['epochs']:.3g} epochs ({rounded(run['flops'])} "
-        f"FLOPs) would narrow the law by {100 * run['narrowing']:.0f} % at the best size for ten times the largest "
-        "budget"
+        f"FLOPs) would narrow the law by {100 * run['narrowing']:.0f} % {at[run['aim']]}"
     )

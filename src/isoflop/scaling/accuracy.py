@@ -19,22 +19,29 @@ _MIN_RUNS = 4
 
 @dataclass(frozen=True)
 class AccuracyOfLoss:
-    """log(1 - accuracy) = ``intercept`` + ``slope`` log L, with ``sd`` of log error about it."""
+    """log(1 - accuracy) = ``intercept`` + ``slope`` log L, with ``sd`` of log error about it, fitted to ``runs`` whose
+    log L have the mean ``centre`` and the sum of squares ``squares`` about it."""
 
     intercept: float
     slope: float
     sd: float
-    freedom: int
+    runs: int
+    centre: float
+    squares: float
 
     def accuracy(self, losses: Floats) -> Floats:
         """Top-1 accuracy, between 0 and 1, at losses of any shape."""
         return np.asarray(1 - np.minimum(1, np.exp(self.intercept + self.slope * np.log(losses))))
 
     def interval(self, losses_R: Floats, noise: Noise, seeds: int) -> tuple[float, float] | None:
-        """The 95 % interval of a new configuration's accuracy, out of replicates [R] of its loss and the noise."""
+        """The 95 % interval of a new configuration's accuracy, out of replicates [R] of its loss and the noise.
+
+        The line itself is the less certain the farther the loss lies from those it was drawn through.
+        """
         errors_R = np.exp(self.intercept + self.slope * np.log(losses_R))
-        spread = float(np.hypot(self.slope * noise.spread(seeds), self.sd / np.sqrt(seeds)))
-        bounds = prediction_interval(errors_R, spread, min(noise.freedom, self.freedom))
+        leverage = 1 / self.runs + (float(np.median(np.log(losses_R))) - self.centre) ** 2 / self.squares
+        spread = float(np.hypot(self.slope * noise.spread(seeds), self.sd * np.sqrt(1 / seeds + leverage)))
+        bounds = prediction_interval(errors_R, spread, min(noise.freedom, self.runs - 2))
         return None if bounds is None else (max(0.0, 1 - bounds[1]), max(0.0, 1 - bounds[0]))
 
 
@@ -48,7 +55,9 @@ def accuracy_of_loss(study: Study) -> AccuracyOfLoss | None:
     if (errors_M > 0).sum() < _MIN_RUNS:
         return None
     errors_M = np.maximum(errors_M, 0.5 * errors_M[errors_M > 0].min())  # no errors at all: less than one image
-    slope, intercept = np.polyfit(np.log(losses_M), np.log(errors_M), 1)
-    residuals_M = np.log(errors_M) - intercept - slope * np.log(losses_M)
-    freedom = len(known) - 2
-    return AccuracyOfLoss(float(intercept), float(slope), float(np.sqrt((residuals_M**2).sum() / freedom)), freedom)
+    logs_M = np.log(losses_M)
+    slope, intercept = np.polyfit(logs_M, np.log(errors_M), 1)
+    residuals_M = np.log(errors_M) - intercept - slope * logs_M
+    sd = np.sqrt((residuals_M**2).sum() / (len(known) - 2))
+    squares = ((logs_M - logs_M.mean()) ** 2).sum()
+    return AccuracyOfLoss(float(intercept), float(slope), float(sd), len(known), float(logs_M.mean()), float(squares))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import numpy as np
 
+from isoflop.scaling.diagnosis import MAX_EXTRAPOLATION
 from isoflop.scaling.forms import Floats
 from isoflop.scaling.planning import Planner
 from isoflop.scaling.runs import SAME, Study
@@ -52,8 +54,9 @@ class DataQuestion:
 class NextRun:
     """The run to add to the study.
 
-    ``narrowing`` is the share by which it would make the law's spread at the ``target`` (parameters and samples seen
-    of the best size for ten times the dearest budget) smaller.
+    ``narrowing`` is the share by which it would make the law's spread at the ``target`` smaller: at the parameters and
+    samples seen of the best size for ten times the dearest budget (``aim`` is ``optimum``), or where the law has none,
+    at four times the largest size, or the most samples of one size (``extrapolation``).
     """
 
     parameters: float
@@ -63,6 +66,7 @@ class NextRun:
     flops: float
     narrowing: float
     target: tuple[float, float]
+    aim: Literal["optimum", "extrapolation"]
 
 
 def data_question(planner: Planner, study: Study) -> DataQuestion | None:
@@ -112,14 +116,14 @@ def next_run(planner: Planner, study: Study) -> NextRun | None:
     """The cheapest run that narrows the law's spread at the target at least half as much as the best would.
 
     By the replicates of the law: a run at c, with noise σ, takes Cov(t, c)² / (σ² + Var(c)) off the variance of the
-    log loss at the target t (the update of a linear Gaussian model; MacKay 1992). None where the noise is unknown or
-    there is no target.
+    log loss at the target t (the update of a linear Gaussian model; MacKay 1992). None where the noise is unknown, or
+    the study varies FLOPs alone, which do not say what to train.
     """
     law = planner.law
-    best = planner.optimum(_TARGET * max(run.flops for run in study.runs))
-    if not law.noise.freedom or best.parameters is None or best.samples is None:
+    if not law.noise.freedom or study.axes == ("flops",):
         return None
-    target_R = np.log(law.samples(planner.levels(best.parameters, best.samples))[:, 0])
+    target, aim = _target(planner, study)
+    target_R = np.log(law.samples(_levels(planner, *target))[:, 0])
     if target_R.var() < 1e-12:
         return None
     found = []
@@ -130,9 +134,24 @@ def next_run(planner: Planner, study: Study) -> NextRun | None:
         explained = np.cov(target_R, losses_R)[0, 1] ** 2 / (law.noise.spread(1) ** 2 + losses_R.var(ddof=1))
         narrowing = 1 - float(np.sqrt(max(0.0, 1 - explained / target_R.var(ddof=1))))
         flops = planner.sizes.flops(parameters, unique * epochs)
-        found.append(NextRun(parameters, width, unique, epochs, flops, narrowing, (best.parameters, best.samples)))
+        found.append(NextRun(parameters, width, unique, epochs, flops, narrowing, (target[0], target[2]), aim))
     enough = _ENOUGH * max(run.narrowing for run in found)
     return min((run for run in found if run.narrowing >= enough), key=lambda run: run.flops)
+
+
+def _target(planner: Planner, study: Study) -> tuple[tuple[float, float, float], Literal["optimum", "extrapolation"]]:
+    """Where the law is wanted narrow (parameters, unique samples, samples seen), and why there."""
+    best = planner.optimum(_TARGET * max(run.flops for run in study.runs))
+    if best.parameters is not None and best.samples is not None and best.unique_samples is not None:
+        return (best.parameters, best.unique_samples, best.samples), "optimum"
+    largest = max(study.runs, key=lambda run: (run.parameters, run.unique_samples, run.seen_samples))
+    size, unique, seen = largest.parameters, largest.unique_samples, largest.seen_samples
+    far = {
+        "parameters": (MAX_EXTRAPOLATION * size, unique, seen),
+        "unique_samples": (size, MAX_EXTRAPOLATION * unique, MAX_EXTRAPOLATION * seen),
+        "seen_samples": (size, unique, MAX_EXTRAPOLATION * seen),
+    }
+    return far[study.axes[0]], "extrapolation"
 
 
 def _few(levels: list[float]) -> list[float]:

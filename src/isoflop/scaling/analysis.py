@@ -108,7 +108,7 @@ def analyse(study: Study, bootstraps: int, seed: int, loss: str = LOSS) -> Analy
     doubts += [*_profile_doubts(found, planner), *_form_doubts(study, planner)]
     return Analysis(
         study, law, floor, planner, held_out, optima, found,
-        data_question(planner, study), next_run(planner, study) if plans else None, accuracy_of_loss(study), doubts,
+        data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), doubts,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ _NOUNS = {
 
 Kind = Literal[
     "left_out", "single_size", "single_data_size", "few_sizes", "few_data_sizes", "few_budgets", "single_seed",
+    "repeated_seed",
     "no_noise_estimate", "flops_assumed", "floor_at_zero", "no_gain", "lack_of_fit", "forms_disagree", "no_held_out",
     "held_out_unchecked", "held_out_missed", "held_out_loose", "extrapolation", "optimum_extrapolated",
     "optimum_unbounded", "profile_refused", "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
@@ -82,6 +83,14 @@ def _design(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnosis]:
             )
     if noise.seed is None:
         yield Diagnosis("single_seed", "each configuration has one seed: noise and misfit of the law look alike")
+    runs = list(zip(study.configurations.tolist(), (run.seed for run in study.runs), strict=True))
+    if noise.seed is not None and (repeated := len(runs) - len(set(runs))):
+        yield Diagnosis(
+            "repeated_seed",
+            f"{repeated} runs repeat the configuration and seed of another: if they are copies of it, the noise of "
+            "seeds comes out too small",
+            {"runs": repeated},
+        )
     if noise.freedom < 1:
         yield Diagnosis(
             "no_noise_estimate",

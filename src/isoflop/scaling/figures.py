@@ -72,7 +72,12 @@ def _draw_axis(axes: Axes, analysis: Analysis, axis: str) -> None:
     smallest = min(float(getattr(run, axis)) for run in fitted)
     end = 1.5 * max(MAX_EXTRAPOLATION * largest, max(study.column(axis)))
     ladder = np.geomspace(0.8 * smallest, end, _POINTS)
-    for number, (label, curve, runs) in enumerate(_curves(analysis, axis, others, ladder)):
+    curves = _curves(analysis, axis, others, ladder)
+    rest = set(study.runs) - {run for _, _, runs in curves for run in runs}
+    if rest:
+        points = ([getattr(run, axis) for run in rest], [run.loss for run in rest])
+        axes.plot(*points, "o", ms=3, color="#bbbbbb", label="other runs")
+    for number, (label, curve, runs) in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(ladder, law.predict(curve), color=colour, lw=1.8, label=label)
         if law.noise.freedom:

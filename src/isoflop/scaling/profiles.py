@@ -38,7 +38,8 @@ class Profile:
     refused: str | None = None
     parameters: float | None = None
     parameters_interval: tuple[float, float] | None = None
-    samples: float | None = None  # that the budget pays for at N*
+    samples: float | None = None  # that the budget pays for at N*, D*
+    samples_interval: tuple[float, float] | None = None
     loss: float | None = None
     flat: tuple[float, float] | None = None  # parameters between which the loss is within 1 % of the best
 
@@ -115,13 +116,18 @@ def _profile(
             refused=f"the minimum is not bracketed in {outside:.0%} of tables with such noise",
         )
     even = np.exp(grid[fitted <= fitted[best] + np.log(FLAT)])
-    logs = np.log(sizes)
-    order = np.argsort(logs)
+    order = np.argsort(sizes)
+    between = None if places_R is None else np.array(interval(places_R + centre))
+
+    def paid_for(log_size: Floats) -> Floats:
+        return np.exp(np.interp(log_size, np.log(sizes[order]), np.log(samples[order])))
+
     return replace(
         bare,
         parameters=float(np.exp(grid[best])),
-        parameters_interval=None if places_R is None else _size_interval(places_R + centre),
-        samples=float(np.exp(np.interp(grid[best], logs[order], np.log(samples[order])))),
+        parameters_interval=_ends(None if between is None else np.exp(between)),
+        samples=float(paid_for(grid[best])),
+        samples_interval=_ends(None if between is None else paid_for(between)),
         loss=float(np.exp(fitted[best])),
         flat=(float(even.min()), float(even.max())),
     )
@@ -147,9 +153,8 @@ def _minima(
     return np.asarray(grid[heights_GR.argmin(axis=0)])
 
 
-def _size_interval(logs_R: Floats) -> tuple[float, float]:
-    low, high = interval(logs_R)
-    return float(np.exp(low)), float(np.exp(high))
+def _ends(bounds: Floats | None) -> tuple[float, float] | None:
+    return None if bounds is None else (float(bounds.min()), float(bounds.max()))
 
 
 def disagreement(profile: Profile, law_interval: tuple[float, float] | None) -> str | None:

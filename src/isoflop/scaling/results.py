@@ -85,7 +85,7 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
 
 
 def _profile(profile: Profile, planner: Planner) -> dict[str, Any]:
-    names = ("flops", "refused", "parameters", "parameters_interval", "samples", "loss", "flat")
+    names = ("flops", "refused", "parameters", "parameters_interval", "samples", "samples_interval", "loss", "flat")
     by_law = planner.optimum(profile.flops)
     return {
         **{name: getattr(profile, name) for name in names},
@@ -104,7 +104,8 @@ def rounded(value: Any) -> Any:
 
 
 def write_points(analysis: Analysis, file: Path) -> None:
-    """A CSV row a run: its loss, and what the law predicts that never saw the largest size.
+    """A CSV row a run: its sizes (``body_parameters``: without embedding and head, where they are known), its loss, and
+    what the law predicts that never saw the largest size.
 
     Where too few sizes allowed to hold one out, the law of all runs predicts.
     """
@@ -114,8 +115,9 @@ def write_points(analysis: Analysis, file: Path) -> None:
     predicted_M = law.predict({axis: analysis.study.column(axis) for axis in axes})
     with file.open("w", newline="") as stream:
         rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow([*axes, "seed", "loss", "predicted", "held_out"])
+        rows.writerow([*axes, "body_parameters", "seed", "loss", "predicted", "held_out"])
         for run, predicted in zip(analysis.study.runs, predicted_M, strict=True):
             sizes = [f"{getattr(run, axis):.10g}" for axis in axes]
             unseen = held_out is not None and held_out.holds(run)
-            rows.writerow([*sizes, run.seed, f"{run.loss:.6g}", f"{predicted:.6g}", str(unseen).lower()])
+            body = "" if run.body_parameters is None else f"{run.body_parameters:.10g}"
+            rows.writerow([*sizes, body, run.seed, f"{run.loss:.6g}", f"{predicted:.6g}", str(unseen).lower()])

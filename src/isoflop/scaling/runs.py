@@ -33,6 +33,7 @@ class Run:
     loss: float  # on data that it was not trained on
     accuracy: float | None = None
     width: int | None = None
+    body_parameters: float | None = None  # without embedding and head
 
     @property
     def epochs(self) -> float:
@@ -197,6 +198,7 @@ def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str,
         loss=float(loss),
         accuracy=None if row["val_accuracy"] is None else float(row["val_accuracy"]),
         width=int(content["width"]),
+        body_parameters=int(content["body_parameters"]),
     )
     if min(run.parameters, run.unique_samples, run.seen_samples, run.flops) <= 0:
         raise ValueError("a size that is not positive")
