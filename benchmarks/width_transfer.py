@@ -56,15 +56,18 @@ def nll(case: str, width: int, rate: float, seed: int, epochs: int, images: Trai
 
 
 def draw(curves: dict[str, dict[int, Losses]], figure: Path) -> None:
-    drawn, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), layout="constrained", sharey=True)
-    for axis, (case, by_width) in zip(axes, curves.items(), strict=True):
+    drawn, panes = plt.subplots(1, len(curves), figsize=(3 * len(curves), 3.2), layout="constrained")
+    for axes, (case, by_width) in zip(np.atleast_1d(panes), curves.items(), strict=True):
         for width, losses in by_width.items():
-            (line,) = axis.plot(list(losses), list(losses.values()), marker=".", label=f"width {width}")
+            (line,) = axes.plot(list(losses), list(losses.values()), marker=".", label=f"width {width}")
             best = min(losses, key=losses.__getitem__)
-            axis.plot(best, losses[best], marker="o", markersize=9, color=line.get_color())
-        axis.set(xscale="log", yscale="log", title=case, xlabel="learning rate")
-    axes[0].set_ylabel("validation NLL")
-    axes[0].legend()
+            axes.plot(best, losses[best], marker="o", markersize=9, color=line.get_color())
+        axes.set(xscale="log", title=case, xlabel="learning rate")
+        rates = list(next(iter(by_width.values())))
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=8)
+        axes.minorticks_off()
+    np.atleast_1d(panes)[0].set_ylabel("validation NLL")
+    np.atleast_1d(panes)[0].legend()
     drawn.savefig(figure, dpi=130)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from isoflop.scaling.fitting import LOSSES, fit
 from isoflop.scaling.forms import M4, AnyForm, Floats, candidates, point
 from isoflop.scaling.runs import Study
-from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
+from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, middle, noise, prediction_interval
 
 _RULED_OUT = 0.02  # a form whose share of the evidence is less is not followed
 
@@ -67,8 +67,7 @@ class Law:
 
     def band(self, levels: Mapping[str, Floats | float]) -> tuple[Floats, Floats]:
         """The 95 % confidence band [M], [M] of the law itself: bootstrap and forms, without the noise of runs."""
-        low, high = np.quantile(self.samples(levels), [0.025, 0.975], axis=0)
-        return low, high
+        return middle(self.samples(levels))
 
     def prediction_band(self, levels: Mapping[str, Floats | float]) -> tuple[Floats, Floats] | None:
         """Where a new run falls with 95 %, [M], [M]; None where the noise is unknown."""

@@ -127,9 +127,19 @@ def _scale(freedom: int, replicates: int, rng: np.random.Generator) -> Floats:
     return np.sqrt(freedom / rng.chisquare(freedom, (replicates, 1)))
 
 
-def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The middle ``level`` of samples of a quantity."""
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+def middle(samples: Floats) -> tuple[Floats, Floats]:
+    """Where the middle 95 % of samples [R, ...] begins and ends.
+
+    One more sample falls between the k-th and the l-th of R with chance (l - k)/(R + 1), so of 200 these are the 5th
+    and the 196th; between numpy's default quantiles it would fall with 94 %.
+    """
+    low, high = np.quantile(samples, [0.025, 0.975], axis=0, method="weibull")
+    return low, high
+
+
+def interval(samples: Floats) -> tuple[float, float]:
+    """The middle 95 % of samples [R] of a quantity."""
+    low, high = middle(samples)
     return float(low), float(high)
 
 
