@@ -53,6 +53,11 @@ def test_a_block_for_each_file_in_their_order(folder: Path, base: Model, test: S
     logits_NK = torch_logits(base, test.images)
     assert facts["accuracy"] == round(float((logits_NK.argmax(1) == test.labels).mean()), 6)
     assert facts["nll"] == pytest.approx(mean_nll(logits_NK, test.labels), abs=1e-4)
+    assert "against_base" not in facts and 0 < facts["ece"] < 1
+    change = int8["against_base"]
+    assert change["gained"] - change["lost"] == round(300 * (int8["accuracy"] - facts["accuracy"]))
+    assert change["low"] <= change["difference"] <= change["high"] and 0 <= change["p_value"] <= 1
+    assert all(shift < 0 for shift in change["worst_classes"].values()) and len(change["worst_classes"]) <= 5
     assert facts["agreement"] == 1.0 and facts["max_logit_difference"] < 1e-3
     assert 0.9 < int8["agreement"] <= 1.0 and int8["max_logit_difference"] > facts["max_logit_difference"]
     assert facts["parameters"] == int8["parameters"] == sum(weight.numel() for weight in base.net.parameters())

@@ -95,11 +95,17 @@ def write_law_of(analysis: Analysis, folder: Path, width: int) -> None:
 
 
 def write_variants(folder: Path) -> None:
-    compared, timed = {}, {}
+    compared: dict[str, dict[str, Any]] = {}
+    timed = {}
     for name, (accuracy, latency_ms, weight, parameters) in VARIANTS.items():
         compared[name] = {"accuracy": accuracy, "nll": 0.05, "val_accuracy": accuracy, "val_nll": 0.05,
                           "parameters": parameters, "macs": 40 * parameters, "bytes": weight, "gzip_bytes": weight,
-                          "agreement": 0.9972, "max_logit_difference": 0.1}  # fmt: skip
+                          "agreement": 0.9972, "max_logit_difference": 0.1, "ece": 0.0123}  # fmt: skip
+        if name != "base":
+            compared[name]["against_base"] = {
+                "gained": 3, "lost": 11, "difference": -0.0222, "low": -0.0431, "high": -0.0009, "p_value": 0.0574,
+                "worst_classes": {"<b>seven": -0.0833},
+            }  # fmt: skip
         speedup = VARIANTS["base"][1] / latency_ms
         timed[name] = {
             cell: {"p50_ms": factor * latency_ms, "p95_ms": 1.2 * factor * latency_ms, "p99_ms": 2 * latency_ms,
@@ -246,6 +252,7 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
     assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnoses"])
     assert "13.5\u202fkB" in text.replace(" kB", "\u202fkB") and "0.0311" in text
     assert "width 32: forecast a loss of" in text.replace("Width", "width")
+    assert "−2.22" in text.replace("-", "−") and "0.057" in text and "<b>seven" in text
     assert "The first 20 of 30" in text and "cats/18.png" in text and "cats/19.png" not in text
     assert "Some CPU @ 2.0 GHz" in text and "64 images at a time, 1 thread" in text
 

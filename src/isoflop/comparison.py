@@ -1,10 +1,11 @@
-"""What each ONNX file is worth: accuracy, size and agreement with the network it came from. Nothing is timed here."""
+"""What each ONNX file is worth: accuracy, size, agreement with the network it came from, and what it changed against
+the base. Nothing is timed here."""
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import numpy as np
 
 from isoflop.arrays import Labels, Split, read_split
 from isoflop.errors import UserError
+from isoflop.evaluation import expected_calibration_error, reliability
 from isoflop.model_files import Model, load_model
 from isoflop.onnx_files import Floats, OnnxClassifier, cores, open_classifier
+from isoflop.paired import class_changes, paired
+
+_WORST_CLASSES = 5
+_ECE_BINS = 15  # as Guo et al. 2017 have them
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path])
 
     ``val_accuracy`` and ``val_nll`` are there to choose by; those of the test split are for the report alone.
     A quantized file has the parameters and MACs of the network it came from: those count the network, not its bytes.
+    All but the first file, the base, also have a block ``against_base`` of the test images: ``paired.Paired``, and
+    under ``worst_classes`` the change in recall of the five classes that lost most.
 
     Args:
         models: model folders, named as the ``variant`` in the metadata of the files that came from them.
@@ -42,14 +50,20 @@ def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path])
         if not len(split):
             raise UserError(f"compare: found no {name} images, expected some to measure accuracy on")
     references = {folder.name: _reference(load_model(folder), splits["test"]) for folder in models}
-    blocks = {}
+    blocks: dict[str, dict[str, Any]] = {}
+    base_NK: Floats | None = None
     for file in onnx:
         classifier = open_classifier(file, threads=cores())
         if classifier.variant not in references:
             known = ", ".join(sorted(references))
             raise UserError(f"{file}: found the variant {classifier.variant!r}, expected one of {known}")
         _check_same_data(classifier, splits["test"], file)
-        blocks[file.stem] = _facts(file, classifier, references[classifier.variant], splits)
+        logits_NK = classifier.logits(splits["test"].images)
+        block = _facts(file, classifier, logits_NK, references[classifier.variant], splits)
+        blocks[file.stem] = (
+            block if base_NK is None else block | {"against_base": _changes(base_NK, logits_NK, splits["test"])}
+        )
+        base_NK = logits_NK if base_NK is None else base_NK
     return blocks
 
 
@@ -73,16 +87,24 @@ def _reference(model: Model, test: Split) -> _Reference:
     return _Reference(count_parameters(model.net), macs, torch_logits(model, test.images))
 
 
+def _changes(base_NK: Floats, logits_NK: Floats, test: Split) -> dict[str, Any]:
+    changes = class_changes(base_NK, logits_NK, test.labels, test.meaning.classes)
+    worst = [(name, round(change, 6)) for name, change in changes.items() if change < 0]
+    facts = {name: round(value, 6) for name, value in asdict(paired(base_NK, logits_NK, test.labels)).items()}
+    return facts | {"worst_classes": dict(worst[:_WORST_CLASSES])}
+
+
 def _facts(
-    file: Path, classifier: OnnxClassifier, reference: _Reference, splits: dict[str, Split]
+    file: Path, classifier: OnnxClassifier, logits_NK: Floats, reference: _Reference, splits: dict[str, Split]
 ) -> dict[str, float | int]:
     test, val = splits["test"], splits["val"]
-    logits_NK, val_logits_NK = classifier.logits(test.images), classifier.logits(val.images)
+    val_logits_NK = classifier.logits(val.images)
     content = file.read_bytes()
     agrees_N = logits_NK.argmax(1) == reference.test_logits_NK.argmax(1)
     return {
         "accuracy": round(accuracy(logits_NK, test.labels), 6),
         "nll": round(mean_nll(logits_NK, test.labels), 6),
+        "ece": round(expected_calibration_error(reliability(logits_NK.astype(np.float64), test.labels, _ECE_BINS)), 6),
         "val_accuracy": round(accuracy(val_logits_NK, val.labels), 6),
         "val_nll": round(mean_nll(val_logits_NK, val.labels), 6),
         "parameters": reference.parameters,

@@ -41,6 +41,14 @@ def _data(data: dict[str, Any]) -> str:
 def _measured(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> str:
     facts, conditions = variants[name], latency["conditions"]
     base = next(iter(variants))
+    change = facts.get("against_base")
+    against = (
+        f"- Against {base}, image by image: {100 * change['difference']:+.2f} points (95 % interval "
+        f"{100 * change['low']:+.2f} to {100 * change['high']:+.2f}; {change['lost']:,} right became wrong, "
+        f"{change['gained']:,} wrong became right)\n"
+        if change
+        else ""
+    )
     rows = [
         f"| {cell.replace('batch', 'batch ').replace('_threads', ', threads ')} | {times['p50_ms']:.4g} | "
         f"{times['p95_ms']:.4g} | {times['images_per_s']:,.0f} | {times['speedup']:.2f} "
@@ -49,7 +57,7 @@ def _measured(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> s
     ]
     return (
         f"## Measured\n\n- Accuracy on the test split: {100 * facts['accuracy']:.2f} % "
-        f"({base}: {100 * variants[base]['accuracy']:.2f} %); NLL {facts['nll']:.4f}\n"
+        f"({base}: {100 * variants[base]['accuracy']:.2f} %); NLL {facts['nll']:.4f}\n{against}"
         f"- {facts['parameters']:,} parameters, {facts['macs']:,} multiply-accumulates an image, "
         f"{facts['bytes']:,} bytes ({facts['gzip_bytes']:,} gzipped)\n"
         f"- Same prediction as the network in torch on {100 * facts['agreement']:.2f} % of the test images\n\n"

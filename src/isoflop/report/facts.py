@@ -46,6 +46,7 @@ class Variant:
     name: str
     accuracy: float  # on the test split, as is nll
     nll: float
+    ece: float
     parameters: int
     macs: int
     bytes: int
@@ -55,6 +56,7 @@ class Variant:
     speedup_low: float
     speedup_high: float
     shipped: bool
+    against_base: Facts | None  # None for the base itself
 
 
 def variants(compared: Facts, timed: Facts, shipped: str) -> list[Variant]:
@@ -64,13 +66,14 @@ def variants(compared: Facts, timed: Facts, shipped: str) -> list[Variant]:
         shipped: the name of the variant that was chosen.
     """
     cell = timed["conditions"]["headline"]
-    fields = ("accuracy", "nll", "parameters", "macs", "bytes", "agreement")
+    fields = ("accuracy", "nll", "ece", "parameters", "macs", "bytes", "agreement")
     found = []
     for name, scores in compared.items():
         times = timed[name][cell]
         speedups = {field: times[field] for field in ("speedup", "speedup_low", "speedup_high")}
         known = {field: scores[field] for field in fields}
-        found.append(Variant(name, **known, **speedups, latency_ms=times["p50_ms"], shipped=name == shipped))
+        found.append(Variant(name, **known, **speedups, latency_ms=times["p50_ms"],
+                             shipped=name == shipped, against_base=scores.get("against_base")))  # fmt: skip
     return found
 
 
