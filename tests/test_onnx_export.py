@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from pydantic import ValidationError
 
 from isoflop.arrays import Split
@@ -191,3 +192,16 @@ def test_the_stage_reports_a_model_that_it_cannot_read_in_one_line(tmp_path: Pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: export: base: not a readable model (")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "base.onnx").exists()
+
+
+def test_the_pool_goes_behind_what_grows_and_nothing_changes(train: Split, tmp_path: Path) -> None:
+    """A norm with a negative scale stays where it is: the largest of a window would be another."""
+    for sign, folded in ((1.0, True), (-1.0, False)):
+        model = trained(train, "resnet", width=16, steps=4)
+        norms = [layer for layer in model.net.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.weight.data.abs_()[0] *= sign
+        file = exported(model, tmp_path / f"{folded}.onnx")
+        kinds = [node.op_type for node in read_graph(file).graph.node]
+        assert ("BatchNormalization" not in kinds) == folded
+        check_parity(model, file, train.images, 1e-4)

@@ -102,13 +102,36 @@ def _classifier(model: Model) -> nn.Module:
     class Classifier(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = model.net
+            self.net = _pooling_last(model.net)
 
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             logits_BK = self.net(normalize(images, model.meaning))
             return logits_BK, torch.softmax(logits_BK, 1)
 
     return Classifier().eval()
+
+
+def _pooling_last(net: nn.Module) -> nn.Module:
+    """A copy whose convolutions are followed by their norm (and ReLU), then by the pool that training has in between.
+
+    The pool first is cheaper in training. In ONNX the norm is folded into a convolution only right after it; elsewhere
+    it runs by itself, and in an 8-bit graph in float. Where no scale of the norm is negative both grow with their
+    input, so the largest of a window stays the largest and the outputs are the same.
+    """
+    from copy import deepcopy
+
+    from torch import nn
+
+    def grows(layer: nn.Module) -> bool:
+        return isinstance(layer, nn.ReLU) or (isinstance(layer, nn.BatchNorm2d) and bool((layer.weight >= 0).all()))
+
+    net = deepcopy(net)
+    for block in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
+        for place in range(len(block) - 1):
+            pool, after = block[place], block[place + 1]
+            if isinstance(pool, nn.MaxPool2d) and grows(after):
+                block[place], block[place + 1] = after, pool
+    return net
 
 
 def _traced(model: Model, opset: int) -> Any:
