@@ -71,6 +71,14 @@ def test_every_variant_hears_why() -> None:
     assert choice.qualifies == {"base": True, "slim": True, "tiny": False, "dense": False}
 
 
+def test_no_accuracy_is_given_up_for_noise() -> None:
+    twin = candidate("twin", 0.978, 0.51, 410)
+    for objective in ("latency", "bytes"):
+        choice = choose([BASE, SLIM, twin, candidate("slow", 0.98, 0.53, 430)], objective, 0.01)
+        assert choice.chosen is twin
+    assert "twin is the most accurate of the 2 smallest (at most 3 % apart) of the 4 that qualify" in choice.why
+
+
 def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
     larger = candidate("larger", 0.99, 2.0, 2000)
     for objective, word in (("latency", "faster"), ("bytes", "smaller")):

@@ -17,6 +17,7 @@ from isoflop.errors import UserError
 from isoflop.model_card import model_card
 from isoflop.params import Section
 
+_AS_GOOD = 1.03  # times the least latency or bytes: a difference that is noise, or worth no accuracy
 Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
 
 
@@ -78,7 +79,8 @@ def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
 def choose(candidates: Sequence[Candidate], objective: str, max_accuracy_drop: float) -> Choice:
     """The fastest (or smallest) variant that loses at most ``max_accuracy_drop`` to the first, the base.
 
-    To be faster, the whole interval of its speed-up must lie above 1: no accuracy is given up for noise.
+    To be faster, the whole interval of its speed-up must lie above 1, and of those within 3 % of the fastest (or
+    smallest) the most accurate on the validation split is chosen: no accuracy is given up for noise.
     """
     base = candidates[0]
     verdicts, qualifying = {}, []
@@ -87,8 +89,12 @@ def choose(candidates: Sequence[Candidate], objective: str, max_accuracy_drop: f
         if refusal is None:
             qualifying.append(candidate)
         verdicts[candidate.name] = refusal or f"qualifies, with {_cost(candidate, objective)}"
-    chosen = min(qualifying, key=lambda item: _value(item, objective), default=base)
+    least = min((_value(item, objective) for item in qualifying), default=0.0)
+    as_good = [item for item in qualifying if _value(item, objective) <= _AS_GOOD * least]
+    chosen = min(as_good, key=lambda item: (-item.val_accuracy, _value(item, objective)), default=base)
     better = "fastest" if objective == "latency" else "smallest"
+    if len(as_good) > 1:
+        better = f"most accurate of the {len(as_good)} {better} (at most 3 % apart)"
     if chosen is base:
         why = (
             f"no other variant is {'faster' if objective == 'latency' else 'smaller'} than {base.name} "
