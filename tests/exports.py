@@ -52,6 +52,7 @@ def quantize_params(**changes: Any) -> Quantize:
         "method": "percentile",
         "percentile": 99.99,
         "calibration_images": 64,
+        "max_accuracy_drop": 1.0,
         "keep_last_layer_float": True,
         "portable": False,
     }
@@ -60,5 +61,8 @@ def quantize_params(**changes: Any) -> Quantize:
 
 def quantized(source: Path, train: Split, **changes: Any) -> Path:
     target = source.with_name(f"{source.stem}-int8.onnx")
-    quantize(source, train, quantize_params(**changes), target)
+    scratch = {name: source.with_name(f"{source.stem}-{name}.json") for name in ("calibration", "metrics")}
+    quantize(source, train, train, quantize_params(**changes), target=target, **scratch)
+    for file in scratch.values():
+        file.unlink()
     return target

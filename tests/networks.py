@@ -13,6 +13,7 @@ from torch import nn
 from isoflop.architecture import Architecture
 from isoflop.arrays import Meaning, Split, SplitWriter, read_split
 from isoflop.models import build
+from isoflop.pruning import Prune
 from isoflop.recipe import Recipe
 
 
@@ -63,3 +64,9 @@ def recipe(**changes: Any) -> Recipe:
 
 def no_views(split: Split) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.zeros((0, *split.images.shape), np.uint8)
+
+
+def prune_params(**changes: Any) -> Prune:
+    values = {"ratio": None, "macs_ratio": None, "target_speedup": None, "importance": "l2", "scope": "layer",
+              "round_to": 16, "steps": 1, "epochs": 4, "learning_rate_factor": 0.5, "seed": 0}  # fmt: skip
+    return Prune.model_validate(values | changes)

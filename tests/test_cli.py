@@ -179,7 +179,7 @@ def test_check_looks_at_every_stage_of_the_project(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text)
     assert run_command("isoflop", "check", cwd=tmp_path / "src").stdout.startswith("params.yaml: fits all ")
-    wrong = text.replace("objective: latency", "objective: speed").replace("method: percentile", "method: guess")
+    wrong = text.replace("objective: latency", "objective: speed").replace("method: auto", "method: guess")
     (tmp_path / "params.yaml").write_text(wrong + "spare: 1\n")
     done = run_command("isoflop", "check", cwd=tmp_path, check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from isoflop.arrays import Split
 from isoflop.distillation import Distill, distill
@@ -14,9 +16,10 @@ from isoflop.errors import UserError
 from isoflop.loading import all_images
 from isoflop.model_files import Model, load_model
 from isoflop.models import build
-from isoflop.pruning import Prune, prune
+from isoflop.pruning import prune
+from isoflop.timing import measured_speedups
 from isoflop.training import fit
-from tests.networks import digits_architecture, digits_split, fresh_net, no_views, recipe
+from tests.networks import digits_architecture, digits_split, fresh_net, no_views, prune_params, recipe
 
 
 @pytest.fixture
@@ -37,14 +40,28 @@ def test_a_student_is_taught_and_compared_with_an_untaught_one(
     base: Model, data: tuple[Split, Split], tmp_path: Path
 ) -> None:
     train, val = data
-    params = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, epochs=6, seed=0)
+    params = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, features=1.0, epochs=6, seed=0)
     distill(base, recipe(), params, train, no_views(train), val, folder=Path("student"), metrics=Path("distill.json"))
     facts = json.loads((tmp_path / "distill.json").read_text())
     student = load_model(tmp_path / "student")
     assert student.architecture.width == 8
     assert facts["parameters"] == sum(weight.numel() for weight in student.net.parameters())
     assert facts["val_accuracy"] > 0.85
-    assert facts["control_val_accuracy"] != facts["val_accuracy"] or facts["control_val_nll"] != facts["val_nll"]
+    best = max("control", "taught", key=lambda name: (facts[f"{name}_val_accuracy"], -facts[f"{name}_val_nll"]))
+    assert facts["control_val_nll"] != facts["taught_val_nll"] and facts["kept"] == best
+    assert facts["val_accuracy"] == facts[f"{best}_val_accuracy"]
+
+
+def test_a_teacher_that_knows_no_more_than_the_student_is_not_listened_to(
+    base: Model, data: tuple[Split, Split], tmp_path: Path
+) -> None:
+    train, val = data
+    ignorant = replace(base, net=fresh_net(width=32).eval())
+    params = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, features=0.0, epochs=2, seed=0)
+    distill(ignorant, recipe(), params, train, no_views(train), val, folder=Path("student"), metrics=Path("d.json"))
+    facts = json.loads((tmp_path / "d.json").read_text())
+    assert facts["kept"] == "control" and "taught_val_accuracy" not in facts
+    assert facts["val_accuracy"] == facts["control_val_accuracy"] > facts["teacher_val_accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -61,25 +78,73 @@ def test_a_student_that_cannot_be_is_refused(
     train, val = data
     architecture = replace(digits_architecture(family, width), heads=12 if family == "vit" else 1)
     base = Model(build(architecture), architecture, train.meaning)
-    params = Distill(width_ratio=ratio, temperature=2.0, alpha=0.7, epochs=6, seed=0)
+    params = Distill(width_ratio=ratio, temperature=2.0, alpha=0.7, features=0.0, epochs=6, seed=0)
     with pytest.raises(UserError, match=said):
         distill(base, recipe(), params, train, no_views(train), val, folder=Path("s"), metrics=Path("m.json"))
 
 
-def test_a_pruned_network_is_smaller_and_recovers(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
+def pruned_facts(base: Model, data: tuple[Split, Split], **changes: Any) -> dict[str, Any]:
     train, val = data
-    params = Prune(ratio=0.5, round_to=16, epochs=4, learning_rate_factor=0.5, seed=0)
-    prune(base, recipe(), params, train, no_views(train), val, folder=Path("pruned"), metrics=Path("prune.json"))
-    facts = json.loads((tmp_path / "prune.json").read_text())
+    out = {"folder": Path("pruned"), "metrics": Path("prune.json")}
+    prune(base, recipe(), prune_params(**changes), train, no_views(train), val, **out)
+    return dict(json.loads(Path("prune.json").read_text()))
+
+
+def test_a_pruned_network_is_smaller_and_recovers(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
+    facts = pruned_facts(base, data, ratio=0.5)
     assert facts["val_accuracy"] > 0.9
     assert facts["parameters_ratio"] < 0.4 and facts["macs_ratio"] < 0.4
     pruned = load_model(tmp_path / "pruned")
     channels = {weight.shape[0] for weight in pruned.net.parameters() if weight.ndim == 4}
     assert channels == {16, 32, 64}
+    assert facts["channel_ratio"] == 0.5 and facts["val_accuracy_untuned"] < facts["val_accuracy"]
+    assert 0.5 < facts["control_val_accuracy"] <= 1 and facts["control_val_nll"] != facts["val_nll"]
+    assert list(facts["channels"].values()) == [[32, 16], [64, 32], [128, 64], [10, 10]]
+    assert base.net.state_dict()["head.weight"].shape == (10, 128)  # the base is left as it was
 
 
 def test_pruning_that_removes_nothing_is_refused(base: Model, data: tuple[Split, Split]) -> None:
-    train, val = data
-    params = Prune(ratio=0.3, round_to=128, epochs=1, learning_rate_factor=0.5, seed=0)
     with pytest.raises(UserError, match=r"prune\.round_to: found 128"):
-        prune(base, recipe(), params, train, no_views(train), val, folder=Path("p"), metrics=Path("m.json"))
+        pruned_facts(base, data, ratio=0.3, round_to=128)
+
+
+def test_a_share_of_the_macs_is_reached_with_as_few_channels_gone_as_can_be(
+    base: Model, data: tuple[Split, Split]
+) -> None:
+    facts = pruned_facts(base, data, macs_ratio=0.6, round_to=8, epochs=1)
+    assert facts["macs_ratio"] <= 0.6
+    channels = [left for _, left in facts["channels"].values()][:3]
+    assert all(left % 8 == 0 for left in channels)
+    with pytest.raises(UserError, match=r"prune\.macs_ratio: found 0\.001, expected at least 0\.\d+: so much"):
+        pruned_facts(base, data, macs_ratio=0.001)
+
+
+def test_steps_by_gradients_over_all_layers(base: Model, data: tuple[Split, Split]) -> None:
+    """What goes is what matters least anywhere: not the same share of each layer."""
+    facts = pruned_facts(base, data, ratio=0.5, importance="taylor", scope="global", steps=2, round_to=8)
+    shares = {left / before for before, left in list(facts["channels"].values())[:3]}
+    assert len(shares) > 1 and facts["val_accuracy"] > 0.9
+    assert facts["epochs"] == 2  # of the last step
+
+
+def test_a_measured_speed_up_is_reached_or_refused(base: Model, data: tuple[Split, Split]) -> None:
+    facts = pruned_facts(base, data, target_speedup=1.15, epochs=1)
+    (speedup,) = measured_speedups(base, [load_model(Path("pruned"))])
+    assert speedup > 1 and facts["macs_ratio"] < 1
+    with pytest.raises(UserError, match=r"prune\.target_speedup: found 500, expected at most"):
+        pruned_facts(base, data, target_speedup=500.0, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "found none of ratio, macs_ratio, target_speedup, expected one"),
+        ({"ratio": 0.5, "macs_ratio": 0.5}, "found ratio, macs_ratio of ratio"),
+        ({"ratio": 0.5, "steps": 5, "epochs": 4}, "found 5 steps and 4 epochs"),
+        ({"ratio": 1.0}, "less than 1"),
+        ({"target_speedup": 0.5}, "greater than 1"),
+    ],
+)
+def test_a_pruning_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        prune_params(**changes)

@@ -15,8 +15,8 @@ from isoflop.costs import count_body_parameters, count_macs, count_parameters, c
 from isoflop.errors import UserError
 from isoflop.model_files import Model, load_model, save_model
 from isoflop.models import build
-from isoflop.pruning import remove_channels
-from tests.networks import digits_architecture, digits_split, fresh_net
+from isoflop.pruning import channel_remover
+from tests.networks import digits_architecture, digits_split, fresh_net, prune_params
 
 FAMILIES = ("mlp", "cnn", "resnet", "vit")
 MEANING = Meaning([str(digit) for digit in range(10)], [0.3], [0.37], "crop")
@@ -48,7 +48,7 @@ def test_a_pruned_model_is_smaller_and_comes_back_from_disk(family: str, tmp_pat
     built = digits_architecture(family, 32)
     net = build(built)
     before = count_parameters(net), count_macs(net, built)
-    remove_channels(net, built, 0.5, 16)
+    channel_remover(net, built, prune_params(ratio=0.5), 0.5, steps=1)(None)
     net.eval()
     assert count_parameters(net) < 0.75 * before[0] and count_macs(net, built) < 0.75 * before[1]
     save_model(Model(net, built, MEANING), tmp_path / "pruned")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from isoflop.arrays import Split
 from isoflop.errors import UserError
-from isoflop.model_files import Model, load_model, save_model
+from isoflop.model_files import Model, digest, load_model, save_model
 from isoflop.onnx_export import Export, check_parity, export, torch_logits
 from isoflop.onnx_files import open_classifier, read_graph
 from tests.conftest import ROOT, run_command
@@ -82,6 +82,7 @@ def test_metadata_names_and_shapes(file: Path, cnn: Model, train: Split) -> None
     assert json.loads(metadata["classes"]) == train.meaning.classes
     assert json.loads(metadata["architecture"]) == asdict(cnn.architecture)
     assert (metadata["producer"], metadata["variant"], metadata["resize"]) == ("isoflop", "base", "crop")
+    assert metadata["weights"] == digest(cnn.net)
     assert [item.name for item in graph.graph.output] == ["logits", "probabilities"]
     shape = graph.graph.input[0].type.tensor_type
     assert shape.elem_type == onnx.TensorProto.UINT8

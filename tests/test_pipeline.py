@@ -40,7 +40,7 @@ def test_metrics_have_their_stable_names(smoke: Path) -> None:
     metrics = {file.stem: json.loads(file.read_text()) for file in (smoke / "metrics").glob("*.json")}
     assert {"data", "train", "evaluate", "scaling", "forecast", "variants", "latency"} <= set(metrics)
     assert {"accuracy", "nll", "precision", "recall", "f1", "ece"} <= set(metrics["evaluate"])
-    names = ["base", "distilled", "pruned"]
+    names = ["base", "distilled", "pruned", "qat"]
     assert set(metrics["variants"]) == {*names, *(f"{name}-int8" for name in names)}
     for variant in metrics["variants"].values():
         assert {"accuracy", "parameters", "macs", "bytes"} <= set(variant)

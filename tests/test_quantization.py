@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from isoflop.arrays import Meaning, Split
+from isoflop.calibration import calibration_images
 from isoflop.errors import UserError
 from isoflop.onnx_export import export
-from isoflop.onnx_files import open_classifier, read_graph
-from isoflop.quantization import Quantize, calibration_images, nodes_to_quantize, quantize
+from isoflop.onnx_files import OURS, open_classifier, read_graph
+from isoflop.quantization import Quantize, Quantized, nodes_to_quantize, quantize, quantize_graph
 from tests.conftest import ROOT, run_command
 from tests.exports import exported, optimized_kinds, quantize_params, quantized, trained
 from tests.networks import digits_split
@@ -42,6 +44,7 @@ def target_of(source: Path, tmp_path: Path) -> Path:
         {"method": "minmax"},
         {"method": "percentile"},
         {"method": "entropy"},
+        {"method": "auto"},
         {"portable": True},
         {"keep_last_layer_float": False},
     ],
@@ -130,7 +133,9 @@ def test_the_same_bytes_in_another_process(cnn: Path, train: Split, tmp_path: Pa
     code = (
         "import sys; from pathlib import Path; from isoflop.arrays import read_split;"
         "from isoflop.quantization import quantize; from tests.exports import optimized_kinds, quantize_params;"
-        "quantize(Path(sys.argv[1]), read_split(Path(sys.argv[2])), quantize_params(), Path(sys.argv[3]))"
+        "train, there = read_split(Path(sys.argv[2])), Path(sys.argv[3]);"
+        "quantize(Path(sys.argv[1]), train, train, quantize_params(), target=there,"
+        "calibration=there.with_suffix('.json'), metrics=there.with_suffix('.metrics'))"
     )
     arguments = (str(cnn), str(Path(str(train.images.filename)).parent), str(tmp_path / "there.onnx"))
     run_command(sys.executable, "-c", code, *arguments, cwd=ROOT, PYTHONHASHSEED="11")
@@ -142,14 +147,16 @@ def test_no_torch_and_no_printing(cnn: Path, train: Split, tmp_path: Path) -> No
     code = (
         "import sys; from pathlib import Path; from isoflop.arrays import read_split;"
         "from isoflop.quantization import Quantize, quantize; params = Quantize(method='entropy', percentile=99.0,"
-        "calibration_images=9, keep_last_layer_float=True, portable=False);"
-        "quantize(Path(sys.argv[1]), read_split(Path(sys.argv[2])), params, Path(sys.argv[3]));"
+        "calibration_images=9, max_accuracy_drop=1.0, keep_last_layer_float=True, portable=False);"
+        "train, there = read_split(Path(sys.argv[2])), Path(sys.argv[3]);"
+        "quantize(Path(sys.argv[1]), train, train, params, target=there,"
+        "calibration=there.with_suffix('.json'), metrics=there.with_suffix('.metrics'));"
         "assert 'torch' not in sys.modules"
     )
     arguments = (str(cnn), str(Path(str(train.images.filename)).parent), str(tmp_path / "x.onnx"))
     done = run_command(sys.executable, "-c", code, *arguments, cwd=tmp_path)
     assert done.stdout == done.stderr == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.metrics", "x.onnx"]
 
 
 def test_calibration_takes_turns_among_the_classes() -> None:
@@ -169,20 +176,71 @@ def test_only_layers_with_weights_and_what_lies_between_them(cnn: Path) -> None:
     assert [kinds[name] for name in nodes_to_quantize(graph, keep_last_layer_float=False)][-1] == "Gemm"
 
 
-def test_no_calibration_images_or_others_are_refused(cnn: Path, train: Split, tmp_path: Path) -> None:
+def whole(cnn: Path, train: Split, **changes: object) -> Quantized:
+    images, labels = np.array(train.images[:600]), np.array(train.labels[:600])
+    return quantize_graph(read_graph(cnn), OURS, images[:64], images, labels, quantize_params(**changes), called="it")
+
+
+def test_auto_takes_the_method_with_the_least_error(cnn: Path, train: Split) -> None:
+    found = whole(cnn, train, method="auto")
+    assert set(found.errors) == {"minmax", "percentile", "entropy"}
+    assert found.errors[found.method] == min(found.errors.values()) < max(found.errors.values())
+    alone = whole(cnn, train, method=found.method)
+    assert alone.graph.SerializeToString(deterministic=True) == found.graph.SerializeToString(deterministic=True)
+
+
+def test_each_layer_by_itself_is_off_less_than_all_together(cnn: Path, train: Split) -> None:
+    found = whole(cnn, train)
+    assert [layer.kind for layer in found.layers] == ["Conv", "Conv", "Conv"]
+    assert len({layer.name for layer in found.layers}) == 3
+    assert all(0 < layer.error < 1.5 * found.errors["percentile"] for layer in found.layers)
+    assert found.kept_within and all(layer.int8 for layer in found.layers)
+
+
+def test_the_worst_layers_go_back_to_float_until_the_drop_is_allowed(cnn: Path, train: Split) -> None:
+    """The percentile 60 clips so much that accuracy is lost; with fewer layers in 8 bits less is."""
+    rough = {"method": "percentile", "percentile": 60.0}
+    everything = whole(cnn, train, **rough)
+    lost = everything.float_accuracy - everything.accuracy
+    assert lost > 0.02
+    better = whole(cnn, train, **rough, max_accuracy_drop=0.4 * lost)
+    floats = [layer for layer in better.layers if not layer.int8]
+    assert floats and max(better.layers, key=lambda layer: layer.error) in floats
+    if better.kept_within:
+        assert better.float_accuracy - better.accuracy <= 0.4 * lost
+    else:  # one layer is left in 8 bits
+        assert len(floats) == len(better.layers) - 1
+    facts = better.facts()
+    assert facts["layers_in_float"] == len(floats) and facts["within_max_accuracy_drop"] == better.kept_within
+
+
+def test_the_ranges_and_the_facts_are_written(cnn: Path, train: Split, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("target", "calibration", "metrics")}
+    quantize(cnn, train, train, quantize_params(method="auto"), **files)
+    calibration, metrics = (json.loads(files[name].read_text()) for name in ("calibration", "metrics"))
+    assert calibration["images"] == 64 and calibration["method"] == metrics["method"]
+    assert all(low <= high for low, high in calibration["ranges"].values()) and len(calibration["ranges"]) >= 8
+    assert len(metrics["layers"]) == 3 and metrics["layers_in_float"] == 0
+
+
+def test_no_images_or_others_are_refused(cnn: Path, train: Split, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("target", "calibration", "metrics")}
     empty = Split(train.images[:0], train.labels[:0], train.meaning)
     with pytest.raises(UserError, match=r"found 0 training images of .* to calibrate"):
-        quantize(cnn, empty, quantize_params(), tmp_path / "x.onnx")
+        quantize(cnn, empty, train, quantize_params(), **files)
+    with pytest.raises(UserError, match=r"found 0 validation images of .* to judge"):
+        quantize(cnn, train, empty, quantize_params(), **files)
     colours = Split(np.zeros((5, 8, 8, 3), np.uint8), np.zeros(5, np.int64), Meaning(["a"], [0.0], [1.0], "crop"))
     with pytest.raises(UserError, match=r"found 5 training images of \[8, 8, 3\] .* expected some of \[8, 8, 1\]"):
-        quantize(cnn, colours, quantize_params(), tmp_path / "x.onnx")
-    assert not (tmp_path / "x.onnx").exists()
+        quantize(cnn, colours, train, quantize_params(), **files)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_not_onnx_is_refused(train: Split, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("target", "calibration", "metrics")}
     (tmp_path / "bad.onnx").write_text("no\n")
     with pytest.raises(UserError, match="not a readable ONNX file"):
-        quantize(tmp_path / "bad.onnx", train, quantize_params(), tmp_path / "x.onnx")
+        quantize(tmp_path / "bad.onnx", train, train, quantize_params(), **files)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +250,7 @@ def test_a_file_that_is_not_onnx_is_refused(train: Split, tmp_path: Path) -> Non
         {"percentile": 50.0},
         {"percentile": 101.0},
         {"calibration_images": 0},
+        {"max_accuracy_drop": -0.01},
         {"portable": "yes"},
     ],
 )

@@ -96,7 +96,7 @@ def write_law_of(analysis: Analysis, folder: Path, width: int) -> None:
 
 def write_variants(folder: Path) -> None:
     compared: dict[str, dict[str, Any]] = {}
-    timed = {}
+    timed, costs = {}, {}
     for name, (accuracy, latency_ms, weight, parameters) in VARIANTS.items():
         compared[name] = {"accuracy": accuracy, "nll": 0.05, "val_accuracy": accuracy, "val_nll": 0.05,
                           "parameters": parameters, "macs": 40 * parameters, "bytes": weight, "gzip_bytes": weight,
@@ -113,11 +113,29 @@ def write_variants(folder: Path) -> None:
                    "speedup_high": 1.03 * speedup}
             for cell, factor in (("batch1_threads1", 1), ("batch64_threads1", 40), ("batch1_threads2", 0.9))
         }  # fmt: skip
+        costs[name] = {
+            "load_ms": 3.2, "peak_memory_mb": 4.5, "operators": {"Conv": 3}, "int8_layers": 3, "float_layers": 1,
+            "warnings": ["7 Gelu run in float"] if name == "pruned-int8" else [],
+        }  # fmt: skip
         write_model(folder / "onnx" / f"{name}.onnx", CLASSES)
     conditions = {"headline": "batch1_threads1", "cpu": "Some CPU @ 2.0 GHz", "flags": "avx2 fma", "cores": 2,
                   "system": "Linux x86_64", "onnxruntime": "1.23.2", "load_average": 0.1}  # fmt: skip
     metrics = folder / "metrics"
     write_json(metrics / "variants.json", compared)
+    write_json(metrics / "sessions.json", costs)
+    students = {"teacher_val_accuracy": 0.99, "control_val_accuracy": 0.97, "taught_val_accuracy": 0.98}
+    write_json(metrics / "distill.json", students | {"kept": "taught"})
+    pruned = {"macs_ratio": 0.27, "val_accuracy_untuned": 0.61, "val_accuracy": 0.978, "control_val_accuracy": 0.969}
+    write_json(metrics / "prune.json", pruned)
+    write_json(metrics / "qat.json", {"val_accuracy": 0.984})
+    for name in ("base", "distilled", "pruned"):
+        layers = [{"name": f"<i>conv{number}", "kind": "Conv", "error": 0.01 * number, "int8": number < 8}
+                  for number in range(1, 9)]  # fmt: skip
+        write_json(
+            metrics / f"quantize-{name}.json",
+            {"method": "minmax", "errors": {"minmax": 0.0321, "entropy": 0.2}, "float_val_accuracy": 0.98,
+             "val_accuracy": 0.975, "within_max_accuracy_drop": True, "layers_in_float": 1, "layers": layers},
+        )  # fmt: skip
     write_json(metrics / "latency.json", timed | {"conditions": conditions})
     write_data(folder)
     files = [folder / "onnx" / f"{name}.onnx" for name in VARIANTS]
@@ -253,6 +271,10 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
     assert "13.5\u202fkB" in text.replace(" kB", "\u202fkB") and "0.0311" in text
     assert "width 32: forecast a loss of" in text.replace("Width", "width")
     assert "−2.22" in text.replace("-", "−") and "0.057" in text and "<b>seven" in text
+    assert "<i>conv8 8.0 % (in float), <i>conv7 7.0 %" in text.replace("\u202f", " ").replace("\xa0", " ")
+    for says in ("98.0 % of the validation images taught and at 97.0 % untaught", "61.0 % were right before", "98.4 %"):
+        assert says in text.replace("\u202f", " ").replace("\xa0", " ")
+    assert "and 2 more" in text and "7 Gelu run in float" in text and "4.5 MB" in text
     assert "The first 20 of 30" in text and "cats/18.png" in text and "cats/19.png" not in text
     assert "Some CPU @ 2.0 GHz" in text and "64 images at a time, 1 thread" in text
 

@@ -32,6 +32,7 @@ _BOOTSTRAPS = 1000
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 
 Times = npt.NDArray[np.float64]  # turns, runs; in ms
+Feed = dict[str, npt.NDArray[Any]]  # inputs by name
 
 
 class Benchmark(Section):
@@ -69,7 +70,9 @@ def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, A
     with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
         for batch, threads in progress.track(cells, description="benchmarking"):
             classifiers = [open_classifier(file, threads) for file in files]
-            times = _time_in_turns(classifiers, _images(classifiers, files, batch), params.repeats, params.warmup)
+            feed = {INPUT: _images(classifiers, files, batch)}
+            opened = [classifier.session for classifier in classifiers]
+            times = time_in_turns(opened, feed, params.repeats, params.warmup)
             cell = _cell_name(batch, threads)
             conditions[f"runs_{cell}"] = times[0].size
             for name, times_TR in zip(names, times, strict=True):
@@ -88,11 +91,8 @@ def speedup_interval(base_TR: Times, times_TR: Times, seed: int = 0) -> tuple[fl
     return float(low), float(high)
 
 
-def _time_in_turns(
-    classifiers: Sequence[OnnxClassifier], images_BHWC: npt.NDArray[np.uint8], repeats: int, warmup: int
-) -> list[Times]:
-    sessions = [classifier.session for classifier in classifiers]
-    feed = {INPUT: images_BHWC}
+def time_in_turns(sessions: Sequence[Any], feed: Feed, repeats: int, warmup: int) -> list[Times]:
+    """Times of each session for one feed, all in turns: as many runs as asked for, or as 30 seconds hold."""
     for session in sessions:
         for _ in range(warmup):
             session.run(None, feed)
@@ -107,7 +107,7 @@ def _time_in_turns(
     return [np.array(taken) for taken in times]
 
 
-def _run_ms(session: Any, feed: dict[str, npt.NDArray[np.uint8]]) -> float:
+def _run_ms(session: Any, feed: Feed) -> float:
     began = time.perf_counter_ns()
     session.run(None, feed)
     return (time.perf_counter_ns() - began) / 1e6

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from isoflop.architecture import Architecture, check_heads
 from isoflop.arrays import Images, Split
 from isoflop.errors import UserError
-from isoflop.model_files import Model, save_model
+from isoflop.model_files import Model, digest, save_model
 from isoflop.params import Section
 from isoflop.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Distill(Section):
@@ -21,7 +25,8 @@ class Distill(Section):
 
     width_ratio: float = Field(gt=0, lt=1)  # the student's width as a share of the base's
     temperature: float = Field(gt=0, le=100)
-    alpha: float = Field(ge=0, le=1)  # weight of the teacher; the rest is on the labels
+    alpha: float = Field(ge=0, le=1)  # weight of the teacher's outputs; the rest is on the labels
+    features: float = Field(ge=0, le=1e6)  # weight on which images the teacher finds alike; 0: outputs alone
     epochs: int = Field(ge=1)
     seed: int = Field(ge=0)
 
@@ -29,45 +34,53 @@ class Distill(Section):
 def distill(
     base: Model, recipe: Recipe, params: Distill, data: Split, views: Images, val: Split, *, folder: Path, metrics: Path
 ) -> None:
-    """Train the student twice from the same start, taught and untaught, and write the taught one.
+    """Train the student twice from the same start, untaught and taught, and write the one that ended better.
 
-    The untaught one is the control: a weak teacher makes a student worse, and without it nobody would see that.
+    The untaught one is the control. Where it is as good as the teacher on the validation split nothing is to be learnt
+    of that, so no one is taught; and where the taught one ends no better, the control is kept: a weak teacher makes a
+    student worse.
 
     Raises:
         UserError: no network is narrower than the base, or the heads of a vit do not divide the student's embedding.
     """
     from isoflop.base_training import fitted_facts
     from isoflop.costs import count_macs, count_parameters
+    from isoflop.evaluation import predict_logits
     from isoflop.initialization import initialized
     from isoflop.loading import all_images
     from isoflop.losses import Teacher
     from isoflop.resume import resumable
-    from isoflop.training import fit
+    from isoflop.training import Fitted, fit
 
     recipe = recipe.model_copy(update={"epochs": params.epochs})
     student = _student(base.architecture, params.width_ratio)
     images = all_images(data, views)
-    facts: dict[str, object] = {}
-    for name, alpha in (("control", 0.0), ("", params.alpha)):
+
+    def trained(name: str, teacher: Teacher | None) -> tuple[nn.Module, Fitted]:
         net = initialized(student, images, params.seed)
-        teacher = Teacher(base.net, params.temperature, alpha) if alpha else None
-        start = (name, asdict(student), recipe.model_dump(), params.model_dump(), _digest(base))
+        start = (name, asdict(student), recipe.model_dump(), params.model_dump(), digest(base.net))
         with resumable(images, "distill", *start) as checkpoint:
-            fitted = fit(
-                net,
-                images,
-                val,
-                recipe,
-                width=student.width,
-                seed=params.seed,
-                teacher=teacher,
-                checkpoint=checkpoint,
-            )
-        if name:
-            facts |= {f"control_{key}": fitted_facts(fitted)[key] for key in ("val_nll", "val_accuracy")}
-        else:
-            facts |= {"parameters": count_parameters(net), "macs": count_macs(net, student), **fitted_facts(fitted)}
-    save_model(Model(net, student, data.meaning), folder)
+            return net, fit(net, images, val, recipe, width=student.width, seed=params.seed, teacher=teacher,
+                            checkpoint=checkpoint)  # fmt: skip
+
+    teacher_accuracy = float((predict_logits(base.net, val).argmax(1) == val.labels).mean())
+    control, untaught = trained("control", None)
+    facts: dict[str, object] = {
+        "parameters": count_parameters(control),
+        "macs": count_macs(control, student),
+        "teacher_val_accuracy": round(teacher_accuracy, 6),
+        "control_val_nll": fitted_facts(untaught)["val_nll"],
+        "control_val_accuracy": fitted_facts(untaught)["val_accuracy"],
+    }
+    kept, fitted = control, untaught
+    if teacher_accuracy > untaught.val_accuracy:
+        teacher = Teacher(base.net, params.temperature, params.alpha, params.features)
+        net, taught = trained("taught", teacher)
+        facts |= {f"taught_{key}": fitted_facts(taught)[key] for key in ("val_nll", "val_accuracy")}
+        if (taught.val_accuracy, -taught.val_nll) >= (untaught.val_accuracy, -untaught.val_nll):
+            kept, fitted = net, taught
+    facts |= {"kept": "control" if kept is control else "taught", **fitted_facts(fitted)}
+    save_model(Model(kept, student, data.meaning), folder)
     metrics.write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -81,12 +94,3 @@ def _student(base: Architecture, width_ratio: float) -> Architecture:
     student = replace(base, width=width)
     check_heads(student, f"{width_ratio} of train.width {base.width}")
     return student
-
-
-def _digest(model: Model) -> str:
-    import hashlib
-
-    digest = hashlib.blake2b(digest_size=16)
-    for value in model.net.state_dict().values():
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()

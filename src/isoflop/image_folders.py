@@ -68,7 +68,7 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
     Raises:
         UserError: no images, none in class folders, or class folders beside train.
     """
-    places = _placed([entry.name for entry in entries() if _is_image(entry)], source)
+    places = _placed([entry.name for entry in entries() if is_image(entry)], source)
     classes = sorted({name for _, name in places.values()})
     labels = {name: label for label, name in enumerate(classes)}
     shown = (entry for entry in entries() if entry.name in places)
@@ -97,7 +97,8 @@ def _is_clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
-def _is_image(entry: Entry) -> bool:
+def is_image(entry: Entry) -> bool:
+    """Whether an entry counts as an image: by its suffix, or by how it begins."""
     path = PurePosixPath(entry.name)
     if any(_is_clutter(part) for part in path.parts):
         return False

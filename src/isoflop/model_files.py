@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ def load_model(folder: Path) -> Model:
         meaning = Meaning(**description["meaning"])
         weights = load_file(folder / _WEIGHTS)
         net = build(architecture)
-        _resize(net, weights)
+        resize(net, weights)
         net.load_state_dict(weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         why = " ".join(str(error).split())
@@ -64,15 +65,27 @@ def load_model(folder: Path) -> Model:
     return Model(net.eval(), architecture, meaning)
 
 
-def _resize(net: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give every layer the sizes that the tensors of ``weights`` have."""
+def digest(net: nn.Module) -> str:
+    """Hexadecimal BLAKE2b-128 of all weights and statistics: the same for the same network, wherever it lies."""
+    import hashlib
+
+    found = hashlib.blake2b(digest_size=16)
+    for value in net.state_dict().values():
+        found.update(value.cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def resize(net: nn.Module, weights: Mapping[str, Tensor]) -> list[nn.Module]:
+    """Give every layer the sizes that the tensors of ``weights`` have; the layers that changed, values unset."""
     import torch
     from torch import nn
 
+    changed = []
     for name, module in net.named_modules():
         stored = weights.get(f"{name}.weight")
         if stored is None or stored.shape == module.weight.shape:
             continue
+        changed.append(module)
         for part in (*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))):
             old, shape = getattr(module, part), weights[f"{name}.{part}"].shape
             new = torch.empty(shape, dtype=old.dtype)
@@ -83,3 +96,4 @@ def _resize(net: nn.Module, weights: dict[str, Tensor]) -> None:
             module.out_features, module.in_features = stored.shape
         elif isinstance(module, nn.BatchNorm2d):
             module.num_features = len(stored)
+    return changed

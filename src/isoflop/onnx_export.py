@@ -14,7 +14,7 @@ from pydantic import Field
 
 from isoflop.arrays import Images
 from isoflop.errors import UserError
-from isoflop.model_files import Model
+from isoflop.model_files import Model, digest
 from isoflop.onnx_files import INPUT, LOGITS, PROBABILITIES, PRODUCER, Floats, open_classifier
 from isoflop.params import Section
 
@@ -53,6 +53,7 @@ def export(model: Model, variant: str, file: Path, opset: int) -> None:
         classes=json.dumps(model.meaning.classes),
         resize=model.meaning.resize,
         architecture=json.dumps(asdict(model.architecture)),
+        weights=digest(model.net),
     )
     proto = onnx_ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)

@@ -1,7 +1,8 @@
 """A classifier as an ONNX file: opened with the options that make its timings repeatable, and read for what it means.
 
 Input ``images`` uint8 [batch, H, W, C], raw pixels; outputs ``logits`` and ``probabilities``, float32 [batch, K]. What
-else a client has to know stands in the metadata: ``classes`` (JSON), ``resize``, ``variant``, ``architecture`` (JSON).
+else a client has to know stands in the metadata: ``classes`` (JSON), ``resize``, ``variant``, ``architecture`` (JSON),
+and ``weights``, the digest of the trained network that the file came from.
 """
 
 from __future__ import annotations
@@ -35,6 +36,18 @@ def cores() -> int:
 
 
 @dataclass(frozen=True)
+class Port:
+    """Names of a graph's input and of its output of logits [N, K], and how many inputs it takes at once."""
+
+    entry: str
+    logits: str
+    batch: int
+
+
+OURS = Port(INPUT, LOGITS, _BATCH)
+
+
+@dataclass(frozen=True)
 class OnnxClassifier:
     """An open ONNX Runtime session of a file that isoflop exported, and what the file says of itself."""
 
@@ -62,10 +75,22 @@ class OnnxClassifier:
 def open_classifier(file: Path, threads: int = 1) -> OnnxClassifier:
     """Open an ONNX file in ONNX Runtime on the CPU.
 
-    Threads do not spin while they wait: on a machine with other work to do spinning turned 2.4 ms into 9.7.
-
     Raises:
         UserError: the file is missing, is not ONNX, is corrupt, or is not a classifier that isoflop exported.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: not found; expected an ONNX file")
+    try:
+        session = open_session(str(file), threads)
+    except Exception as error:  # its exceptions have no common base but this
+        raise UserError(f"{file}: not a readable ONNX file ({_reason(error)})") from None
+    return _described(session, file)
+
+
+def open_session(model: str | bytes, threads: int) -> Any:
+    """An InferenceSession of a file's path or of its bytes, on the CPU.
+
+    Threads do not spin while they wait: on a machine with other work to do spinning turned 2.4 ms into 9.7.
     """
     import onnxruntime
 
@@ -74,13 +99,19 @@ def open_classifier(file: Path, threads: int = 1) -> OnnxClassifier:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors: its warnings are advice to us, not to a user
-    if not file.is_file():
-        raise UserError(f"{file}: not found; expected an ONNX file")
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common base but this
-        raise UserError(f"{file}: not a readable ONNX file ({_reason(error)})") from None
-    return _described(session, file)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def outputs_of(graph: ModelProto, port: Port, inputs_N: npt.NDArray[Any]) -> Floats:
+    """Logits [N, K] of a graph in memory for inputs [N, ...], on one thread: the sums of several could come in another
+    order on another machine."""
+    session = open_session(graph.SerializeToString(), threads=1)
+    batches = [
+        session.run([port.logits], {port.entry: np.ascontiguousarray(inputs_N[start : start + port.batch])})[0]
+        for start in range(0, len(inputs_N), port.batch)
+    ]
+    joined: Floats = np.concatenate(batches)
+    return joined
 
 
 def read_graph(file: Path) -> ModelProto:

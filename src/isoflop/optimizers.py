@@ -56,7 +56,7 @@ def _parameters_by_kind(net: nn.Module) -> dict[str, list[nn.Parameter]]:
     layers = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "head": [], "first": [], "vectors": []}
     for name, weight in net.named_parameters():
-        layer = name.rpartition(".")[0]
+        layer = name.rpartition(".")[0].removesuffix(".parametrizations.weight")
         if weight.requires_grad:
             if weight.ndim < 2:
                 kind = "vectors"

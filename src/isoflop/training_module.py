@@ -20,7 +20,13 @@ from isoflop.curves import Curves
 from isoflop.data_module import Losses
 from isoflop.errors import UserError
 from isoflop.loading import evaluation_batches
-from isoflop.losses import Teacher, distillation_loss, supervised_loss
+from isoflop.losses import (
+    Teacher,
+    distillation_loss,
+    logits_and_features,
+    similarity_loss,
+    supervised_loss,
+)
 from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer
 from isoflop.recipe import Recipe
@@ -82,13 +88,7 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         images_BCHW = self._resized(normalize(batch.images, self._val.meaning))
-        logits_BK = self.net(images_BCHW).float()
-        loss_B = supervised_loss(logits_BK, batch.labels, self._recipe)
-        for teacher in self._teacher:
-            with torch.no_grad():
-                wanted_BK = teacher.net(images_BCHW).float()
-            imitation_B = distillation_loss(logits_BK, wanted_BK, teacher.temperature)
-            loss_B = teacher.alpha * imitation_B + (1 - teacher.alpha) * loss_B
+        loss_B = self._losses_of(images_BCHW, batch.labels)
         loss = (loss_B * batch.weights).mean()
         if self._recipe.skip_easy:
             self._last.index_put_((batch.numbers,), torch.stack([loss_B.detach(), torch.ones_like(loss_B)], 1))
@@ -96,6 +96,18 @@ class Training(pl.LightningModule):
         self._sums[1] += 1
         self.timed_images += len(batch.labels)
         return loss
+
+    def _losses_of(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        if not self._teacher:
+            return supervised_loss(self.net(images_BCHW).float(), labels_B, self._recipe)
+        (teacher,) = self._teacher
+        logits_BK, features_BF = logits_and_features(self.net, images_BCHW)
+        with torch.no_grad():
+            wanted_BK, teacher_BG = logits_and_features(teacher.net, images_BCHW)
+        imitation_B = distillation_loss(logits_BK, wanted_BK, teacher.temperature)
+        supervised_B = supervised_loss(logits_BK, labels_B, self._recipe)
+        loss_B = teacher.alpha * imitation_B + (1 - teacher.alpha) * supervised_B
+        return loss_B + teacher.features * similarity_loss(features_BF, teacher_BG) if teacher.features else loss_B
 
     def try_batch(self, size: int) -> None:
         """Forward and backward of ``size`` images, as a step takes them."""

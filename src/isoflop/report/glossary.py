@@ -24,6 +24,7 @@ GLOSSARY = {
     "compute-optimal": "The size that reaches the lowest loss for a given amount of training work.",
     "distilled": "A smaller model that was trained to imitate the outputs of the base model.",
     "pruned": "The base model with its least important channels cut out, then trained a little more.",
+    "qat": "The base model trained further with the rounding of its 8-bit graph (quantization-aware training).",
     "int8": "Weights and activations in 8 bits, not 32: a quarter of the bytes, and faster where the CPU has "
     "instructions for it.",
     "ONNX": "A file format for trained models that many programs run, without Python or torch.",

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from isoflop.errors import UserError
 from isoflop.report import formats
 from isoflop.report.charts import read_charts
+from isoflop.report.compression_words import distilled_in_words, pruned_in_words, qat_in_words
 from isoflop.report.facts import (
     Facts,
     cell_in_words,
@@ -30,7 +31,8 @@ from isoflop.report.scaling_words import (
     profile_in_words,
 )
 
-_METRICS = ("data", "train", "evaluate", "scaling", "forecast", "score", "variants", "latency")
+_METRICS = ("data", "train", "evaluate", "scaling", "forecast", "score", "variants", "latency", "sessions", "distill",
+            "prune", "qat")  # fmt: skip
 _PICTURES = (
     "tradeoff", "scaling", "held_out", "isoflop", "surface", "confusion", "reliability", "mistakes", "saliency",
     "augmentation",
@@ -56,6 +58,8 @@ def write_report(metrics: Path, plots: Path, ship: Path, dropped: Path, report: 
         UserError: one of the files is missing or cannot be read.
     """
     facts = {name: read_facts(metrics / f"{name}.json") for name in _METRICS}
+    int8 = [name.removesuffix("-int8") for name in facts["variants"] if name.endswith("-int8")]
+    quantized = {name: read_facts(metrics / f"quantize-{name}.json") for name in int8}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -73,6 +77,13 @@ def write_report(metrics: Path, plots: Path, ship: Path, dropped: Path, report: 
         glossary=GLOSSARY,
         reasons=DROP_REASONS,
         places=_PLACES,
+        quantized=quantized,
+        controls={
+            "distilled": distilled_in_words(facts["distill"]),
+            "pruned": pruned_in_words(facts["prune"]),
+            "qat": qat_in_words(facts["qat"]),
+        },
+        sessions=facts["sessions"],
         **_headline(facts, read_facts(ship / "choice.json")),
         **_law(facts["scaling"]),
         **_training(facts),

@@ -1,0 +1,113 @@
+"""The same base three ways: ONNX Runtime's quantization as it comes, torch-pruning as it comes, and what isoflop ships.
+
+``python -m benchmarks.compression [--project .]`` takes a project after ``dvc repro`` and prints a table: accuracy on
+the test split against the base (paired, 95 %), bytes, and times as fast as the base at batch 1 on one thread, all timed
+in turns in this one run.
+
+- ``quantize_static``: onnxruntime.quantization with nothing but its defaults, calibrated on the images that isoflop
+  takes;
+- ``torch-pruning``: BasePruner with group norms and the project's ratio, channels not rounded, as it comes; trained
+  further as isoflop's own pruned variant is;
+- ``isoflop``: ship/model.onnx; and each of the pipeline's variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from isoflop.arrays import Split, read_split, read_views
+from isoflop.benchmarking import speedup_interval, time_in_turns
+from isoflop.calibration import calibration_images, silence
+from isoflop.cpu import processor
+from isoflop.loading import all_images
+from isoflop.model_files import Model, load_model
+from isoflop.onnx_export import export
+from isoflop.onnx_files import INPUT, OURS, open_session, outputs_of, read_graph
+from isoflop.paired import paired
+from isoflop.recipe import Recipe
+from isoflop.training import fit
+
+_REPEATS, _WARMUP = 500, 50
+
+
+class Batches:
+    """What quantize_static reads its calibration images from."""
+
+    def __init__(self, images: Any) -> None:
+        self._batches = iter([{INPUT: images[start : start + 32]} for start in range(0, len(images), 32)])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._batches, None)
+
+
+def quantized_by_default(source: Path, train: Split, count: int, target: Path) -> None:
+    from onnxruntime.quantization import quantize_static
+
+    with silence():
+        quantize_static(str(source), str(target), Batches(calibration_images(train.images, train.labels, count)))
+
+
+def pruned_by_default(base: Model, params: dict[str, Any], train: Split, views: Any, val: Split, target: Path) -> None:
+    import torch_pruning
+
+    net, built = deepcopy(base.net), base.architecture
+    example = torch.zeros(1, built.channels, built.image_size, built.image_size)
+    torch_pruning.pruner.BasePruner(
+        net,
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=params["prune"]["ratio"] or 0.5,
+        ignored_layers=[net.get_submodule("head")],
+    ).step()
+    recipe = Recipe.model_validate(params["recipe"])
+    rate = params["prune"]["learning_rate_factor"] * recipe.learning_rate
+    tuning = {"epochs": params["prune"]["epochs"], "learning_rate": rate, "progressive_resizing": [1.0]}
+    fit(net, all_images(train, views), val, recipe.model_copy(update=tuning), width=built.width, seed=0)
+    export(replace(base, net=net), "torch-pruning", target, params["export"]["opset"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", type=Path, default=Path())
+    project = parser.parse_args().project
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    train, val, test = (read_split(project / "data" / "prepared" / name) for name in ("train", "val", "test"))
+    files = {file.stem: file for file in sorted((project / "onnx").glob("*.onnx"))}
+    with tempfile.TemporaryDirectory() as scratch:
+        by_default = {name: Path(scratch) / f"{name}.onnx" for name in ("quantize_static", "torch-pruning")}
+        count = params["quantize"]["calibration_images"]
+        quantized_by_default(files["base"], train, count, by_default["quantize_static"])
+        base = load_model(project / "models" / "base")
+        views = read_views(project / "data" / "augmented")
+        pruned_by_default(base, params, train, views, val, by_default["torch-pruning"])
+        compared = {"base": files.pop("base"), **by_default, "isoflop": project / "ship" / "model.onnx", **files}
+        print(f"{processor()[0]}, torch {torch.__version__}, {len(test)} test images")
+        show(compared, test)
+
+
+def show(files: dict[str, Path], test: Split) -> None:
+    sessions = [open_session(str(file), threads=1) for file in files.values()]
+    times = time_in_turns(sessions, {INPUT: np.array(test.images[:1])}, _REPEATS, _WARMUP)
+    logits = {name: outputs_of(read_graph(file), OURS, test.images) for name, file in files.items()}
+    print(f"{'':16} {'accuracy':>9} {'against base, points':>24} {'kB':>8} {'ms':>8} {'times as fast':>22}")
+    for (name, file), times_TR in zip(files.items(), times, strict=True):
+        change = paired(logits["base"], logits[name], test.labels)
+        low, high = speedup_interval(times[0], times_TR)
+        accuracy = float((logits[name].argmax(1) == test.labels).mean())
+        against = f"{100 * change.difference:+.2f} ({100 * change.low:+.2f} to {100 * change.high:+.2f})"
+        faster = f"{np.median(times[0]) / np.median(times_TR):.2f} ({low:.2f} to {high:.2f})"
+        kilobytes, middle = file.stat().st_size / 1e3, np.median(times_TR)
+        print(f"{name:16} {accuracy:9.2%} {against:>24} {kilobytes:8.1f} {middle:8.4f} {faster:>22}")
+
+
+if __name__ == "__main__":
+    main()

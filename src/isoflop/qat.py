@@ -1,0 +1,58 @@
+"""Quantization-aware training: the base trained further with the rounding that its 8-bit graph will do."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+from pydantic import Field
+
+from isoflop.arrays import Images, Split
+from isoflop.model_files import Model, save_model
+from isoflop.params import Section
+from isoflop.recipe import Recipe
+
+
+class Qat(Section):
+    """Section ``qat``. The optimizer is AdamW, whatever the recipe's: batch norms stay as they are, and Muon's filters,
+    which are brought to one size each step, would not fit them."""
+
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, le=1)
+    seed: int = Field(ge=0)
+
+
+def train_quantized(
+    base: Model, recipe: Recipe, params: Qat, data: Split, views: Images, val: Split, *, folder: Path, metrics: Path
+) -> None:
+    """Train ``base`` further under the rounding of its layers but the head, and write it.
+
+    The statistics of its batch norms stay as they are: they are constants of the graph that it is to become.
+    """
+    from isoflop.base_training import fitted_facts
+    from isoflop.loading import all_images
+    from isoflop.rounding import rounding
+    from isoflop.training import fit
+
+    changes = {
+        "optimizer": "adamw",
+        "momentum": 0.9,
+        "learning_rate": params.learning_rate,
+        "epochs": params.epochs,
+        "ema_decay": 0.0,
+        "progressive_resizing": [1.0],
+    }
+    net = deepcopy(base.net)
+    with rounding(net):
+        fitted = fit(
+            net,
+            all_images(data, views),
+            val,
+            recipe.model_copy(update=changes),
+            width=base.architecture.width,
+            seed=params.seed,
+        )
+    base.net.load_state_dict(net.state_dict())  # whose order is another after the rounding
+    save_model(base, folder)
+    metrics.write_text(json.dumps(fitted_facts(fitted), indent=1) + "\n")
