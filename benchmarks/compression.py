@@ -6,14 +6,15 @@ in turns in this one run.
 
 - ``quantize_static``: onnxruntime.quantization with nothing but its defaults, calibrated on the images that isoflop
   takes;
-- ``torch-pruning``: BasePruner with group norms and the project's ratio, channels not rounded, as it comes; trained
-  further as isoflop's own pruned variant is;
+- ``torch-pruning``: BasePruner with group norms and the share of channels that isoflop's own removed, not rounded, as
+  it comes; trained further with as many epochs, rate and seed;
 - ``isoflop``: ship/model.onnx; and each of the pipeline's variants.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from copy import deepcopy
 from dataclasses import replace
@@ -56,7 +57,9 @@ def quantized_by_default(source: Path, train: Split, count: int, target: Path) -
         quantize_static(str(source), str(target), Batches(calibration_images(train.images, train.labels, count)))
 
 
-def pruned_by_default(base: Model, params: dict[str, Any], train: Split, views: Any, val: Split, target: Path) -> None:
+def pruned_by_default(
+    base: Model, params: dict[str, Any], ratio: float, train: Split, views: Any, val: Split, target: Path
+) -> None:
     import torch_pruning
 
     net, built = deepcopy(base.net), base.architecture
@@ -65,13 +68,14 @@ def pruned_by_default(base: Model, params: dict[str, Any], train: Split, views: 
         net,
         example,
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=params["prune"]["ratio"] or 0.5,
+        pruning_ratio=ratio,
         ignored_layers=[net.get_submodule("head")],
     ).step()
     recipe = Recipe.model_validate(params["recipe"])
     rate = params["prune"]["learning_rate_factor"] * recipe.learning_rate
     tuning = {"epochs": params["prune"]["epochs"], "learning_rate": rate, "progressive_resizing": [1.0]}
-    fit(net, all_images(train, views), val, recipe.model_copy(update=tuning), width=built.width, seed=0)
+    seed = params["prune"]["seed"]
+    fit(net, all_images(train, views), val, recipe.model_copy(update=tuning), width=built.width, seed=seed)
     export(replace(base, net=net), "torch-pruning", target, params["export"]["opset"])
 
 
@@ -87,8 +91,9 @@ def main() -> None:
         count = params["quantize"]["calibration_images"]
         quantized_by_default(files["base"], train, count, by_default["quantize_static"])
         base = load_model(project / "models" / "base")
+        ratio = json.loads((project / "metrics" / "prune.json").read_text())["channel_ratio"]
         views = read_views(project / "data" / "augmented")
-        pruned_by_default(base, params, train, views, val, by_default["torch-pruning"])
+        pruned_by_default(base, params, ratio, train, views, val, by_default["torch-pruning"])
         compared = {"base": files.pop("base"), **by_default, "isoflop": project / "ship" / "model.onnx", **files}
         print(f"{processor()[0]}, torch {torch.__version__}, {len(test)} test images")
         show(compared, test)

@@ -44,9 +44,10 @@ def export_torch(file: Path, batch: bool = True, channels: int = 3) -> Path:
         nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(32, 7),
-    ).eval()  # fmt: skip
+    )  # fmt: skip
     with torch.no_grad():
-        net(torch.rand(64, channels, SIDE, SIDE))
+        net(torch.rand(64, channels, SIDE, SIDE))  # statistics for the norms
+    net.eval()
     example = torch.rand(2 if batch else 1, channels, SIDE, SIDE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,9 +135,11 @@ def test_other_mistakes_get_one_line(photos: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "empty").mkdir()
     for folder, options, said in (
         (tmp_path / "absent", (), "found no folder, expected one with images"),
-        (tmp_path / "empty", (), "found 0 readable images, expected at least 16"),
+        (tmp_path / "empty", (), "found 0 readable images among 0 looked at"),
         (photos, ("--mean", 0.1, 0.2), "--mean: found 2 values, expected 1 or 3, one a channel"),
         (photos, ("--size", 12), "expected squares of 12 pixels"),
+        (photos, ("--images", 10), "--images: found 10, expected at least 16"),
+        (photos, ("--scale", 1e-40), "found logits that are not finite"),
     ):
         assert run(model, "--calibration", folder, *options, *out) == 1
         error = capsys.readouterr().err

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from isoflop.arrays import Split
+from isoflop.errors import UserError
 from isoflop.model_files import Model, load_model
 from isoflop.normalization import normalize
 from isoflop.qat import Qat, train_quantized
 from isoflop.rounding import rounding
+from isoflop.training_module import DivergedError
 from tests.exports import exported, optimized_kinds, quantized, trained
 from tests.networks import digits_split, no_views, recipe
 
@@ -76,3 +78,20 @@ def test_a_network_trained_so_is_fused_as_every_other(
     assert "head.weight" in changed and not any("running" in name for name in changed)
     assert optimized_kinds(quantized(exported(aware, tmp_path / "aware.onnx"), train)) == plain
     assert json.loads((tmp_path / "qat.json").read_text())["val_accuracy"] > 0.9
+
+
+def test_a_rate_that_diverges_is_named(
+    data: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = trained(data[0], "mlp", width=8, steps=5)
+    out = {"folder": tmp_path / "qat", "metrics": tmp_path / "qat.json"}
+
+    def diverges(*_: object, **__: object) -> None:
+        raise DivergedError("params.yaml: recipe.learning_rate: the loss is not finite")
+
+    monkeypatch.setattr("isoflop.training.fit", diverges)
+    params = Qat(epochs=1, learning_rate=1.0, seed=0)
+    with pytest.raises(UserError, match=r"qat\.learning_rate: found 1\.0, and the loss is not finite"):
+        train_quantized(model, recipe(), params, data[0], no_views(data[0]), data[1], **out)
+    assert not (tmp_path / "qat").exists()

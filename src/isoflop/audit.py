@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.errors import UserError
-from isoflop.onnx_files import read_graph
+from isoflop.onnx_files import read_graph, reason
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 _INT8_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger")
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -43,11 +43,18 @@ def audit(file: Path) -> Audit:
     written, made = read_graph(file), _optimized(file)
     kinds = Counter(node.op_type for node in made.graph.node)
     weights = {item.name for item in made.graph.initializer}
-    layers = [node for node in made.graph.node if any(name in weights for name in node.input)]
+    layers = [node for node in made.graph.node if _weight_of(node) in weights]
     int8 = sum(node.op_type in _INT8_LAYERS for node in layers)
     floats = [node for node in layers if node.op_type in _FLOAT_LAYERS]
     warnings = _warnings(Counter(node.op_type for node in written.graph.node), kinds, made, bool(int8))
     return Audit(dict(sorted(kinds.items())), int8, len(floats), warnings)
+
+
+def _weight_of(node: NodeProto) -> str:
+    """Name of the second factor, which is a weight where it is a constant; of 8-bit kernels it comes after the first's
+    scale and zero point."""
+    place = 3 if node.op_type.startswith("Q") else 1
+    return node.input[place] if len(node.input) > place else ""
 
 
 def _optimized(file: Path) -> ModelProto:
@@ -62,7 +69,7 @@ def _optimized(file: Path) -> ModelProto:
         try:
             onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base but this
-            raise UserError(f"{file}: ONNX Runtime cannot run it ({str(error).splitlines()[0][:200]})") from None
+            raise UserError(f"{file}: ONNX Runtime cannot run it ({reason(error)})") from None
         return onnx.load(options.optimized_model_filepath)
 
 
@@ -79,8 +86,9 @@ def _warnings(written: Counter[str], kinds: Counter[str], made: ModelProto, is_i
     islands = _float_islands(made) if is_int8 else []
     if islands:
         found.append(f"between 8-bit layers {', '.join(islands)} run in float, with a conversion each way")
-    if is_int8 and kinds["Conv"]:
-        found.append(f"{kinds['Conv']} Conv run in float")
+    floats = kinds["Conv"] + kinds["FusedConv"]
+    if is_int8 and floats:
+        found.append(f"{floats} Conv run in float")
     return found
 
 

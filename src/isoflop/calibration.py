@@ -70,12 +70,25 @@ def activation_ranges(
             calibrate_method=calibrate,
             extra_options=options,
         )
+        calibrator.infer_session = _session(calibrator.augmented_model_path)
         batch = min(_BATCH, port.batch)
         for start in range(0, len(inputs_N), batch):
             calibrator.collect_data(_Reader(port.entry, np.ascontiguousarray(inputs_N[start : start + batch])))
         found = calibrator.compute_data()
     ends = {name: data.range_value for name, data in found.items()}
     return {name: (float(np.min(low)), float(np.max(high))) for name, (low, high) in sorted(ends.items())}
+
+
+def _session(file: str) -> Any:
+    """On one thread, as the sums of several could come in another order on another machine; nothing is fused, so that
+    every tensor is there to be read."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 class _Reader:

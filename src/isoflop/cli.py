@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -147,6 +148,19 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"found {text!r}, expected a share from 0 to 1")
 
 
+def _finite(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected a number")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 1 or more")
+    return int(text)
+
+
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 or more")
@@ -234,8 +248,8 @@ def _add_compress(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     compress.add_argument("model", type=Path, metavar="MODEL.onnx", help="input float32 or uint8 [batch, C, H, W]")
     compress.add_argument("--calibration", type=Path, required=True, metavar="FOLDER", help="of images, however deep")
     compress.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write to; made if missing")
-    compress.add_argument("--images", type=_natural, default=1024, metavar="N", help="at most so many (default: 1024)")
-    compress.add_argument("--size", type=_natural, metavar="PIXELS", help="side, where the model leaves it open")
+    compress.add_argument("--images", type=_count, default=1024, metavar="N", help="at most so many (default: 1024)")
+    compress.add_argument("--size", type=_count, metavar="PIXELS", help="side, where the model leaves it open")
     compress.add_argument("--scale", type=_positive, default=255.0, help="pixels are divided by (default: 255)")
     compress.add_argument(
         "--mean", type=float, nargs="+", default=[0.0], help="then less this, by channel (default: 0)"

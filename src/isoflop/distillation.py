@@ -77,7 +77,7 @@ def distill(
         teacher = Teacher(base.net, params.temperature, params.alpha, params.features)
         net, taught = trained("taught", teacher)
         facts |= {f"taught_{key}": fitted_facts(taught)[key] for key in ("val_nll", "val_accuracy")}
-        if (taught.val_accuracy, -taught.val_nll) >= (untaught.val_accuracy, -untaught.val_nll):
+        if (taught.val_accuracy, -taught.val_nll) > (untaught.val_accuracy, -untaught.val_nll):
             kept, fitted = net, taught
     facts |= {"kept": "control" if kept is control else "taught", **fitted_facts(fitted)}
     save_model(Model(kept, student, data.meaning), folder)

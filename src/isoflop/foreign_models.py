@@ -19,7 +19,7 @@ from isoflop.calibration import Inputs, silence
 from isoflop.errors import UserError
 from isoflop.image_folders import folder_entries, is_image
 from isoflop.images import UndecodableError, decode, fit_to_square
-from isoflop.onnx_files import Port, open_session, outputs_of, read_graph
+from isoflop.onnx_files import Port, open_session, outputs_of, read_graph, reason
 from isoflop.paired import paired
 from isoflop.quantization import Quantize, quantize_graph
 
@@ -54,7 +54,8 @@ class Pixels:
             ready: Inputs = image_HWC
         else:
             shift, width = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-            ready = (image_HWC.astype(np.float32) / np.float32(self.scale) - shift) / width
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes out is looked at
+                ready = (image_HWC.astype(np.float32) / np.float32(self.scale) - shift) / width
         return ready if self.channels_last else np.ascontiguousarray(ready.transpose(2, 0, 1))
 
 
@@ -148,7 +149,7 @@ def _prepared(model: Path) -> ModelProto:
         try:
             quant_pre_process(str(model), str(ready), skip_symbolic_shape=True)
         except Exception as error:  # those of ONNX Runtime have no common base but this
-            raise UserError(f"{model}: could not be prepared ({str(error).splitlines()[0][:200]})") from None
+            raise UserError(f"{model}: could not be prepared ({reason(error)})") from None
         graph = read_graph(ready)
     for number, node in enumerate(graph.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
@@ -202,6 +203,8 @@ def _shape(item: ValueInfoProto) -> list[int | str | None]:
 
 def _read(folder: Path, pixels: Pixels, count: int) -> tuple[Inputs, int]:
     """``count`` inputs (or as many as there are) from all over the folder, and how many files could not be read."""
+    if count < _FEWEST_IMAGES:
+        raise UserError(f"--images: found {count}, expected at least {_FEWEST_IMAGES}")
     if not folder.is_dir():
         raise UserError(f"{folder}: found no folder, expected one with images")
     entries = [entry for entry in folder_entries(folder) if is_image(entry)]
@@ -218,7 +221,10 @@ def _read(folder: Path, pixels: Pixels, count: int) -> tuple[Inputs, int]:
                 continue
         ready.append(pixels.of(fit_to_square(picture, pixels.size, pixels.channels, "crop")))
     if len(ready) < _FEWEST_IMAGES:
-        raise UserError(f"{folder}: found {len(ready)} readable images, expected at least {_FEWEST_IMAGES}")
+        raise UserError(
+            f"{folder}: found {len(ready)} readable images among {len(chosen)} looked at, expected at least "
+            f"{_FEWEST_IMAGES}"
+        )
     inputs_N: Inputs = np.stack(ready)
     return inputs_N, skipped
 

@@ -83,7 +83,7 @@ def open_classifier(file: Path, threads: int = 1) -> OnnxClassifier:
     try:
         session = open_session(str(file), threads)
     except Exception as error:  # its exceptions have no common base but this
-        raise UserError(f"{file}: not a readable ONNX file ({_reason(error)})") from None
+        raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     return _described(session, file)
 
 
@@ -128,7 +128,7 @@ def read_graph(file: Path) -> ModelProto:
         graph = onnx.load(file)
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # those of protobuf, the checker and shape inference have no common base
-        raise UserError(f"{file}: not a readable ONNX file ({_reason(error)})") from None
+        raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     return graph
 
 
@@ -170,6 +170,7 @@ def _classes(text: str, logits: list[Any], file: Path) -> list[str]:
     return classes
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first line of what a library said, or the kind of error where it said nothing."""
     lines = str(error).strip().splitlines()
     return " ".join(lines[0].split())[:200] if lines else type(error).__name__

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from isoflop.arrays import Images, Split
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _IMPORTANCE_IMAGES = 1024  # whose gradients say what a channel is worth
 _NORM_IMAGES = 2048  # whose activations the norms take their statistics from again
+_NORM_BATCH = 256
 _RATIOS = [number / 40 for number in range(1, 39)]  # of channels, from which the one for a target is chosen
 
 
@@ -54,6 +56,11 @@ class Prune(Section):
         given = [name for name in targets if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"found {', '.join(given) or 'none'} of {', '.join(targets)}, expected one")
+        if self.ratio is None and self.scope == "global" and (self.importance, self.steps) != ("l2", 1):
+            raise ValueError(
+                f"found scope global with {given[0]}, importance {self.importance} and {self.steps} steps, expected l2 "
+                "and 1 step: else which layers get narrower is not known beforehand"
+            )
         if self.steps > self.epochs:
             raise ValueError(f"found {self.steps} steps and {self.epochs} epochs, expected an epoch a step or more")
         return self
@@ -74,6 +81,7 @@ def prune(
     """
     from isoflop.base_training import fitted_facts
     from isoflop.costs import count_macs, count_parameters
+    from isoflop.divergence import said_of
     from isoflop.evaluation import predict_logits
     from isoflop.loading import all_images
     from isoflop.training import fit
@@ -98,7 +106,8 @@ def prune(
         at_once = float((predict_logits(net, val).argmax(1) == val.labels).mean())
         epochs = _share(params.epochs, params.steps, step)
         tuning = recipe.model_copy(update={"epochs": epochs, "learning_rate": rate} | whole)
-        fitted = fit(net, images, val, tuning, width=built.width, seed=params.seed + step)
+        with said_of("prune.learning_rate_factor", params.learning_rate_factor):
+            fitted = fit(net, images, val, tuning, width=built.width, seed=params.seed + step)
     parameters, macs = count_parameters(net), count_macs(net, built)
     save_model(replace(base, net=net), folder)
     control = fit(
@@ -137,7 +146,7 @@ def _ratio(base: Model, params: Prune, macs: int) -> float:
     shapes: dict[int, tuple[float, nn.Module]] = {}  # by MACs: rounding makes many ratios one shape
     for ratio in _RATIOS:
         net = deepcopy(base.net)
-        # what is removed is not what decides here, so the cheap importance and no gradients will do
+        # which channels go does not decide how many do, so the cheap importance and no gradients will do
         by_norm = params.model_copy(update={"importance": "l2"})
         channel_remover(net, base.architecture, by_norm, ratio, steps=1)(None)
         shapes.setdefault(count_macs(net, base.architecture), (ratio, net))
@@ -203,7 +212,14 @@ def channel_remover(
             ignored += [*attention.children(), mlp.get_submodule("2")]
     by_gradient = params.importance == "taylor"
     importances = torch_pruning.importance
-    pruner: Any = torch_pruning.pruner.BasePruner(
+
+    class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
+        def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
+            # its own rounds few channels down to none, which it then refuses, and the layer stays whole
+            kept = current_channels - n_pruned
+            return max(current_channels - max(round_to, kept - kept % round_to), 0)
+
+    pruner: Any = Pruner(
         net,
         example,
         importance=importances.GroupTaylorImportance() if by_gradient else importances.GroupMagnitudeImportance(p=2),
@@ -253,13 +269,13 @@ def _settle_norms(net: nn.Module, images: TrainingImages) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over the batches
-    numbers = images.indices[:: max(1, len(images) // _NORM_IMAGES)]
+    numbers = np.random.default_rng(0).permutation(images.indices)[:_NORM_IMAGES]  # files lie sorted by class
+    whole = max(len(numbers) - len(numbers) % _NORM_BATCH, min(len(numbers), _NORM_BATCH))  # a short batch counts alike
     net.train()
     with torch.no_grad():
-        for start in range(0, len(numbers) if norms else 0, 256):
-            batch = torch.from_numpy(images.split.images[numbers[start : start + 256]])
-            if len(batch) > 1:
-                net(normalize(batch, images.split.meaning))
+        for start in range(0, whole if norms else 0, _NORM_BATCH):
+            some = np.sort(numbers[start : start + _NORM_BATCH])
+            net(normalize(torch.from_numpy(images.split.images[some]), images.split.meaning))
     net.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -31,6 +31,7 @@ def train_quantized(
     The statistics of its batch norms stay as they are: they are constants of the graph that it is to become.
     """
     from isoflop.base_training import fitted_facts
+    from isoflop.divergence import said_of
     from isoflop.loading import all_images
     from isoflop.rounding import rounding
     from isoflop.training import fit
@@ -44,7 +45,7 @@ def train_quantized(
         "progressive_resizing": [1.0],
     }
     net = deepcopy(base.net)
-    with rounding(net):
+    with rounding(net), said_of("qat.learning_rate", params.learning_rate):
         fitted = fit(
             net,
             all_images(data, views),

@@ -28,6 +28,7 @@ from isoflop.params import Section
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+_EXACT = 1e-9  # a drop of 0.01 may be 1 - 0.99, which is more in binary
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 # What runs on 8 bits between two layers with weights, where float would cost a conversion each way
 _BETWEEN = ("Add", "MaxPool", "Relu")
@@ -133,13 +134,15 @@ def quantize_graph(
     harm. Where none but one is left and it still loses too much, ``kept_within`` says so.
 
     Raises:
-        UserError: the graph, ``called`` so, has no layer to quantize.
+        UserError: the graph, ``called`` so, has no layer to quantize, or gives no numbers.
     """
-    nodes = nodes_to_quantize(graph, params.keep_last_layer_float)
+    nodes = _without(graph, nodes_to_quantize(graph, params.keep_last_layer_float), [])
     layers = [node for node in graph.graph.node if node.name in set(nodes) and node.op_type in _WEIGHTED]
     if not layers:
         raise UserError(f"{called}: found no layer to quantize, expected a Conv, Gemm or MatMul with weights")
     expected_NK = outputs_of(graph, port, calibration_N)
+    if not np.isfinite(expected_NK).all():
+        raise UserError(f"{called}: found logits that are not finite for the calibration images, expected numbers")
 
     def error(quantized: ModelProto) -> float:
         off_NK = outputs_of(quantized, port, calibration_N) - expected_NK
@@ -164,7 +167,7 @@ def quantize_graph(
         floats += [worst] if worst else []
         whole = with_ranges(graph, tried[method], _without(graph, nodes, floats), params.portable)
         reached = accuracy(whole)
-        if within := float_accuracy - reached <= params.max_accuracy_drop:
+        if within := float_accuracy - reached <= params.max_accuracy_drop + _EXACT:
             break
     found = [Layer(node.input[1], node.op_type, alone[node.name], node not in floats) for node in layers]
     return Quantized(whole, method, tried[method], errors, found, float_accuracy, reached, within)
