@@ -20,7 +20,6 @@ from isoflop.errors import UserError
 from isoflop.image_folders import folder_entries, is_image
 from isoflop.images import UndecodableError, decode, fit_to_square
 from isoflop.onnx_files import Port, open_session, outputs_of, read_graph, reason
-from isoflop.paired import paired
 from isoflop.quantization import Quantize, quantize_graph
 
 if TYPE_CHECKING:
@@ -86,8 +85,7 @@ def compress(
     pixels = _pixels(graph, model, size, scale, mean, std)
     inputs_N, skipped = _read(images, pixels, params.calibration_images)
     calibrates_N, judges_N = inputs_N[::2], inputs_N[1::2]
-    says_NK = outputs_of(graph, pixels.port, judges_N)
-    labels_N = says_NK.argmax(1)
+    labels_N = outputs_of(graph, pixels.port, judges_N).argmax(1)
     found = quantize_graph(graph, pixels.port, calibrates_N, judges_N, labels_N, params, called=str(model))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -99,7 +97,7 @@ def compress(
         facts = {
             "images": {"calibrated_on": len(calibrates_N), "judged_on": len(judges_N), "unreadable": skipped},
             **found.facts(),
-            "flips": paired(says_NK, outputs_of(found.graph, pixels.port, judges_N), labels_N).lost,
+            "flips": round(len(judges_N) * (1 - found.accuracy)),
             "bytes": {"float": model.stat().st_size, "int8": int8.stat().st_size},
             "latency": _latency(model, int8, pixels, inputs_N),
             "audit": {"float": asdict(audit(model)), "int8": asdict(audit(int8))},
