@@ -32,7 +32,7 @@ from isoflop.cpu import processor
 from isoflop.loading import all_images
 from isoflop.model_files import Model, load_model
 from isoflop.onnx_export import export
-from isoflop.onnx_files import INPUT, OURS, open_session, outputs_of, read_graph
+from isoflop.onnx_files import INPUT, open_classifier, open_session
 from isoflop.paired import paired
 from isoflop.recipe import Recipe
 from isoflop.training import fit
@@ -102,7 +102,7 @@ def main() -> None:
 def show(files: dict[str, Path], test: Split) -> None:
     sessions = [open_session(str(file), threads=1) for file in files.values()]
     times = time_in_turns(sessions, {INPUT: np.array(test.images[:1])}, _REPEATS, _WARMUP)
-    logits = {name: outputs_of(read_graph(file), OURS, test.images) for name, file in files.items()}
+    logits = {name: open_classifier(file).logits(test.images) for name, file in files.items()}
     print(f"{'':16} {'accuracy':>9} {'against base, points':>24} {'kB':>8} {'ms':>8} {'times as fast':>22}")
     for (name, file), times_TR in zip(files.items(), times, strict=True):
         change = paired(logits["base"], logits[name], test.labels)

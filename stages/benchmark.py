@@ -3,18 +3,22 @@
 import json
 
 from isoflop.benchmarking import Benchmark, benchmark
-from isoflop.params import Section
+from isoflop.params import Section, key
 from isoflop.sessions import sessions
 from isoflop.stage import In, Out, run
+from isoflop.variants import Candidates, Name, onnx_files
 
 
 class Params(Section):
     benchmark: Benchmark
+    candidates: Candidates = key("variants.candidates")
+    float16: list[Name] = key("variants.float16")
 
 
-def main(params: Params, onnx: list[In], metrics: Out, costs: Out) -> None:
-    metrics.write_text(json.dumps(benchmark(onnx, params.benchmark), indent=1) + "\n")
-    costs.write_text(json.dumps(sessions(onnx, max(params.benchmark.batch_sizes)), indent=1) + "\n")
+def main(params: Params, onnx: In, metrics: Out, costs: Out) -> None:
+    files = onnx_files(onnx, params.candidates, params.float16)
+    metrics.write_text(json.dumps(benchmark(files, params.benchmark), indent=1) + "\n")
+    costs.write_text(json.dumps(sessions(files, max(params.benchmark.batch_sizes)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ class Params(Section):
 
 def main(params: Params, model: In, val: In, onnx: Out) -> None:
     loaded = load_model(model)
-    export(loaded, model.name, onnx, params.export.opset)
+    export(loaded, model.name, onnx, params.export.opset, params.export.dynamic_batch)
     check_parity(loaded, onnx, read_split(val).images, params.export.tolerance)
 
 

@@ -12,7 +12,7 @@ class Params(Section):
 
 
 def main(
-    params: Params, variants: In, latency: In, data: In, onnx: list[In], ship: Out, tradeoff: Out, tradeoff_picture: Out
+    params: Params, variants: In, latency: In, data: In, onnx: In, ship: Out, tradeoff: Out, tradeoff_picture: Out
 ) -> None:
     candidates = write_ship(variants, latency, data, onnx, params.ship, ship)
     write_tradeoff(candidates, tradeoff)

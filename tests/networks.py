@@ -68,5 +68,6 @@ def no_views(split: Split) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 def prune_params(**changes: Any) -> Prune:
     values = {"ratio": None, "macs_ratio": None, "target_speedup": None, "importance": "l2", "scope": "layer",
-              "round_to": 16, "steps": 1, "epochs": 4, "learning_rate_factor": 0.5, "seed": 0}  # fmt: skip
+              "round_to": 16, "steps": 1, "epochs": 4, "learning_rate_factor": 0.5, "alpha": 0.0,
+              "temperature": 2.0, "seed": 0}  # fmt: skip
     return Prune.model_validate(values | changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from isoflop.arrays import Split
 from isoflop.costs import count_macs
 from isoflop.distillation import Distill, distill
 from isoflop.errors import UserError
+from isoflop.evaluation import predict_logits
 from isoflop.loading import all_images
 from isoflop.model_files import Model, load_model
 from isoflop.models import build
@@ -94,18 +96,40 @@ def pruned_facts(base: Model, data: tuple[Split, Split], **changes: Any) -> dict
 
 def test_a_pruned_network_is_smaller_and_recovers(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
     facts = pruned_facts(base, data, ratio=0.5)
-    assert facts["val_accuracy"] > 0.9
+    best = max("tuned", "control", key=lambda name: (facts[f"{name}_val_accuracy"], -facts[f"{name}_val_nll"]))
+    assert facts["val_accuracy"] > 0.9 and facts["kept"] == best
     assert facts["parameters_ratio"] < 0.4 and facts["macs_ratio"] < 0.4
     pruned = load_model(tmp_path / "pruned")
     channels = {weight.shape[0] for weight in pruned.net.parameters() if weight.ndim == 4}
     assert channels == {16, 32, 64}
-    assert facts["channel_ratio"] == 0.5 and facts["val_accuracy_untuned"] < facts["val_accuracy"]
-    assert 0.5 < facts["control_val_accuracy"] <= 1 and facts["control_val_nll"] != facts["val_nll"]
+    assert facts["channel_ratio"] == 0.5 and facts["val_accuracy_untuned"] < facts["tuned_val_accuracy"]
+    assert 0.5 < facts["control_val_accuracy"] <= 1 and facts["control_val_nll"] != facts["tuned_val_nll"]
     assert list(facts["channels"].values()) == [[32, 16], [64, 32], [128, 64], [10, 10]]
     assert base.net.state_dict()["head.weight"].shape == (10, 128)  # the base is left as it was
 
 
+def test_a_pruned_network_is_taught_by_what_it_was(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
+    alone = pruned_facts(base, data, ratio=0.5, epochs=2)
+    shutil.rmtree(tmp_path / "pruned")
+    taught = pruned_facts(base, data, ratio=0.5, epochs=2, alpha=0.9)
+    assert alone["tuned_val_nll"] != taught["tuned_val_nll"] and taught["tuned_val_accuracy"] > 0.9
+    assert alone["control_val_nll"] == taught["control_val_nll"]  # which has no teacher
+
+
+def test_where_the_weights_were_worth_nothing_the_control_is_kept(
+    base: Model, data: tuple[Split, Split], tmp_path: Path
+) -> None:
+    """A rate so low that pruning does not recover."""
+    facts = pruned_facts(base, data, ratio=0.8, epochs=3, learning_rate_factor=1e-6)
+    assert facts["kept"] == "control" and facts["val_accuracy"] == facts["control_val_accuracy"]
+    logits = predict_logits(load_model(tmp_path / "pruned").net, data[1])
+    assert (logits.argmax(1) == data[1].labels).mean() == pytest.approx(facts["control_val_accuracy"], abs=1e-6)
+
+
 def test_pruning_that_removes_nothing_is_refused(base: Model, data: tuple[Split, Split]) -> None:
+    """Before anything is trained, in however many steps."""
+    with pytest.raises(UserError, match=r"prune\.round_to: found 128"):
+        pruned_facts(base, data, ratio=0.3, round_to=128, steps=2)
     with pytest.raises(UserError, match=r"prune\.round_to: found 128"):
         pruned_facts(base, data, ratio=0.3, round_to=128)
 

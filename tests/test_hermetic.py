@@ -14,14 +14,19 @@ from tests.conftest import ROOT, run_command
 
 
 def stage_names() -> list[str]:
-    """Every stage of the smoke preset's graph, the matrix ones by item."""
+    """Every stage of the smoke preset's graph, those made for each of several by item."""
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    widths = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())["sweep"]["widths"]
+    params = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
     names = []
     for name, stage in graph.items():
-        items = [] if "matrix" not in stage else next(iter(stage["matrix"].values()))
-        items = widths if isinstance(items, str) else items
-        names += [f"{name}@{item}" for item in items] if "matrix" in stage else [name]
+        template = stage.get("foreach") or next(iter(stage.get("matrix", {}).values()), None)
+        if template is None:
+            names.append(name)
+            continue
+        section, key = template.removeprefix("${").removesuffix("}").split(".")
+        items = params[section][key]
+        assert len(items), f"{template}: the smoke preset should have some"
+        names += [f"{name}@{item}" for item in items]
     return names
 
 

@@ -11,11 +11,11 @@ import torch
 
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Meaning
+from isoflop.channel_removal import channel_remover
 from isoflop.costs import count_body_parameters, count_macs, count_parameters, count_training_flops
 from isoflop.errors import UserError
 from isoflop.model_files import Model, load_model, save_model
 from isoflop.models import build
-from isoflop.pruning import channel_remover
 from tests.networks import digits_architecture, digits_split, fresh_net, prune_params
 
 FAMILIES = ("mlp", "cnn", "resnet", "vit")
@@ -41,6 +41,17 @@ def test_a_model_comes_back_from_disk_as_it_was(family: str, tmp_path: Path) -> 
     assert (model.architecture, model.meaning) == (digits_architecture(family), MEANING)
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_activation_is_the_asked_one(family: str, tmp_path: Path) -> None:
+    kinds = {"relu": torch.nn.ReLU, "gelu": torch.nn.GELU, "silu": torch.nn.SiLU}
+    usual = "gelu" if family in ("resnet", "vit") else "relu"
+    for asked in (None, *kinds):
+        built = replace(digits_architecture(family), activation=asked)
+        save_model(Model(build(built), built, MEANING), tmp_path / str(asked))
+        found = {type(module) for module in load_model(tmp_path / str(asked)).net.modules()} & set(kinds.values())
+        assert found == {kinds[asked or usual]}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -118,6 +129,6 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, int], message: str) -> None:
-    values = {"family": "vit", "depth": 2, "heads": 4, "patch_size": 2, "dropout": 0.0} | changes
+    values = {"family": "vit", "depth": 2, "heads": 4, "patch_size": 2, "dropout": 0.0, "activation": None} | changes
     with pytest.raises(UserError, match=message):
         architecture(ModelParams.model_validate(values), 16, digits_split(tmp_path / "train", 0, 50))

@@ -17,12 +17,15 @@ import torch
 from pydantic import ValidationError
 
 from isoflop.arrays import Split
+from isoflop.benchmarking import Benchmark, benchmark
 from isoflop.errors import UserError
+from isoflop.float16 import to_float16
 from isoflop.model_files import Model, digest, load_model, save_model
 from isoflop.onnx_export import Export, check_parity, export, torch_logits
 from isoflop.onnx_files import open_classifier, read_graph
+from isoflop.sessions import sessions
 from tests.conftest import ROOT, run_command
-from tests.exports import exported, trained
+from tests.exports import exported, quantized, trained
 from tests.networks import digits_split
 
 
@@ -106,6 +109,36 @@ def test_the_opset_is_the_asked_one(train: Split, tmp_path: Path, opset: int) ->
     check_parity(model, tmp_path / "base.onnx", train.images[:50], 1e-4)
 
 
+def test_a_graph_of_one_image_at_a_time_runs_through_all_that_follows(
+    cnn: Model, train: Split, file: Path, tmp_path: Path
+) -> None:
+    """Also its batches of parity, its 8 bits, its times and its memory are of one image."""
+    export(cnn, "base", tmp_path / "base.onnx", 20, dynamic_batch=False)
+    classifier = open_classifier(tmp_path / "base.onnx")
+    assert classifier.batch == 1 and open_classifier(file).batch is None
+    check_parity(cnn, tmp_path / "base.onnx", train.images[:50], 1e-4)
+    assert np.abs(classifier.logits(train.images[:9]) - open_classifier(file).logits(train.images[:9])).max() < 1e-4
+    files = [tmp_path / "base.onnx", quantized(tmp_path / "base.onnx", train)]
+    times = benchmark(files, Benchmark(batch_sizes=[1, 64], threads=[1], repeats=5, warmup=0))
+    assert list(times["base-int8"]) == ["batch1_threads1"]
+    assert set(sessions(files, 64)) == {"base", "base-int8"}
+
+
+@pytest.mark.parametrize("family", ["cnn", "resnet", "vit"])
+def test_float16_is_half_the_bytes_and_says_the_same(train: Split, tmp_path: Path, family: str) -> None:
+    source, half = exported(trained(train, family), tmp_path / "base.onnx"), tmp_path / "base-float16.onnx"
+    for target in (half, tmp_path / "again.onnx"):
+        to_float16(source, target)
+    assert half.read_bytes() == (tmp_path / "again.onnx").read_bytes()
+    weights = [sum(len(item.raw_data) for item in read_graph(each).graph.initializer) for each in (source, half)]
+    assert weights[1] < 0.55 * weights[0]
+    whole, rounded = open_classifier(source), open_classifier(half)
+    assert (rounded.classes, rounded.variant) == (whole.classes, whole.variant)
+    expected_NK, found_NK = whole.logits(train.images), rounded.logits(train.images)
+    assert 0 < np.abs(found_NK - expected_NK).max() < 0.02 * np.abs(expected_NK).max()
+    assert (found_NK.argmax(1) == expected_NK.argmax(1)).mean() > 0.99
+
+
 def test_the_same_bytes_in_another_folder_and_no_trace_of_it(cnn: Model, file: Path, tmp_path: Path) -> None:
     save_model(cnn, tmp_path / "elsewhere" / "base")
     for part in ("src", "stages"):
@@ -133,10 +166,12 @@ def test_no_validation_images_is_no_parity(cnn: Model, file: Path, train: Split)
         check_parity(cnn, file, train.images[:0], 1e-3)
 
 
-@pytest.mark.parametrize("values", [{"opset": 17}, {"opset": 99}, {"tolerance": 0.0}, {"opset": 20.0}])
+@pytest.mark.parametrize(
+    "values", [{"opset": 17}, {"opset": 99}, {"tolerance": 0.0}, {"opset": 20.0}, {"dynamic_batch": 1}]
+)
 def test_a_wrong_section_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Export.model_validate({"opset": 20, "tolerance": 0.001} | values)
+        Export.model_validate({"opset": 20, "dynamic_batch": True, "tolerance": 0.001} | values)
 
 
 def cut(file: Path, target: Path) -> None:
@@ -186,7 +221,7 @@ def test_editing_what_is_no_onnx_is_refused(file: Path, tmp_path: Path) -> None:
 
 def test_the_stage_reports_a_model_that_it_cannot_read_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
-    (tmp_path / "params.yaml").write_text("export: {opset: 20, tolerance: 0.001}\n")
+    (tmp_path / "params.yaml").write_text("export: {opset: 20, dynamic_batch: true, tolerance: 0.001}\n")
     command = [sys.executable, "-m", "stages.export", "--model", "base", "--val", "val", "--onnx", "base.onnx"]
     shutil.copytree(ROOT / "stages", tmp_path / "stages")
     shutil.copytree(ROOT / "src", tmp_path / "src")

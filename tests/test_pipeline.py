@@ -40,8 +40,10 @@ def test_metrics_have_their_stable_names(smoke: Path) -> None:
     metrics = {file.stem: json.loads(file.read_text()) for file in (smoke / "metrics").glob("*.json")}
     assert {"data", "train", "evaluate", "scaling", "forecast", "variants", "latency"} <= set(metrics)
     assert {"accuracy", "nll", "precision", "recall", "f1", "ece"} <= set(metrics["evaluate"])
-    names = ["base", "distilled", "pruned", "qat"]
-    assert set(metrics["variants"]) == {*names, *(f"{name}-int8" for name in names)}
+    names = ["base", "distilled", "pruned", "sparse", "qat"]
+    assert list(metrics["variants"]) == [*names, *(f"{name}-int8" for name in names), "base-float16"]
+    assert metrics["sparsify-sparse"]["zeros_ratio"] == pytest.approx(0.5, abs=0.01)
+    assert metrics["variants"]["sparse"]["parameters"] == metrics["variants"]["pruned"]["parameters"]
     for variant in metrics["variants"].values():
         assert {"accuracy", "parameters", "macs", "bytes"} <= set(variant)
     assert metrics["variants"]["base"]["accuracy"] == pytest.approx(metrics["evaluate"]["accuracy"], abs=1e-6)
@@ -89,6 +91,21 @@ def test_another_width_leaves_the_study_alone_and_the_old_one_runs_nothing(clone
     assert "parameters" in compared
     back = run_command("dvc", "exp", "run", "-S", f"train.width={width}", cwd=clone)
     assert executed(back.stdout) == set()
+
+
+def test_a_variant_more_runs_its_own_stages_alone(clone: Path) -> None:
+    """What was tried before is not tried again, and every candidate is a point."""
+    more = [
+        "+variants.distill.small={of: base, width_ratio: 0.25, epochs: 1}",
+        "variants.candidates=[base,distilled,pruned,sparse,qat,small]",
+    ]
+    first = run_command("dvc", "exp", "run", *(part for change in more for part in ("-S", change)), cwd=clone)
+    own = {"distill@small", "export@small", "quantize@small"}
+    assert executed(first.stdout) == own | {"compare", "benchmark", "ship", "report"}
+    variants = json.loads((clone / "metrics/variants.json").read_text())
+    assert variants["small"]["parameters"] < variants["distilled"]["parameters"]
+    points = {line.split(",")[0] for line in (clone / "plots/tradeoff.csv").read_text().split()}
+    assert {"small", "small-int8"} <= points
 
 
 def test_a_width_more_in_the_study_and_back_leaves_the_lock_as_it_was(clone: Path) -> None:

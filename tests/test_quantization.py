@@ -15,7 +15,7 @@ from isoflop.arrays import Meaning, Split
 from isoflop.calibration import calibration_images
 from isoflop.errors import UserError
 from isoflop.onnx_export import export
-from isoflop.onnx_files import OURS, open_classifier, read_graph
+from isoflop.onnx_files import open_classifier, read_graph
 from isoflop.quantization import Quantize, Quantized, nodes_to_quantize, quantize, quantize_graph
 from tests.conftest import ROOT, run_command
 from tests.exports import exported, optimized_kinds, quantize_params, quantized, trained
@@ -178,7 +178,8 @@ def test_only_layers_with_weights_and_what_lies_between_them(cnn: Path) -> None:
 
 def whole(cnn: Path, train: Split, **changes: object) -> Quantized:
     images, labels = np.array(train.images[:600]), np.array(train.labels[:600])
-    return quantize_graph(read_graph(cnn), OURS, images[:64], images, labels, quantize_params(**changes), called="it")
+    port = open_classifier(cnn).port
+    return quantize_graph(read_graph(cnn), port, images[:64], images, labels, quantize_params(**changes), called="it")
 
 
 def test_auto_takes_the_method_with_the_least_error(cnn: Path, train: Split) -> None:

@@ -17,7 +17,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose law is known and whose models were timed."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "dvc.yaml").touch()
-    run_stage(write_runs(folder / "runs", spread=0.005), folder / "models")
+    run_stage(write_runs(folder / "runs", spread=0.005), folder / "scaling")
     (folder / "metrics").mkdir()
     timed = {
         "conditions": {"headline": "cell"},
@@ -27,6 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "metrics" / "latency.json").write_text(json.dumps(timed))
     sizes = {"base": {"parameters": 40_000}, "distilled": {"parameters": 10_000}}
     (folder / "metrics" / "variants.json").write_text(json.dumps(sizes))
+    (folder / "metrics" / "distill-distilled.json").write_text("{}")
     return folder
 
 
@@ -71,7 +72,7 @@ def test_plan_says_when_the_law_weighs_nothing_against_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
-    run_stage(write_runs(tmp_path / "runs", fractions=(1.0,), spread=0.005), tmp_path / "models")
+    run_stage(write_runs(tmp_path / "runs", fractions=(1.0,), spread=0.005), tmp_path / "scaling")
     monkeypatch.chdir(tmp_path)
     for asked in ("--flops", "--loss", "--parameters"):
         assert cli.main(["plan", asked, "0.5"]) == 1

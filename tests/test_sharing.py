@@ -86,14 +86,14 @@ def test_an_experiment_of_a_teammate_is_restored(first: Path, tmp_path: Path) ->
 def test_a_corrupt_object_of_the_remote_is_not_accepted(first: Path, tmp_path: Path) -> None:
     share(first, str(tmp_path / "remote"))
     lock = (first / "dvc.lock").read_text()
-    entry = lock[lock.index("path: models/law.json") :]
+    entry = lock[lock.index("path: scaling/law.json") :]
     md5 = entry[entry.index("md5: ") + 5 :].split()[0]
     stored = tmp_path / "remote" / "files" / "md5" / md5[:2] / md5[2:]
     stored.chmod(0o644)
     stored.write_bytes(b"{}" + stored.read_bytes()[2:])
     second = second_clone(first)
     assert run_command("dvc", "pull", cwd=second, check=False).returncode != 0
-    assert not (second / "models" / "law.json").exists()
+    assert not (second / "scaling" / "law.json").exists()
 
 
 @pytest.fixture

@@ -34,6 +34,11 @@ def candidate(name: str, val_accuracy: float, latency_ms: float, size: int, **ch
     )
 
 
+def params(objective: str, max_accuracy_drop: float, max_latency_ms: float | None = None) -> Ship:
+    values = {"objective": objective, "max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms}
+    return Ship.model_validate(values)
+
+
 BASE = candidate("base", 0.98, 1.0, 1000)
 SLIM = candidate("slim", 0.975, 0.5, 400)
 TINY = candidate("tiny", 0.90, 0.1, 100)
@@ -53,11 +58,11 @@ DENSE = candidate("dense", 0.98, 0.9, 300, speedup_low=0.97)
     ],
 )
 def test_the_best_that_loses_little_enough_is_chosen(objective: str, drop: float, chosen: str) -> None:
-    assert choose([BASE, SLIM, TINY, DENSE], objective, drop).chosen.name == chosen
+    assert choose([BASE, SLIM, TINY, DENSE], params(objective, drop)).chosen.name == chosen
 
 
 def test_every_variant_hears_why() -> None:
-    choice = choose([BASE, SLIM, TINY, DENSE], "latency", 0.01)
+    choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01))
     assert choice.why == (
         "slim is the fastest of the 2 that qualify: 0.5 ms against 1 ms of base (2.00 times), "
         "and 0.50 points of validation accuracy less"
@@ -74,7 +79,7 @@ def test_every_variant_hears_why() -> None:
 def test_no_accuracy_is_given_up_for_noise() -> None:
     twin = candidate("twin", 0.978, 0.51, 410)
     for objective in ("latency", "bytes"):
-        choice = choose([BASE, SLIM, twin, candidate("slow", 0.98, 0.53, 430)], objective, 0.01)
+        choice = choose([BASE, SLIM, twin, candidate("slow", 0.98, 0.53, 430)], params(objective, 0.01))
         assert choice.chosen is twin
     assert "twin is the most accurate of the 2 smallest (at most 3 % apart) of the 4 that qualify" in choice.why
 
@@ -82,7 +87,7 @@ def test_no_accuracy_is_given_up_for_noise() -> None:
 def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
     larger = candidate("larger", 0.99, 2.0, 2000)
     for objective, word in (("latency", "faster"), ("bytes", "smaller")):
-        choice = choose([BASE, TINY, larger], objective, 0.01)
+        choice = choose([BASE, TINY, larger], params(objective, 0.01))
         assert choice.chosen is BASE
         assert choice.why == (
             f"no other variant is {word} than base and loses at most 1 points of validation accuracy, so base ships"
@@ -90,9 +95,23 @@ def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
     assert choice.verdicts["larger"] == "not smaller than base: 2,000 bytes against 1,000 bytes"
 
 
+def test_what_takes_too_long_does_not_ship() -> None:
+    """The smallest that is fast enough; where the base is too slow as well, it ships and says so."""
+    choice = choose([BASE, SLIM, TINY, DENSE], params("bytes", 0.01, max_latency_ms=0.6))
+    assert choice.chosen is SLIM and choice.verdicts["dense"] == "takes 0.9 ms, more than the 0.6 allowed"
+    assert choice.qualifies == {"base": False, "slim": True, "tiny": False, "dense": False}
+    assert "slim is the smallest of the 1 that qualify" in choice.why
+    choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01, max_latency_ms=0.3))
+    assert choice.chosen is BASE
+    assert choice.why == (
+        "no other variant is faster than base, takes at most 0.3 ms and loses at most 1 points of validation accuracy, "
+        "so base ships, which takes 1 ms, more than the 0.3 allowed"
+    )
+
+
 def test_the_test_split_is_not_looked_at() -> None:
     worse = candidate("worse", 0.98, 0.5, 400, accuracy=0.1)
-    assert choose([BASE, worse], "latency", 0.0).chosen is worse
+    assert choose([BASE, worse], params("latency", 0.0)).chosen is worse
 
 
 def test_the_pareto_front() -> None:
@@ -132,10 +151,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
-    params = Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 1.0} | changes)
-    files = [measured / "onnx" / f"{name}.onnx" for name in ("base", "base-int8")]
+    wanted = Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 1.0, "max_latency_ms": None} | changes)
     variants, latency, data = (measured / f"{name}.json" for name in ("variants", "latency", "data"))
-    return ship(variants, latency, data, files, params, folder)
+    return ship(variants, latency, data, measured / "onnx", wanted, folder)
 
 
 def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
@@ -197,19 +215,19 @@ def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> 
     del variants["base-int8"]
     with pytest.raises(UserError, match="ship: found base-int8 in one of variants and latency, expected the same"):
         candidates(variants, latency)
-    params = Ship(objective="bytes", max_accuracy_drop=1.0)
+    wanted = params("bytes", 1.0)
     files = {name: measured / f"{name}.json" for name in ("variants", "latency", "data")}
-    with pytest.raises(UserError, match="found no ONNX file of base-int8"):
-        ship(
-            files["variants"], files["latency"], files["data"], [measured / "onnx/base.onnx"], params, tmp_path / "ship"
-        )
+    with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected one for each compared variant"):
+        ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, tmp_path / "ship")
     (tmp_path / "cut.json").write_text('{"base": ')
     with pytest.raises(UserError, match=r"cut\.json: not readable metrics"):
-        ship(tmp_path / "cut.json", files["latency"], files["data"], [], params, tmp_path / "ship")
+        ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, tmp_path / "ship")
     assert not (tmp_path / "ship").exists()
 
 
-@pytest.mark.parametrize("values", [{"objective": "speed"}, {"max_accuracy_drop": -0.1}, {"max_accuracy_drop": 2}])
+@pytest.mark.parametrize(
+    "values", [{"objective": "speed"}, {"max_accuracy_drop": -0.1}, {"max_accuracy_drop": 2}, {"max_latency_ms": 0}]
+)
 def test_a_wrong_section_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 0.01} | values)
+        Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 0.01, "max_latency_ms": None} | values)

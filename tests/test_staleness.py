@@ -19,8 +19,8 @@ TABLE: dict[str, set[str]] = {
     "prepare": {"prepare"},
     "augment": {"augment"},
     "model": {"train", "sweep"},
-    "recipe": {"train", "sweep", "distill", "prune", "qat"},
-    "recipe.epochs": {"train", "sweep", "distill", "prune", "qat", "forecast"},
+    "recipe": {"train", "sweep", "distill", "prune", "sparsify", "qat"},
+    "recipe.epochs": {"train", "sweep", "distill", "prune", "sparsify", "qat", "forecast"},
     "train": {"train"},
     "train.width": {"train", "forecast"},
     "evaluate": {"evaluate"},
@@ -30,7 +30,14 @@ TABLE: dict[str, set[str]] = {
     "scaling.predict": {"forecast"},
     "distill": {"distill"},
     "prune": {"prune"},
+    "sparsify": {"sparsify"},
     "qat": {"qat"},
+    "variants.distill": {"distill"},
+    "variants.prune": {"prune"},
+    "variants.sparsify": {"sparsify"},
+    "variants.qat": {"qat"},
+    "variants.candidates": {"export@new", "quantize@new", "compare", "benchmark"},
+    "variants.float16": {"float16@new", "compare", "benchmark"},
     "export": {"export"},
     "quantize": {"quantize"},
     "benchmark": {"benchmark"},
@@ -78,7 +85,7 @@ def test_each_parameter_makes_exactly_its_stages_stale(smoke: Path, tmp_path: Pa
     params = yaml.safe_load(text)
     assert set(params) == {name.split(".")[0] for name in TABLE}, "a section that the table lacks"
     assert stale(project) == set(), "the untouched clone is stale"
-    widths = params["sweep"]["widths"]
+    known = set(yaml.safe_load((project / "dvc.lock").read_text())["stages"])
     wrong = {}
     for path in leaves(params):
         edited = yaml.safe_load(text)
@@ -91,16 +98,15 @@ def test_each_parameter_makes_exactly_its_stages_stale(smoke: Path, tmp_path: Pa
         (project / "params.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
         dotted = ".".join(map(str, path))
         row = max((name for name in TABLE if f"{dotted}.".startswith(f"{name}.")), key=len)
-        found = {collapse(name, widths) for name in stale(project)}
+        found = {collapse(name, known) for name in stale(project)}
         if found != TABLE[row]:
             wrong[dotted] = {"stale": found, "expected": TABLE[row]}
     assert wrong == {}
 
 
-def collapse(stage: str, widths: list[int]) -> str:
-    """sweep@8 → sweep; a width that the study did not have → sweep@new."""
-    name, _, item = stage.partition("@")
-    return "sweep@new" if name == "sweep" and int(item) not in widths else name
+def collapse(stage: str, known: set[str]) -> str:
+    """sweep@8 → sweep; a stage that the graph did not have → sweep@new."""
+    return stage.partition("@")[0] + ("" if stage in known else "@new")
 
 
 @pytest.mark.parametrize("preset", sorted(file.stem for file in (ROOT / "presets").glob("*.yaml")))
@@ -110,9 +116,11 @@ def test_every_preset_has_the_same_keys(preset: str) -> None:
     def keys(tree: Any) -> Any:
         return {name: keys(value) for name, value in tree.items()} if isinstance(tree, dict) else None
 
-    default = yaml.safe_load((ROOT / "params.yaml").read_text())
-    other = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text())
-    assert keys(other) == keys(default)
+    def sections(file: Path) -> Any:
+        params = yaml.safe_load(file.read_text())
+        return keys(params | {"variants": dict.fromkeys(params["variants"])})  # whose entries are the preset's own
+
+    assert sections(ROOT / "presets" / f"{preset}.yaml") == sections(ROOT / "params.yaml")
 
 
 def test_the_graph_is_valid_for_every_preset(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
 
 
 def swept(data: tuple[Split, Split], file: Path, width: int, skip_easy: float, **changes: Any) -> dict[str, Any]:
-    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0)
+    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None)
     train, val = data
     views = np.zeros((0, *train.images.shape), np.uint8)
     values = recipe(batch_size=50, skip_easy=skip_easy, max_minutes=0.0001, learning_rate=0.02)

@@ -20,6 +20,7 @@ class ModelParams(Section):
     heads: int = Field(ge=1, le=64)
     patch_size: int = Field(ge=1, le=256)  # pixels
     dropout: float = Field(ge=0, lt=1)
+    activation: Literal["relu", "gelu", "silu"] | None  # null: relu for mlp and cnn, gelu for resnet and vit
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Architecture:
     image_size: int
     channels: int
     num_classes: int
+    activation: str | None = None  # the family's usual
 
 
 def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
@@ -58,6 +60,7 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
         size,
         data.channels,
         data.num_classes,
+        model.activation,
     )
     check_heads(built, f"width {width}")
     return built

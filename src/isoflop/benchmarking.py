@@ -36,7 +36,8 @@ Feed = dict[str, npt.NDArray[Any]]  # inputs by name
 
 
 class Benchmark(Section):
-    """Section ``benchmark``. Every batch size is timed at every number of threads, at most as many as there are cores.
+    """Section ``benchmark``. Every batch size is timed at every number of threads, at most as many as there are
+    cores; of graphs that take one image at a time, that alone.
 
     ``repeats``, the timed runs of a variant, is rounded up to whole turns of 5; ``warmup`` runs go before them untimed.
     """
@@ -63,7 +64,8 @@ def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, A
     if len(set(names)) < len(names) or "conditions" in names:
         raise UserError(f"benchmark: found the names {', '.join(names)}, expected different ones, none 'conditions'")
     counts = sorted({min(count, cores()) for count in params.threads})
-    cells = [(batch, threads) for threads in counts for batch in sorted(set(params.batch_sizes))]
+    fixed = {batch for file in files if (batch := open_classifier(file).batch)}
+    cells = [(batch, threads) for threads in counts for batch in sorted(fixed or set(params.batch_sizes))]
     conditions = _conditions(_cell_name(*cells[0]))
     blocks: dict[str, dict[str, Any]] = {name: {} for name in names}
     console = Console(stderr=True)

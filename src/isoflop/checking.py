@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +15,13 @@ from pydantic import create_model
 from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
+from isoflop import variants
 from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
-from isoflop.params import PARAMS_FILE, Section, declared_keys, load_params
+from isoflop.params import PARAMS_FILE, Section, declared_keys, load_params, read_params, value_at, variant_keys
 from isoflop.sources import Data
 from isoflop.stage import contract
+from isoflop.variants import Name
 
 
 def stage_schemas(project: Path) -> dict[str, type[Section]]:
@@ -50,16 +52,21 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
     """
     schemas = list(schemas)
     fields = {dotted: schema.model_fields[name] for schema in schemas for name, dotted in declared_keys(schema).items()}
+    kinds = {by: name for schema in schemas for name, by in variant_keys(schema).items()}
+    fields |= {name: FieldInfo(annotation=fields[name].annotation) for name in kinds.values()}  # as the section stands
+    fields |= {by: FieldInfo(annotation=dict[Name, dict[str, Any]]) for by in kinds}
     known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))
     present = _sections(file, known)
     mistakes = [f"{file}: {name}: the key is missing" for name in known if name not in present]
     mistakes += [f"{file}: {name}: unknown key; {_nearest(name, known)}" for name in present if name not in known]
     there = {dotted: info for dotted, info in fields.items() if dotted.partition(".")[0] in present}
-    mistakes += _mistakes([_joined(there)], file) or ([] if mistakes else _mistakes(schemas, file))
+    mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
+    if kinds and not mistakes:
+        mistakes += [f"{file}: {mistake}" for mistake in variants.mistakes(read_params(file)["variants"])]
     if mistakes:
         raise UserError("; ".join(mistakes))
-    for schema in schemas:
-        for section in dict(load_params(schema, file)).values():
+    for schema, variant in _seen(schemas, file):
+        for section in dict(load_params(schema, file, variant)).values():
             if isinstance(section, Augment):
                 check_policy(section.policy)
             if isinstance(section, Data) and not Path(section.path).exists():
@@ -69,14 +76,24 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
                 )
 
 
-def _mistakes(schemas: Iterable[type[Section]], file: Path) -> list[str]:
+def _mistakes(schemas: Iterable[tuple[type[Section], str | None]], file: Path) -> list[str]:
     found = []
-    for schema in schemas:
+    for schema, variant in schemas:
         try:
-            load_params(schema, file)
+            load_params(schema, file, variant)
         except UserError as error:
             found.append(str(error))
     return list(dict.fromkeys(found))
+
+
+def _seen(schemas: Iterable[type[Section]], file: Path) -> Iterator[tuple[type[Section], str | None]]:
+    """Each schema as a stage sees it: one that makes variants once for each of them."""
+    content = read_params(file)
+    for schema in schemas:
+        kinds = variant_keys(schema).values()
+        yield from ((schema, str(name)) for by in kinds for name in value_at(content, by, file))
+        if not kinds:
+            yield schema, None
 
 
 def _sections(file: Path, known: list[str]) -> list[str]:

@@ -18,8 +18,8 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from isoflop.params import Section, declared_keys
-from isoflop.stage import In, Out, contract, option
+from isoflop.params import Section, declared_keys, variant_keys
+from isoflop.stage import In, Out, contract, is_varied, option
 
 _PACKAGE_DATA = (".html", ".css")  # read by the modules beside them, as a template is by its page
 _CODE = (".py", *_PACKAGE_DATA)
@@ -65,21 +65,22 @@ def code_dependencies(stage: str, root: Path) -> list[str]:
 def violations(root: Path) -> list[str]:
     """Every disagreement between dvc.yaml and the stages of the project at ``root``, a line each."""
     stages = _load(root)["stages"]
-    return [f"{name}: {line}" for name, stage in stages.items() for line in _stage_violations(name, stage, root)]
+    return [f"{name}: {line}" for name, stage in stages.items() for line in _stage_violations(name, _body(stage), root)]
 
 
 def fix(root: Path) -> None:
     """Write the code dependencies and the parameters that the stages need into dvc.yaml."""
     content = _load(root)
-    for name, stage in content["stages"].items():
+    for name, whole in content["stages"].items():
+        stage = _body(whole)
         data = [dep for dep in stage.get("deps", []) if not str(dep).endswith(_CODE)]
         stage["deps"] = [*data, *code_dependencies(name, root)]
-        keys = _expected_keys(_main(name))
+        keys = _expected_keys(name, stage["cmd"])
         if keys != set(stage.get("params", [])):
             stage["params"] = sorted(keys)
     text = io.StringIO()
     _yaml().dump(content, text)
-    spaced = re.sub(r"\n+(  \w+:\n    (?:matrix|cmd):)", r"\n\n\1", text.getvalue())
+    spaced = re.sub(r"\n+(  \w+:\n    (?:matrix|foreach|cmd):)", r"\n\n\1", text.getvalue())
     (root / "dvc.yaml").write_text(spaced.replace("stages:\n\n", "stages:\n"))
 
 
@@ -88,6 +89,7 @@ def _stage_violations(name: str, stage: dict[str, Any], root: Path) -> Iterator[
     arguments = contract(main)
     options = _options(stage["cmd"])
     known = {option(argument) for argument, kind in arguments.items() if not _is_section(kind)}
+    known |= {"--variant"} if is_varied(arguments) else set()
     if known != set(options):
         yield f"cmd has the options {sorted(options)}, its signature {sorted(known)}"
         return
@@ -103,7 +105,7 @@ def _stage_violations(name: str, stage: dict[str, Any], root: Path) -> Iterator[
     outs = {str(out) for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])}
     yield from _difference("data deps", data, inputs)
     yield from _difference("outs", outs, outputs)
-    yield from _difference("params", set(stage.get("params", [])), _expected_keys(main))
+    yield from _difference("params", set(stage.get("params", [])), _expected_keys(name, stage["cmd"]))
     yield from _difference("code deps", code, set(code_dependencies(name, root)))
 
 
@@ -122,8 +124,17 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
-def _expected_keys(main: Any) -> set[str]:
-    return {key for kind in contract(main).values() if _is_section(kind) for key in declared_keys(kind).values()}
+def _expected_keys(name: str, cmd: str) -> set[str]:
+    """What a stage reads of params.yaml; an entry of ``variants`` by the name that its cmd is given."""
+    kinds = [kind for kind in contract(_main(name)).values() if _is_section(kind)]
+    (variant,) = _options(cmd).get("--variant", [""])
+    varied = {f"{by}.{variant}" for kind in kinds for by in variant_keys(kind).values()}
+    return varied | {key for kind in kinds for key in declared_keys(kind).values()}
+
+
+def _body(stage: Any) -> Any:
+    """What a stage of ``foreach`` does for each, else the stage itself."""
+    return stage.get("do", stage)
 
 
 def _dependency_fields(main: Any) -> Iterator[str]:

@@ -91,8 +91,7 @@ def compress(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         int8 = Path(temporary) / "model-int8.onnx"
         int8.write_bytes(found.graph.SerializeToString(deterministic=True))
-        ranges = {name: list(ends) for name, ends in found.ranges.items()}
-        calibration = {"method": found.method, "images": len(calibrates_N), "ranges": ranges}
+        calibration = found.calibration(len(calibrates_N))
         (Path(temporary) / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
         facts = {
             "images": {"calibrated_on": len(calibrates_N), "judged_on": len(judges_N), "unreadable": skipped},

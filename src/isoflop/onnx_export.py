@@ -26,14 +26,16 @@ _BATCH = 256  # images
 
 
 class Export(Section):
-    """Section ``export``. ``tolerance`` is the largest logit difference to torch, as a share of the largest logit."""
+    """Section ``export``. ``tolerance`` is the largest logit difference to torch, as a share of the largest logit.
+    Without ``dynamic_batch`` the graph takes one image at a time, as compilers for some devices want it."""
 
     opset: int = Field(ge=18, le=23)  # 18: the exporter's own; 23: the newest that onnxruntime 1.23 runs
+    dynamic_batch: bool
     tolerance: float = Field(gt=0, lt=1)
 
 
-def export(model: Model, variant: str, file: Path, opset: int) -> None:
-    """Write ``model`` as ONNX: normalization and softmax in the graph, batch norms folded, any batch size.
+def export(model: Model, variant: str, file: Path, opset: int, dynamic_batch: bool = True) -> None:
+    """Write ``model`` as ONNX: normalization and softmax in the graph, batch norms folded.
 
     The same model gives the same bytes in any folder: the exporter notes source paths in every node, and those go.
 
@@ -44,7 +46,7 @@ def export(model: Model, variant: str, file: Path, opset: int) -> None:
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    graph = _traced(model, opset)
+    graph = _traced(model, opset, dynamic_batch)
     ClearMetadataAndDocStringPass()(graph)
     graph.producer_name, graph.producer_version = PRODUCER, None
     graph.metadata_props.update(
@@ -135,12 +137,13 @@ def _pooling_last(net: nn.Module) -> nn.Module:
     return net
 
 
-def _traced(model: Model, opset: int) -> Any:
+def _traced(model: Model, opset: int, dynamic_batch: bool) -> Any:
     """The exporter's graph (onnx_ir.Model), its own optimizer's rewrites done."""
     import torch
 
     size, channels = model.architecture.image_size, model.architecture.channels
-    example = torch.zeros(2, size, size, channels, dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
+    count = 2 if dynamic_batch else 1  # 2: a batch of 1 would be taken for a constant
+    example = torch.zeros(count, size, size, channels, dtype=torch.uint8)
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # it warns that torchvision, which nothing here needs, is not installed
@@ -152,7 +155,7 @@ def _traced(model: Model, opset: int) -> Any:
                 (example,),
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[LOGITS, PROBABILITIES],

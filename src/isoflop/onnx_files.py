@@ -44,9 +44,6 @@ class Port:
     batch: int
 
 
-OURS = Port(INPUT, LOGITS, _BATCH)
-
-
 @dataclass(frozen=True)
 class OnnxClassifier:
     """An open ONNX Runtime session of a file that isoflop exported, and what the file says of itself."""
@@ -57,6 +54,11 @@ class OnnxClassifier:
     resize: Resize
     image_size: int
     channels: int
+    batch: int | None  # how many images it takes at once; None: any number
+
+    @property
+    def port(self) -> Port:
+        return Port(INPUT, LOGITS, self.batch or _BATCH)
 
     def logits(self, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
         """Logits float32 [N, K] of uint8 [N, H, W, C], in batches."""
@@ -67,7 +69,8 @@ class OnnxClassifier:
         return self._output(PROBABILITIES, images_NHWC)
 
     def _output(self, name: str, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
-        batches = [np.ascontiguousarray(images_NHWC[at : at + _BATCH]) for at in range(0, len(images_NHWC), _BATCH)]
+        size = self.port.batch
+        batches = [np.ascontiguousarray(images_NHWC[at : at + size]) for at in range(0, len(images_NHWC), size)]
         outputs = [self.session.run([name], {INPUT: batch})[0] for batch in batches]
         return np.concatenate(outputs) if outputs else np.zeros((0, len(self.classes)), np.float32)
 
@@ -144,15 +147,18 @@ def _described(session: Any, file: Path) -> OnnxClassifier:
             f"{file}: found inputs {', '.join(inputs)} and outputs {', '.join(outputs)}, "
             f"expected uint8 {INPUT} and {LOGITS}, {PROBABILITIES}"
         )
-    _, height, width, channels = (*inputs[INPUT].shape, *(None,) * 4)[:4]
-    if not (isinstance(height, int) and height == width and channels in (1, 3)):
-        raise UserError(f"{file}: found {INPUT} of shape {inputs[INPUT].shape}, expected [batch, side, side, 1 or 3]")
+    batch, height, width, channels = (*inputs[INPUT].shape, *(None,) * 4)[:4]
+    if not (isinstance(height, int) and height == width and channels in (1, 3) and (batch == 1 or type(batch) is str)):
+        raise UserError(
+            f"{file}: found {INPUT} of shape {inputs[INPUT].shape}, expected [batch or 1, side, side, 1 or 3]"
+        )
     resize = next((known for known in get_args(Resize) if known == metadata["resize"]), None)
     if resize is None:
         expected = ", ".join(get_args(Resize))
         raise UserError(f"{file}: metadata resize: found {metadata['resize']!r}, expected one of {expected}")
     classes = _classes(metadata["classes"], outputs[LOGITS].shape, file)
-    return OnnxClassifier(session, metadata["variant"], classes, resize, height, channels)
+    takes = batch if isinstance(batch, int) else None
+    return OnnxClassifier(session, metadata["variant"], classes, resize, height, channels, takes)
 
 
 def _classes(text: str, logits: list[Any], file: Path) -> list[str]:

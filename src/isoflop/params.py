@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
@@ -35,39 +36,81 @@ def key(dotted: str, **constraints: Any) -> Any:
     return Field(json_schema_extra={"key": dotted}, **constraints)
 
 
+def varied(by: str) -> Any:
+    """A field that is a section with some values replaced by those under ``by``, of which the stage makes one.
+
+    ``prune: Prune = varied(by="variants.prune")`` is section ``prune`` with what ``variants.prune.NAME`` says, NAME
+    being the stage's argument ``variant``.
+    """
+    return Field(json_schema_extra={"varied_by": by})
+
+
 def declared_keys(schema: type[Section]) -> dict[str, str]:
     """Field name → the dotted key of params.yaml that it stands for."""
-    keys = {}
-    for name, info in schema.model_fields.items():
-        extra = info.json_schema_extra
-        keys[name] = str(extra["key"]) if isinstance(extra, dict) and "key" in extra else name
-    return keys
+    return {name: _extra(info, "key") or name for name, info in schema.model_fields.items()}
 
 
-def load_params(schema: type[SectionT], file: Path = PARAMS_FILE) -> SectionT:
+def variant_keys(schema: type[Section]) -> dict[str, str]:
+    """Field name → the dotted key whose entries vary it, of the fields that are ``varied``."""
+    found = {name: _extra(info, "varied_by") for name, info in schema.model_fields.items()}
+    return {name: by for name, by in found.items() if by}
+
+
+def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str | None = None) -> SectionT:
     """Read from ``file`` only the keys that ``schema`` declares, and validate them.
+
+    Args:
+        variant: which entry replaces values of the fields that are ``varied``.
 
     Raises:
         UserError: the file is missing or is not YAML, a key is missing or unknown, a value has another type or is
             out of range; the message names the key, what was found and what was expected.
     """
-    content = _read(file)
-    values = {}
+    content = read_params(file)
     keys = declared_keys(schema)
-    for name, dotted in keys.items():
-        value: Any = content
-        for part in dotted.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise UserError(f"{file}: {dotted}: the key is missing")
-            value = value[part]
-        values[name] = value
+    values = {name: value_at(content, dotted, file) for name, dotted in keys.items()}
+    replaced: dict[str, str] = {}  # dotted key of a section's value → that of the variant's in its place
+    for name, by in variant_keys(schema).items():
+        entry = value_at(content, f"{by}.{variant}", file)
+        if not isinstance(entry, dict) or not isinstance(entry.get("of"), str):
+            raise UserError(
+                f"{file}: {by}.{variant}: found {entry!r}, expected a mapping with of: the model to start from"
+            )
+        changes = {field: value for field, value in entry.items() if field != "of"}
+        if isinstance(values[name], dict):
+            values[name] = values[name] | changes
+        replaced |= {f"{keys[name]}.{field}": f"{by}.{variant}.{field}" for field in changes}
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(file, schema, keys, detail) for detail in error.errors())) from None
+        said = [_explain(file, schema, keys, replaced, detail) for detail in error.errors()]
+        raise UserError("; ".join(said)) from None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _extra(info: FieldInfo, name: str) -> str | None:
+    extra = info.json_schema_extra
+    return str(extra[name]) if isinstance(extra, dict) and name in extra else None
+
+
+def value_at(content: Any, dotted: str, file: Path) -> Any:
+    """What ``content``, read of ``file``, has under a dotted key.
+
+    Raises:
+        UserError: nothing.
+    """
+    for part in dotted.split("."):
+        if not isinstance(content, dict) or part not in content:
+            raise UserError(f"{file}: {dotted}: the key is missing")
+        content = content[part]
+    return content
+
+
+def read_params(file: Path) -> dict[str, Any]:
+    """All of ``file``, unchecked.
+
+    Raises:
+        UserError: it is missing, or is not a YAML mapping.
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     except FileNotFoundError:
@@ -79,9 +122,12 @@ def _read(file: Path) -> dict[str, Any]:
     return {str(name): value for name, value in content.items()}
 
 
-def _explain(file: Path, schema: type[Section], keys: dict[str, str], detail: ErrorDetails) -> str:
+def _explain(
+    file: Path, schema: type[Section], keys: dict[str, str], replaced: dict[str, str], detail: ErrorDetails
+) -> str:
     first, *rest = detail["loc"]
     where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
+    where = replaced.get(where, where)
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
     if detail["type"] == "extra_forbidden":

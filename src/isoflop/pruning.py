@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from isoflop.arrays import Images, Split
+from isoflop.channel_removal import channel_remover, channels, settle_norms
 from isoflop.errors import UserError
 from isoflop.model_files import Model, resize, save_model
 from isoflop.params import Section
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
 
     from isoflop.architecture import Architecture
     from isoflop.loading import TrainingImages
+    from isoflop.training import Fitted
 
-_IMPORTANCE_IMAGES = 1024  # whose gradients say what a channel is worth
-_NORM_IMAGES = 2048  # whose activations the norms take their statistics from again
-_NORM_BATCH = 256
 _RATIOS = [number / 40 for number in range(1, 39)]  # of channels, from which the one for a target is chosen
 
 
@@ -48,6 +45,8 @@ class Prune(Section):
     steps: int = Field(ge=1, le=100)  # from one removal to the next the network is trained for its share of the epochs
     epochs: int = Field(ge=1)  # of fine-tuning, over all steps
     learning_rate_factor: float = Field(gt=0, le=10)  # times recipe.learning_rate
+    alpha: float = Field(ge=0, le=1)  # weight of the outputs of the model it was; the rest is on the labels
+    temperature: float = Field(gt=0, le=100)
     seed: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -69,67 +68,86 @@ class Prune(Section):
 def prune(
     base: Model, recipe: Recipe, params: Prune, data: Split, views: Images, val: Split, *, folder: Path, metrics: Path
 ) -> None:
-    """Remove channels of ``base``, fine-tune what is left, and write it.
+    """Remove channels of ``base``, fine-tune what is left, taught by ``base`` if ``alpha`` says so, and write it.
 
     A network of the same shape that starts from random weights is trained for as many epochs at the recipe's own rate:
     the control, which says whether the base's weights were worth keeping (Liu et al. 2019, "Rethinking the Value of
-    Network Pruning").
+    Network Pruning"). Where it ends better on the validation split, they were not, and it is what is written.
 
     Raises:
-        UserError: nothing can be removed, for the layers are as narrow as ``round_to`` already, or the target is out of
-            reach.
+        UserError: nothing would be removed, as every layer has too few channels for ``round_to`` already, or the target
+            is out of reach.
     """
     from isoflop.base_training import fitted_facts
     from isoflop.costs import count_macs, count_parameters
-    from isoflop.divergence import said_of
-    from isoflop.evaluation import predict_logits
     from isoflop.loading import all_images
     from isoflop.training import fit
 
     built, images = base.architecture, all_images(data, views)
     before = count_parameters(base.net), count_macs(base.net, built)
-    widths = _channels(base.net)
     ratio = _ratio(base, params, before[1])
-    net = deepcopy(base.net)
-    remove = channel_remover(net, built, params, ratio, steps=params.steps)
-    rate = params.learning_rate_factor * recipe.learning_rate
-    whole = {"progressive_resizing": [1.0]}  # it has seen smaller images already
-    at_once = None
-    for step in range(params.steps):
-        remove(images)
-        if count_parameters(net) == before[0] and step == params.steps - 1:
-            raise UserError(
-                f"params.yaml: prune.round_to: found {params.round_to} with ratio {ratio}, which leaves every layer of "
-                f"the base (width {built.width}) as it is; expected a smaller round_to, a larger ratio or train.width"
-            )
-        _settle_norms(net, images)
-        at_once = float((predict_logits(net, val).argmax(1) == val.labels).mean())
-        epochs = _share(params.epochs, params.steps, step)
-        tuning = recipe.model_copy(update={"epochs": epochs, "learning_rate": rate} | whole)
-        with said_of("prune.learning_rate_factor", params.learning_rate_factor):
-            fitted = fit(net, images, val, tuning, width=built.width, seed=params.seed + step)
-    parameters, macs = count_parameters(net), count_macs(net, built)
-    save_model(replace(base, net=net), folder)
-    control = fit(
-        _fresh(net, built, images, params.seed),
-        images,
-        val,
-        recipe.model_copy(update={"epochs": params.epochs}),
-        width=built.width,
-        seed=params.seed,
-    )
+    _check_removes(base, params, ratio)
+    net, untuned, tuned = _pruned_in_steps(base, recipe, params, ratio, images, val)
+    fresh, as_long = _fresh(net, built, images, params.seed), recipe.model_copy(update={"epochs": params.epochs})
+    control = fit(fresh, images, val, as_long, width=built.width, seed=params.seed)
+    keeps_weights = (tuned.val_accuracy, -tuned.val_nll) >= (control.val_accuracy, -control.val_nll)
+    save_model(replace(base, net=net if keeps_weights else fresh), folder)
+    parameters, macs, left = count_parameters(net), count_macs(net, built), channels(net)
     facts = {
         "parameters": parameters,
         "macs": macs,
         "parameters_ratio": round(parameters / before[0], 6),
         "macs_ratio": round(macs / before[1], 6),
         "channel_ratio": ratio,
-        "val_accuracy_untuned": round(at_once or 0.0, 6),
+        "val_accuracy_untuned": round(untuned, 6),
+        "tuned_val_nll": round(tuned.val_nll, 6),
+        "tuned_val_accuracy": round(tuned.val_accuracy, 6),
         "control_val_nll": round(control.val_nll, 6),
         "control_val_accuracy": round(control.val_accuracy, 6),
-        "channels": {name: [count, _channels(net)[name]] for name, count in widths.items()},
+        "channels": {name: [count, left[name]] for name, count in channels(base.net).items()},
     }
-    metrics.write_text(json.dumps(facts | fitted_facts(fitted), indent=1) + "\n")
+    facts["kept"] = "tuned" if keeps_weights else "control"
+    metrics.write_text(json.dumps(facts | fitted_facts(tuned if keeps_weights else control), indent=1) + "\n")
+
+
+def _check_removes(base: Model, params: Prune, ratio: float) -> None:
+    """Raise UserError where no channel would go; before anything is trained."""
+    from isoflop.costs import count_parameters
+
+    net, built = deepcopy(base.net), base.architecture
+    channel_remover(net, built, params.model_copy(update={"importance": "l2"}), ratio, steps=1)(None)
+    if count_parameters(net) == count_parameters(base.net):
+        raise UserError(
+            f"params.yaml: prune.round_to: found {params.round_to} with ratio {ratio}, which leaves every layer of "
+            f"the base (width {built.width}) as it is; expected a smaller round_to, a larger ratio or train.width"
+        )
+
+
+def _pruned_in_steps(
+    base: Model, recipe: Recipe, params: Prune, ratio: float, images: TrainingImages, val: Split
+) -> tuple[nn.Module, float, Fitted]:
+    """The pruned network, its validation accuracy before the last fine-tuning, and how that ended."""
+    from isoflop.divergence import said_of
+    from isoflop.evaluation import predict_logits
+    from isoflop.losses import Teacher
+    from isoflop.training import fit
+
+    net = deepcopy(base.net)
+    remove = channel_remover(net, base.architecture, params, ratio, steps=params.steps)
+    teacher = Teacher(deepcopy(base.net), params.temperature, params.alpha) if params.alpha else None
+    changes = {
+        "learning_rate": params.learning_rate_factor * recipe.learning_rate,
+        "progressive_resizing": [1.0],  # it has seen smaller images already
+    }
+    for step in range(params.steps):
+        remove(images)
+        settle_norms(net, images)
+        untuned = float((predict_logits(net, val).argmax(1) == val.labels).mean())
+        tuning = recipe.model_copy(update=changes | {"epochs": _share(params.epochs, params.steps, step)})
+        with said_of("prune.learning_rate_factor", params.learning_rate_factor):
+            fitted = fit(net, images, val, tuning, width=base.architecture.width, seed=params.seed + step,
+                         teacher=teacher)  # fmt: skip
+    return net, untuned, fitted
 
 
 def _share(total: int, parts: int, part: int) -> int:
@@ -188,99 +206,6 @@ def _ratio_by_time(base: Model, shapes: list[tuple[float, nn.Module]], target: f
     return shapes[best][0]
 
 
-def channel_remover(
-    net: nn.Module, built: Architecture, params: Prune, ratio: float, steps: int
-) -> Callable[[TrainingImages | None], None]:
-    """What removes the next share of channels from ``net``, in place, each time it is called.
-
-    Each layer keeps a multiple of ``round_to``. Of a vit only the hidden layers of its MLPs are pruned, so that its
-    heads stay whole.
-    """
-    import torch
-    import torch_pruning
-
-    from isoflop.models.vit import Vit
-
-    example = torch.zeros(1, built.channels, built.image_size, built.image_size)
-    # a stem whitens the patches: it is as small as that takes
-    ignored = [net.get_submodule(name) for name, _ in net.named_children() if name in ("head", "stem")]
-    unwrapped = [(net.position, 2)] if isinstance(net, Vit) else None  # parameters outside layers, and their axis
-    if isinstance(net, Vit):
-        ignored += [net.patches]
-        for block in net.blocks:
-            attention, mlp = block.get_submodule("attention"), block.get_submodule("mlp")
-            ignored += [*attention.children(), mlp.get_submodule("2")]
-    by_gradient = params.importance == "taylor"
-    importances = torch_pruning.importance
-
-    class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
-        def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-            # its own rounds few channels down to none, which it then refuses, and the layer stays whole
-            kept = current_channels - n_pruned
-            return max(current_channels - max(round_to, kept - kept % round_to), 0)
-
-    pruner: Any = Pruner(
-        net,
-        example,
-        importance=importances.GroupTaylorImportance() if by_gradient else importances.GroupMagnitudeImportance(p=2),
-        global_pruning=params.scope == "global",
-        pruning_ratio=ratio,
-        iterative_steps=steps,
-        round_to=params.round_to,
-        ignored_layers=ignored,
-        unwrapped_parameters=unwrapped,
-    )
-
-    def remove(images: TrainingImages | None) -> None:
-        if by_gradient and images is not None:
-            _take_gradients(net, images)
-        pruner.step()
-        net.zero_grad(set_to_none=True)
-
-    return remove
-
-
-def _take_gradients(net: nn.Module, images: TrainingImages) -> None:
-    """Leave in ``net`` the gradients of the mean loss over some training images, of each class as many."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from isoflop.calibration import in_turns
-    from isoflop.normalization import normalize
-
-    numbers = images.indices[in_turns(images.split.labels[images.indices], _IMPORTANCE_IMAGES)]
-    net.zero_grad(set_to_none=True)
-    for start in range(0, len(numbers), 256):
-        some = numbers[start : start + 256]
-        batch = normalize(torch.from_numpy(images.split.images[some]), images.split.meaning)
-        labels = torch.from_numpy(images.split.labels[some]).long()
-        (cross_entropy(net(batch), labels, reduction="sum") / len(numbers)).backward()  # type: ignore[no-untyped-call]
-
-
-def _settle_norms(net: nn.Module, images: TrainingImages) -> None:
-    """Give the batch norms the statistics of what reaches them now."""
-    import torch
-    from torch import nn
-
-    from isoflop.normalization import normalize
-
-    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over the batches
-    numbers = np.random.default_rng(0).permutation(images.indices)[:_NORM_IMAGES]  # files lie sorted by class
-    whole = max(len(numbers) - len(numbers) % _NORM_BATCH, min(len(numbers), _NORM_BATCH))  # a short batch counts alike
-    net.train()
-    with torch.no_grad():
-        for start in range(0, whole if norms else 0, _NORM_BATCH):
-            some = np.sort(numbers[start : start + _NORM_BATCH])
-            net(normalize(torch.from_numpy(images.split.images[some]), images.split.meaning))
-    net.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
 def _fresh(pruned: nn.Module, built: Architecture, images: TrainingImages, seed: int) -> nn.Module:
     """A network of the pruned one's shape with random weights."""
     from torch import nn
@@ -296,11 +221,3 @@ def _fresh(pruned: nn.Module, built: Architecture, images: TrainingImages, seed:
     nn.init.zeros_(net.get_submodule("head").weight)  # type: ignore[arg-type]
     nn.init.zeros_(net.get_submodule("head").bias)  # type: ignore[arg-type]
     return net
-
-
-def _channels(net: nn.Module) -> dict[str, int]:
-    """Outputs of every convolution and linear layer, by name."""
-    from torch import nn
-
-    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-    return {name: layer.weight.shape[0] for name, layer in layers.items()}

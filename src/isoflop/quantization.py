@@ -22,7 +22,7 @@ from rich.progress import Progress
 from isoflop.arrays import Labels, Split
 from isoflop.calibration import Inputs, Method, Ranges, activation_ranges, calibration_images, silence
 from isoflop.errors import UserError
-from isoflop.onnx_files import OURS, Port, open_classifier, outputs_of, read_graph
+from isoflop.onnx_files import Port, open_classifier, outputs_of, read_graph
 from isoflop.params import Section
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ class Quantized:
     accuracy: float
     kept_within: bool  # the allowed drop
 
+    def calibration(self, images: int) -> dict[str, object]:
+        """The ranges that the graph was made with, found on so many images: what the calibration file says."""
+        ends = {name: list(values) for name, values in self.ranges.items()}
+        return {"method": self.method, "images": images, "ranges": ends}
+
     def facts(self) -> dict[str, object]:
         """What ``metrics/quantize-VARIANT.json`` says."""
         return {
@@ -109,11 +114,11 @@ def quantize(
                 f"{source} on, expected some of {list(shape)}"
             )
     images_NHWC = calibration_images(train.images, train.labels, params.calibration_images)
-    found = quantize_graph(read_graph(source), OURS, images_NHWC, val.images, val.labels, params, called=str(source))
+    found = quantize_graph(
+        read_graph(source), classifier.port, images_NHWC, val.images, val.labels, params, called=str(source)
+    )
     target.write_bytes(found.graph.SerializeToString(deterministic=True))
-    ranges = {name: list(ends) for name, ends in found.ranges.items()}
-    content = {"method": found.method, "images": len(images_NHWC), "ranges": ranges}
-    calibration.write_text(json.dumps(content, indent=1) + "\n")
+    calibration.write_text(json.dumps(found.calibration(len(images_NHWC)), indent=1) + "\n")
     metrics.write_text(json.dumps(found.facts(), indent=1) + "\n")
 
 

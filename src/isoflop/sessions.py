@@ -49,7 +49,7 @@ def _measure(file: Path, batch: int) -> dict[str, float]:
 
     before = _peak_mb(forget=True)
     classifier = open_classifier(file)
-    for count in (1, batch):
+    for count in (1, classifier.batch or batch):
         shape = (count, classifier.image_size, classifier.image_size, classifier.channels)
         classifier.session.run(None, {INPUT: np.zeros(shape, np.uint8)})
     peak = _peak_mb() - before

@@ -22,10 +22,12 @@ Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
 
 
 class Ship(Section):
-    """Section ``ship``. The drop is a share (0.01: one percentage point), against the base, on the validation split."""
+    """Section ``ship``. The drop is a share (0.01: one percentage point), against the base, on the validation split;
+    the latency is that of the headline of the benchmark. Null: however long it takes."""
 
     objective: Literal["latency", "bytes"]
     max_accuracy_drop: float = Field(ge=0, le=1)
+    max_latency_ms: float | None = Field(gt=0)
 
 
 @dataclass(frozen=True)
@@ -76,62 +78,67 @@ def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
     ]
 
 
-def choose(candidates: Sequence[Candidate], objective: str, max_accuracy_drop: float) -> Choice:
-    """The fastest (or smallest) variant that loses at most ``max_accuracy_drop`` to the first, the base.
+def choose(candidates: Sequence[Candidate], params: Ship) -> Choice:
+    """The fastest (or smallest) variant that loses at most ``max_accuracy_drop`` to the first, the base, and takes at
+    most ``max_latency_ms``.
 
     To be faster, the whole interval of its speed-up must lie above 1, and of those within 3 % of the fastest (or
-    smallest) the most accurate on the validation split is chosen: no accuracy is given up for noise.
+    smallest) the most accurate on the validation split is chosen: no accuracy is given up for noise. Where none
+    qualifies, the base ships, however long it takes.
     """
-    base = candidates[0]
-    verdicts, qualifying = {}, []
-    for candidate in candidates[1:]:
-        refusal = _refusal(candidate, base, objective, max_accuracy_drop)
-        if refusal is None:
-            qualifying.append(candidate)
-        verdicts[candidate.name] = refusal or f"qualifies, with {_cost(candidate, objective)}"
-    least = min((_value(item, objective) for item in qualifying), default=0.0)
-    as_good = [item for item in qualifying if _value(item, objective) <= _AS_GOOD * least]
+    base, objective = candidates[0], params.objective
+    refusals = {item.name: _refusal(item, base, params) for item in candidates}
+    others = [item for item in candidates[1:] if refusals[item.name] is None]
+    least = min((_value(item, objective) for item in others), default=0.0)
+    as_good = [item for item in others if _value(item, objective) <= _AS_GOOD * least]
     chosen = min(as_good, key=lambda item: (-item.val_accuracy, _value(item, objective)), default=base)
-    better = "fastest" if objective == "latency" else "smallest"
-    if len(as_good) > 1:
-        better = f"most accurate of the {len(as_good)} {better} (at most 3 % apart)"
-    if chosen is base:
-        why = (
-            f"no other variant is {'faster' if objective == 'latency' else 'smaller'} than {base.name} "
-            f"and loses at most {100 * max_accuracy_drop:.4g} points of validation accuracy, so {base.name} ships"
-        )
-    else:
-        gain = _value(base, objective) / _value(chosen, objective)
-        lost = 100 * (base.val_accuracy - chosen.val_accuracy)
-        why = (
-            f"{chosen.name} is the {better} of the {len(qualifying) + 1} that qualify: "
-            f"{_cost(chosen, objective)} against "
-            f"{_cost(base, objective)} of {base.name} ({gain:.2f} times), and "
-            + (f"{lost:.2f} points of validation accuracy less" if lost > 0 else "no validation accuracy lost")
-        )
+    why = _why_none(base, params) if chosen is base else _why(chosen, base, len(as_good), len(others), params)
+    verdicts = {name: said or "qualifies" for name, said in refusals.items()}
+    verdicts |= {item.name: f"qualifies, with {_cost(item, objective)}" for item in others}
     verdicts[base.name] = f"the base, with {_cost(base, objective)}"
     verdicts[chosen.name] = f"chosen: {why}"
-    qualifies = {item.name: item is base or item in qualifying for item in candidates}
-    return Choice(chosen, why, {item.name: verdicts[item.name] for item in candidates}, qualifies)
+    return Choice(chosen, why, verdicts, {name: said is None for name, said in refusals.items()})
 
 
-def ship(
-    variants: Path, latency: Path, data: Path, files: Sequence[Path], params: Ship, folder: Path
-) -> list[Candidate]:
+def _why(chosen: Candidate, base: Candidate, as_good: int, others: int, params: Ship) -> str:
+    better = "fastest" if params.objective == "latency" else "smallest"
+    if as_good > 1:
+        better = f"most accurate of the {as_good} {better} (at most 3 % apart)"
+    qualifying = others + (_refusal(base, base, params) is None)
+    gain = _value(base, params.objective) / _value(chosen, params.objective)
+    lost = 100 * (base.val_accuracy - chosen.val_accuracy)
+    return (
+        f"{chosen.name} is the {better} of the {qualifying} that qualify: {_cost(chosen, params.objective)} against "
+        f"{_cost(base, params.objective)} of {base.name} ({gain:.2f} times), and "
+        + (f"{lost:.2f} points of validation accuracy less" if lost > 0 else "no validation accuracy lost")
+    )
+
+
+def _why_none(base: Candidate, params: Ship) -> str:
+    too_slow = _refusal(base, base, params)
+    within = f", takes at most {params.max_latency_ms:.4g} ms" if params.max_latency_ms else ""
+    return (
+        f"no other variant is {'faster' if params.objective == 'latency' else 'smaller'} than {base.name}{within} "
+        f"and loses at most {100 * params.max_accuracy_drop:.4g} points of validation accuracy, so {base.name} ships"
+        + (f", which {too_slow}" if too_slow else "")
+    )
+
+
+def ship(variants: Path, latency: Path, data: Path, onnx: Path, params: Ship, folder: Path) -> list[Candidate]:
     """Write ``folder``: model.onnx, choice.json, MODEL_CARD.md, SHA256SUMS.
 
     Returns:
         The candidates, the chosen one first.
 
     Raises:
-        UserError: a metrics file is unreadable, or no file has the name of the chosen variant.
+        UserError: a metrics file is unreadable, or the chosen variant has no file.
     """
     timings = _read(latency)
     choices = candidates(_read(variants), timings)
-    choice = choose(choices, params.objective, params.max_accuracy_drop)
-    source = {file.stem: file for file in files}.get(choice.chosen.name)
-    if source is None:
-        raise UserError(f"ship: found no ONNX file of {choice.chosen.name}, expected one for each compared variant")
+    choice = choose(choices, params)
+    source = onnx / f"{choice.chosen.name}.onnx"
+    if not source.is_file():
+        raise UserError(f"{source}: not found, expected one for each compared variant")
     folder.mkdir(parents=True)
     shutil.copyfile(source, folder / "model.onnx")
     headline = timings["conditions"]["headline"]
@@ -140,6 +147,7 @@ def ship(
         "why": choice.why,
         "objective": params.objective,
         "max_accuracy_drop": params.max_accuracy_drop,
+        "max_latency_ms": params.max_latency_ms,
         "latency_of": headline,
         "candidates": [_reported(item, choices[0], choice) for item in choices],
     }
@@ -161,16 +169,19 @@ def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
             table.writerow([item.name, item.latency_ms, item.accuracy, item.bytes, item.parameters, chosen])
 
 
-def _refusal(candidate: Candidate, base: Candidate, objective: str, max_accuracy_drop: float) -> str | None:
-    drop = base.val_accuracy - candidate.val_accuracy
-    if drop > max_accuracy_drop + 1e-9:  # accuracies are rounded to 6 digits
-        return (
-            f"loses {100 * drop:.2f} points of validation accuracy, more than the {100 * max_accuracy_drop:.4g} allowed"
-        )
-    if objective == "latency" and candidate.speedup_low <= 1:
+def _refusal(candidate: Candidate, base: Candidate, params: Ship) -> str | None:
+    if params.max_latency_ms and candidate.latency_ms > params.max_latency_ms:
+        return f"takes {candidate.latency_ms:.4g} ms, more than the {params.max_latency_ms:.4g} allowed"
+    if candidate is base:
+        return None
+    drop, allowed = base.val_accuracy - candidate.val_accuracy, params.max_accuracy_drop
+    if drop > allowed + 1e-9:  # accuracies are rounded to 6 digits
+        return f"loses {100 * drop:.2f} points of validation accuracy, more than the {100 * allowed:.4g} allowed"
+    if params.objective == "latency" and candidate.speedup_low <= 1:
         return f"not measurably faster than {base.name}: its speed-up may be as low as {candidate.speedup_low:.2f}"
-    if objective == "bytes" and candidate.bytes >= base.bytes:
-        return f"not smaller than {base.name}: {_cost(candidate, objective)} against {_cost(base, objective)}"
+    if params.objective == "bytes" and candidate.bytes >= base.bytes:
+        smaller = f"{_cost(candidate, params.objective)} against {_cost(base, params.objective)}"
+        return f"not smaller than {base.name}: {smaller}"
     return None
 
 

@@ -1,7 +1,8 @@
 """Turns a typed function into a pipeline stage: its signature is the stage's contract.
 
-``main(params: Params, data: In, model: Out)`` becomes ``--data PATH --model PATH``. Outputs are written beside
-their final place and renamed once the function has returned, so nothing half-written is taken for whole.
+``main(params: Params, data: In, model: Out)`` becomes ``--data PATH --model PATH``, with ``--variant NAME`` where a
+field of ``Params`` is ``varied``. Outputs are written beside their final place and renamed once the function has
+returned, so nothing half-written is taken for whole.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from isoflop.errors import UserError, is_out_of_memory
-from isoflop.params import Section, load_params
+from isoflop.params import Section, load_params, variant_keys
 from isoflop.processes import is_first_process, process_name
 
 In = Annotated[Path, "input"]
@@ -30,6 +31,12 @@ def contract(main: Callable[..., None]) -> dict[str, Any]:
     """The annotation of each argument of ``main``, in order: a Section, ``In``, ``list[In]``, ``Out``, int or str."""
     hints = get_type_hints(main, include_extras=True)
     return {name: hints[name] for name in inspect.signature(main).parameters}
+
+
+def is_varied(arguments: dict[str, Any]) -> bool:
+    """Whether the stage makes one of several variants, whose name its command is given."""
+    sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
+    return any(variant_keys(section) for section in sections)
 
 
 def option(argument: str) -> str:
@@ -46,11 +53,12 @@ def run(main: Callable[..., None]) -> None:
     """
     arguments = contract(main)
     values = vars(_parser(main, arguments).parse_args())
+    variant = values.pop("variant", None)
     outputs: dict[Path, Path] = {}
     try:
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
-                values[name] = load_params(annotation)
+                values[name] = load_params(annotation, variant=variant)
             elif annotation == Out:
                 final = values[name]
                 values[name] = outputs[final] = _partial(final)
@@ -62,7 +70,8 @@ def run(main: Callable[..., None]) -> None:
         said = _one_line(error, outputs)
         if said is None:
             raise
-        sys.exit(f"error: {Path(sys.argv[0]).stem}: {said}")
+        stage = Path(sys.argv[0]).stem
+        sys.exit(f"error: {stage}@{variant}: {said}" if variant else f"error: {stage}: {said}")
     finally:
         for partial in outputs.values():
             _remove(partial)
@@ -71,6 +80,8 @@ def run(main: Callable[..., None]) -> None:
 def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.ArgumentParser:
     module = inspect.getmodule(main)
     parser = argparse.ArgumentParser(description=module.__doc__ if module else None)
+    if is_varied(arguments):
+        parser.add_argument("--variant", required=True, metavar="NAME")
     for name, annotation in arguments.items():
         if isinstance(annotation, type) and issubclass(annotation, Section):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from isoflop.architecture import Architecture
+from isoflop.models.activations import activation
 
 _SMALLEST_SIDE = 2  # pixels; pooling stops here
 
@@ -16,7 +17,8 @@ class Cnn(nn.Module):
         before, side = of.channels, of.image_size
         for number in range(of.depth):
             after = of.width * 2 ** min(number, 3)
-            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), activation(of, "relu")]
             if side // 2 >= _SMALLEST_SIDE:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2

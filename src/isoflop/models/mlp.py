@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from isoflop.architecture import Architecture
+from isoflop.models.activations import activation
 
 
 class Mlp(nn.Module):
@@ -17,7 +18,7 @@ class Mlp(nn.Module):
         sizes = [of.channels * of.image_size**2, *[8 * of.width] * of.depth]
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(of.dropout)]
+            layers += [nn.Linear(before, after), activation(of, "relu"), nn.Dropout(of.dropout)]
         self.hidden = nn.Sequential(*layers)
         self.head = nn.Linear(sizes[-1], of.num_classes)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from isoflop.architecture import Architecture
+from isoflop.models.activations import activation
 
 _SMALLEST_SIDE = 2  # pixels; pooling stops here
 _PATCH = 2  # pixels, side
@@ -23,9 +24,10 @@ def _convolution(before: int, after: int) -> nn.Conv2d:
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, of: Architecture) -> None:
         super().__init__()
-        self.body = nn.Sequential(_convolution(channels, channels), nn.BatchNorm2d(channels), nn.GELU())
+        norm, acts = nn.BatchNorm2d(channels), activation(of, "gelu")
+        self.body = nn.Sequential(_convolution(channels, channels), norm, acts)
 
     def forward(self, x: Tensor) -> Tensor:
         added: Tensor = x + self.body(x)
@@ -37,14 +39,14 @@ class Resnet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(of.channels, 2 * _PATCH**2 * of.channels, _PATCH)
         self.stem.weight.requires_grad_(False)  # isoflop.initialization sets it
-        layers: list[nn.Module] = [nn.GELU()]
+        layers: list[nn.Module] = [activation(of, "gelu")]
         before, side = self.stem.out_channels, of.image_size - _PATCH + 1
         for after in (of.width, 2 * of.width, 4 * of.width):
             layers.append(_convolution(before, after))
             if side // 2 >= _SMALLEST_SIDE:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
-            layers += [nn.BatchNorm2d(after), nn.GELU(), *(_Residual(after) for _ in range(of.depth))]
+            layers += [nn.BatchNorm2d(after), activation(of, "gelu"), *(_Residual(after, of) for _ in range(of.depth))]
             before = after
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(of.dropout)

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from isoflop.architecture import Architecture
+from isoflop.models.activations import activation
 
 
 class _Attention(nn.Module):
@@ -32,13 +33,14 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, size: int, heads: int, dropout: float) -> None:
+    def __init__(self, of: Architecture) -> None:
         super().__init__()
+        size = 4 * of.width
         self.norm1 = nn.LayerNorm(size)
-        self.attention = _Attention(size, heads)
+        self.attention = _Attention(size, of.heads)
         self.norm2 = nn.LayerNorm(size)
-        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
-        self.dropout = nn.Dropout(dropout)
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), activation(of, "gelu"), nn.Linear(4 * size, size))
+        self.dropout = nn.Dropout(of.dropout)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         x_BTE = x_BTE + self.dropout(self.attention(self.norm1(x_BTE)))
@@ -55,7 +57,7 @@ class Vit(nn.Module):
         size = 4 * of.width
         self.patches = nn.Conv2d(of.channels, size, of.patch_size, stride=of.patch_size)
         self.position = nn.Parameter(0.02 * torch.randn(1, (of.image_size // of.patch_size) ** 2, size))
-        self.blocks = nn.Sequential(*(_Block(size, of.heads, of.dropout) for _ in range(of.depth)))
+        self.blocks = nn.Sequential(*(_Block(of) for _ in range(of.depth)))
         self.norm = nn.LayerNorm(size)
         self.head = nn.Linear(size, of.num_classes)
 

@@ -1,9 +1,23 @@
-"""What distillation, pruning and training under rounding came to beside their controls; of their metrics."""
+"""What distillation, pruning, sparsity and training under rounding came to beside their controls."""
 
 from __future__ import annotations
 
-from isoflop.report.facts import Facts
+from collections.abc import Iterable
+from pathlib import Path
+
+from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import percent
+
+
+def controls_in_words(metrics: Path, names: Iterable[str]) -> dict[str, str]:
+    """What each variant that a stage of compression trained came to, by its metrics ``STAGE-NAME.json``."""
+    says = {"distill": distilled_in_words, "prune": pruned_in_words, "sparsify": sparse_in_words, "qat": qat_in_words}
+    found = {}
+    for name in names:
+        for stage, in_words in says.items():
+            if (file := metrics / f"{stage}-{name}.json").is_file():
+                found[name] = in_words(read_facts(file))
+    return found
 
 
 def distilled_in_words(facts: Facts) -> str:
@@ -20,12 +34,23 @@ def distilled_in_words(facts: Facts) -> str:
 
 
 def pruned_in_words(facts: Facts) -> str:
-    """Whether the base's weights were worth keeping."""
+    """Whether the weights of what was pruned were worth keeping."""
+    kept = {"tuned": "the tuned one is kept", "control": "so the control is kept"}[facts["kept"]]
     return (
-        f"{percent(facts['macs_ratio'])} of the base's multiply-accumulates are left; of the validation images "
+        f"{percent(facts['macs_ratio'])} of the multiply-accumulates are left; of the validation images "
         f"{percent(facts['val_accuracy_untuned'])} were right before the last fine-tuning and "
-        f"{percent(facts['val_accuracy'])} after it; the same shape trained as long from random weights is at "
-        f"{percent(facts['control_val_accuracy'])}"
+        f"{percent(facts['tuned_val_accuracy'])} after it; the control, of the same shape and trained as long from "
+        f"random weights, is at {percent(facts['control_val_accuracy'])}: {kept}"
+    )
+
+
+def sparse_in_words(facts: Facts) -> str:
+    """What zeros cost."""
+    return (
+        f"{percent(facts['zeros_ratio'])} of its layers' weights are zero; of the validation images "
+        f"{percent(facts['val_accuracy_untuned'])} were right before the fine-tuning and "
+        f"{percent(facts['val_accuracy'])} after it; dense kernels take as long as before, so only the compressed file "
+        "is smaller"
     )
 
 

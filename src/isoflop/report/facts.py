@@ -50,6 +50,7 @@ class Variant:
     parameters: int
     macs: int
     bytes: int
+    gzip_bytes: int
     agreement: float  # share of the test images on which it says what its network says in torch
     latency_ms: float  # median, in the headline cell of the benchmark
     speedup: float  # the base's median over this one's, with its 95 % interval
@@ -66,7 +67,7 @@ def variants(compared: Facts, timed: Facts, shipped: str) -> list[Variant]:
         shipped: the name of the variant that was chosen.
     """
     cell = timed["conditions"]["headline"]
-    fields = ("accuracy", "nll", "ece", "parameters", "macs", "bytes", "agreement")
+    fields = ("accuracy", "nll", "ece", "parameters", "macs", "bytes", "gzip_bytes", "agreement")
     found = []
     for name, scores in compared.items():
         times = timed[name][cell]

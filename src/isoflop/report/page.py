@@ -13,7 +13,7 @@ from markupsafe import Markup
 from isoflop.errors import UserError
 from isoflop.report import formats
 from isoflop.report.charts import read_charts
-from isoflop.report.compression_words import distilled_in_words, pruned_in_words, qat_in_words
+from isoflop.report.compression_words import controls_in_words
 from isoflop.report.facts import (
     Facts,
     cell_in_words,
@@ -31,8 +31,7 @@ from isoflop.report.scaling_words import (
     profile_in_words,
 )
 
-_METRICS = ("data", "train", "evaluate", "scaling", "forecast", "score", "variants", "latency", "sessions", "distill",
-            "prune", "qat")  # fmt: skip
+_METRICS = ("data", "train", "evaluate", "scaling", "forecast", "score", "variants", "latency", "sessions")
 _PICTURES = (
     "tradeoff", "scaling", "held_out", "isoflop", "surface", "confusion", "reliability", "mistakes", "saliency",
     "augmentation",
@@ -78,11 +77,7 @@ def write_report(metrics: Path, plots: Path, ship: Path, dropped: Path, report: 
         reasons=DROP_REASONS,
         places=_PLACES,
         quantized=quantized,
-        controls={
-            "distilled": distilled_in_words(facts["distill"]),
-            "pruned": pruned_in_words(facts["prune"]),
-            "qat": qat_in_words(facts["qat"]),
-        },
+        controls=controls_in_words(metrics, facts["variants"]),
         sessions=facts["sessions"],
         **_headline(facts, read_facts(ship / "choice.json")),
         **_law(facts["scaling"]),

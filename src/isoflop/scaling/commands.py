@@ -25,6 +25,7 @@ from isoflop.scaling.results import rounded as digits
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import Study
 from isoflop.summary import print_lines, scaling_lines
+from isoflop.variants import BASE
 
 
 def plan(
@@ -35,7 +36,7 @@ def plan(
     Raises:
         UserError: the law has no answer, or a file that it takes is missing.
     """
-    known = read_law(project / "models" / "law.json")
+    known = read_law(project / "scaling" / "law.json")
     planner = known.planner
     form = planner.law.form
     if planner.best(planner.sizes.flops(planner.largest, planner.most_samples)) is None:
@@ -66,18 +67,18 @@ def _parameters_for(latency_ms: float, project: Path) -> float:
     timed = read_facts(project / "metrics" / "latency.json")
     scores = read_facts(project / "metrics" / "variants.json")
     cell = timed["conditions"]["headline"]
-    names = [name for name in ("base", "distilled") if name in scores and name in timed]
-    points = {scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in names}
+    students = [name for name in scores if (project / "metrics" / f"distill-{name}.json").is_file()]
+    points = {scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in (BASE, *students)}
     if len(points) < 2:
-        raise UserError("--latency-ms: found one size that was timed, expected two: base and distilled")
+        raise UserError("--latency-ms: found one size that was timed, expected two: the base and a distilled one")
     sizes, times = np.log(np.array(sorted(points.items()), np.float64)).T
-    slope = (times[1] - times[0]) / (sizes[1] - sizes[0])
+    slope, start = np.polyfit(sizes, times, 1)
     if slope <= 0:
         raise UserError(
-            f"--latency-ms: the smaller model was not the faster ({ms(float(np.exp(times[0])))} and "
-            f"{ms(float(np.exp(times[1])))}), so size does not follow from latency; benchmark on an idle machine"
+            f"--latency-ms: the smaller models were not the faster ({ms(float(np.exp(times[0])))} and "
+            f"{ms(float(np.exp(times[-1])))}), so size does not follow from latency; benchmark on an idle machine"
         )
-    return float(np.exp(sizes[0] + (np.log(latency_ms) - times[0]) / slope))
+    return float(np.exp((np.log(latency_ms) - start) / slope))
 
 
 def print_plan(known: KnownLaw, best: Optimum, as_json: bool) -> None:

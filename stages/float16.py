@@ -1,0 +1,12 @@
+"""Write an ONNX classifier with weights of 16 bits."""
+
+from isoflop.float16 import to_float16
+from isoflop.stage import In, Out, run
+
+
+def main(onnx: In, float16: Out) -> None:
+    to_float16(onnx, float16)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""Set weights of a model to zero and train the rest further."""
+
+from isoflop.arrays import read_split, read_views
+from isoflop.params import Section, varied
+from isoflop.recipe import Recipe
+from isoflop.sparsity import Sparsify, sparsify
+from isoflop.stage import In, Out, run
+
+
+class Params(Section):
+    recipe: Recipe
+    sparsify: Sparsify = varied(by="variants.sparsify")
+
+
+def main(params: Params, of: In, train: In, val: In, views: In, model: Out, metrics: Out) -> None:
+    from isoflop.model_files import load_model
+
+    data = read_split(train), read_views(views), read_split(val)
+    sparsify(load_model(of), params.recipe, params.sparsify, *data, folder=model, metrics=metrics)
+
+
+if __name__ == "__main__":
+    run(main)
