@@ -128,7 +128,7 @@ def write_variants(folder: Path) -> None:
     students = {"teacher_val_accuracy": 0.99, "control_val_accuracy": 0.97, "taught_val_accuracy": 0.98}
     write_json(metrics / "distill-distilled.json", students | {"kept": "taught"})
     pruned = {"macs_ratio": 0.27, "val_accuracy_untuned": 0.61, "tuned_val_accuracy": 0.978,
-              "control_val_accuracy": 0.969, "kept": "tuned"}  # fmt: skip
+              "control_val_accuracy": 0.969, "kept": "tuned", "channels": {"a": [64, 48], "b": [10, 10]}}  # fmt: skip
     write_json(metrics / "prune-pruned.json", pruned)
     write_json(metrics / "sparsify-sparse.json",
                {"zeros_ratio": 0.751, "val_accuracy_untuned": 0.5, "val_accuracy": 0.976})  # fmt: skip
@@ -280,6 +280,7 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
         "61.0 % were right before",
         "98.4 %",
         "75.1 %",
+        "channels 64 → 48;",
     ):
         assert says in text.replace("\u202f", " ").replace("\xa0", " ")
     assert "and 2 more" in text and "7 Gelu run in float" in text and "4.5 MB" in text

@@ -36,8 +36,10 @@ def distilled_in_words(facts: Facts) -> str:
 def pruned_in_words(facts: Facts) -> str:
     """Whether the weights of what was pruned were worth keeping."""
     kept = {"tuned": "the tuned one is kept", "control": "so the control is kept"}[facts["kept"]]
+    changed = [f"{before} → {left}" for before, left in facts["channels"].values() if left < before]
     return (
-        f"{percent(facts['macs_ratio'])} of the multiply-accumulates are left; of the validation images "
+        f"channels {', '.join(changed)}; {percent(facts['macs_ratio'])} of the multiply-accumulates are left; of the "
+        "validation images "
         f"{percent(facts['val_accuracy_untuned'])} were right before the last fine-tuning and "
         f"{percent(facts['tuned_val_accuracy'])} after it; the control, of the same shape and trained as long from "
         f"random weights, is at {percent(facts['control_val_accuracy'])}: {kept}"
