@@ -1,13 +1,13 @@
 """The same base three ways: ONNX Runtime's quantization as it comes, torch-pruning as it comes, and what isoflop ships.
 
-``python -m benchmarks.compression [--project .]`` takes a project after ``dvc repro`` and prints a table: accuracy on
-the test split against the base (paired, 95 %), bytes, and times as fast as the base at batch 1 on one thread, all timed
-in turns in this one run.
+``python -m benchmarks.compression [--project .] [--pruned pruned]`` takes a project after ``dvc repro`` and prints a
+table: accuracy on the test split against the base (paired, 95 %), bytes, and times as fast as the base at batch 1 on
+one thread, all timed in turns in this one run.
 
 - ``quantize_static``: onnxruntime.quantization with nothing but its defaults, calibrated on the images that isoflop
   takes;
-- ``torch-pruning``: BasePruner with group norms and the share of channels that isoflop's own removed, not rounded, as
-  it comes; trained further with as many epochs, rate and seed;
+- ``torch-pruning``: BasePruner with group norms and the share of channels that the variant ``--pruned`` lost, not
+  rounded, as it comes; trained further with as many epochs, rate and seed;
 - ``isoflop``: ship/model.onnx; and each of the pipeline's variants.
 """
 
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from isoflop.arrays import Split, read_split, read_views
 from isoflop.benchmarking import speedup_interval, time_in_turns
@@ -32,12 +31,18 @@ from isoflop.cpu import processor
 from isoflop.loading import all_images
 from isoflop.model_files import Model, load_model
 from isoflop.onnx_export import export
-from isoflop.onnx_files import INPUT, open_classifier, open_session
+from isoflop.onnx_files import INPUT, open_classifier, open_session, outputs_of, read_graph
 from isoflop.paired import paired
-from isoflop.recipe import Recipe
+from isoflop.params import Section, key, load_params
 from isoflop.training import fit
+from stages.prune import Params
 
 _REPEATS, _WARMUP = 500, 50
+_OPSET = 20
+
+
+class Calibration(Section):
+    images: int = key("quantize.calibration_images")
 
 
 class Batches:
@@ -58,7 +63,7 @@ def quantized_by_default(source: Path, train: Split, count: int, target: Path) -
 
 
 def pruned_by_default(
-    base: Model, params: dict[str, Any], ratio: float, train: Split, views: Any, val: Split, target: Path
+    base: Model, params: Params, ratio: float, train: Split, views: Any, val: Split, target: Path
 ) -> None:
     import torch_pruning
 
@@ -71,27 +76,28 @@ def pruned_by_default(
         pruning_ratio=ratio,
         ignored_layers=[net.get_submodule("head")],
     ).step()
-    recipe = Recipe.model_validate(params["recipe"])
-    rate = params["prune"]["learning_rate_factor"] * recipe.learning_rate
-    tuning = {"epochs": params["prune"]["epochs"], "learning_rate": rate, "progressive_resizing": [1.0]}
-    seed = params["prune"]["seed"]
-    fit(net, all_images(train, views), val, recipe.model_copy(update=tuning), width=built.width, seed=seed)
-    export(replace(base, net=net), "torch-pruning", target, params["export"]["opset"])
+    recipe, prune = params.recipe, params.prune
+    rate = prune.learning_rate_factor * recipe.learning_rate
+    tuning = recipe.model_copy(update={"epochs": prune.epochs, "learning_rate": rate, "progressive_resizing": [1.0]})
+    fit(net, all_images(train, views), val, tuning, width=built.width, seed=prune.seed)
+    export(replace(base, net=net), "torch-pruning", target, _OPSET)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--project", type=Path, default=Path())
-    project = parser.parse_args().project
-    params = yaml.safe_load((project / "params.yaml").read_text())
+    parser.add_argument("--pruned", default="pruned", metavar="NAME")
+    options = parser.parse_args()
+    project = options.project
+    params = load_params(Params, project / "params.yaml", options.pruned)
+    count = load_params(Calibration, project / "params.yaml").images
     train, val, test = (read_split(project / "data" / "prepared" / name) for name in ("train", "val", "test"))
     files = {file.stem: file for file in sorted((project / "onnx").glob("*.onnx"))}
     with tempfile.TemporaryDirectory() as scratch:
         by_default = {name: Path(scratch) / f"{name}.onnx" for name in ("quantize_static", "torch-pruning")}
-        count = params["quantize"]["calibration_images"]
         quantized_by_default(files["base"], train, count, by_default["quantize_static"])
         base = load_model(project / "models" / "base")
-        ratio = json.loads((project / "metrics" / "prune.json").read_text())["channel_ratio"]
+        ratio = json.loads((project / "metrics" / f"prune-{options.pruned}.json").read_text())["channel_ratio"]
         views = read_views(project / "data" / "augmented")
         pruned_by_default(base, params, ratio, train, views, val, by_default["torch-pruning"])
         compared = {"base": files.pop("base"), **by_default, "isoflop": project / "ship" / "model.onnx", **files}
@@ -102,7 +108,8 @@ def main() -> None:
 def show(files: dict[str, Path], test: Split) -> None:
     sessions = [open_session(str(file), threads=1) for file in files.values()]
     times = time_in_turns(sessions, {INPUT: np.array(test.images[:1])}, _REPEATS, _WARMUP)
-    logits = {name: open_classifier(file).logits(test.images) for name, file in files.items()}
+    port = open_classifier(files["base"]).port  # quantize_static drops the metadata of the others
+    logits = {name: outputs_of(read_graph(file), port, test.images) for name, file in files.items()}
     print(f"{'':16} {'accuracy':>9} {'against base, points':>24} {'kB':>8} {'ms':>8} {'times as fast':>22}")
     for (name, file), times_TR in zip(files.items(), times, strict=True):
         change = paired(logits["base"], logits[name], test.labels)

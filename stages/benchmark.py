@@ -6,13 +6,13 @@ from isoflop.benchmarking import Benchmark, benchmark
 from isoflop.params import Section, key
 from isoflop.sessions import sessions
 from isoflop.stage import In, Out, run
-from isoflop.variants import Candidates, Name, onnx_files
+from isoflop.variants import Candidates, Names, onnx_files
 
 
 class Params(Section):
     benchmark: Benchmark
     candidates: Candidates = key("variants.candidates")
-    float16: list[Name] = key("variants.float16")
+    float16: Names = key("variants.float16")
 
 
 def main(params: Params, onnx: In, metrics: Out, costs: Out) -> None:

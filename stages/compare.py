@@ -3,20 +3,22 @@
 import json
 
 from isoflop.comparison import compare
-from isoflop.params import Section, key
+from isoflop.params import Section
 from isoflop.stage import In, Out, run
-from isoflop.variants import Candidates, Name, onnx_files
+from isoflop.variants import Variants, onnx_files
 
 
 class Params(Section):
-    candidates: Candidates = key("variants.candidates")
-    float16: list[Name] = key("variants.float16")
+    variants: Variants
 
 
 def main(params: Params, val: In, test: In, models: In, onnx: In, metrics: Out) -> None:
-    files = onnx_files(onnx, params.candidates, params.float16)
-    found = compare(val, test, [models / name for name in params.candidates], files)
-    metrics.write_text(json.dumps(found, indent=1) + "\n")
+    variants = params.variants
+    files = onnx_files(onnx, variants.candidates, variants.float16)
+    found = compare(val, test, [models / name for name in variants.candidates], files)
+    made_by = variants.made_by()
+    blocks = {name: {"made_by": made_by[block["network"]]} | block for name, block in found.items()}
+    metrics.write_text(json.dumps(blocks, indent=1) + "\n")
 
 
 if __name__ == "__main__":

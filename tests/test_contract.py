@@ -56,6 +56,8 @@ def check(copy: Path, *flags: str) -> str:
         ("deps:\n      - ${path.raw}\n", "deps:\n", "data deps: missing ${path.raw}"),
         ("    params: [augment]\n", "    params: [augment, model]\n", "params: needless model"),
         ("      - ${path.dropped}\n    metrics", "    metrics", "outs: missing ${path.dropped}"),
+        ("foreach: ${variants.qat}", "foreach: ${variants.prune}", "foreach: missing ${variants.qat}"),
+        (" --variant ${key} --of", " --of", "cmd has the options"),
         ("--views ${path.views} --contact", "--vews ${path.views} --contact", "cmd has the options"),
     ],
 )

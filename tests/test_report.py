@@ -100,7 +100,10 @@ def write_variants(folder: Path) -> None:
     compared: dict[str, dict[str, Any]] = {}
     timed, costs = {}, {}
     for name, (accuracy, latency_ms, weight, parameters) in VARIANTS.items():
-        compared[name] = {"accuracy": accuracy, "nll": 0.05, "val_accuracy": accuracy, "val_nll": 0.05,
+        network = name.removesuffix("-int8")
+        kinds = {"base": "train", "distilled": "distill", "pruned": "prune", "sparse": "sparsify", "qat": "qat"}
+        compared[name] = {"network": network, "made_by": kinds[network],
+                          "accuracy": accuracy, "nll": 0.05, "val_accuracy": accuracy, "val_nll": 0.05,
                           "parameters": parameters, "macs": 40 * parameters, "bytes": weight, "gzip_bytes": weight,
                           "agreement": 0.9972, "max_logit_difference": 0.1, "ece": 0.0123}  # fmt: skip
         if name != "base":
@@ -280,7 +283,7 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
         "61.0 % were right before",
         "98.4 %",
         "75.1 %",
-        "channels 64 → 48;",
+        "channels of a 64 → 48;",
     ):
         assert says in text.replace("\u202f", " ").replace("\xa0", " ")
     assert "and 2 more" in text and "7 Gelu run in float" in text and "4.5 MB" in text

@@ -23,11 +23,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "conditions": {"headline": "cell"},
         "base": {"cell": {"p50_ms": 0.4}},
         "distilled": {"cell": {"p50_ms": 0.1}},
+        "pruned": {"cell": {"p50_ms": 0.05}},
+        "distilled-int8": {"cell": {"p50_ms": 0.01}},
     }
     (folder / "metrics" / "latency.json").write_text(json.dumps(timed))
-    sizes = {"base": {"parameters": 40_000}, "distilled": {"parameters": 10_000}}
+    sizes = {
+        "base": {"network": "base", "made_by": "train", "parameters": 40_000},
+        "distilled": {"network": "distilled", "made_by": "distill", "parameters": 10_000},
+        "pruned": {"network": "pruned", "made_by": "prune", "parameters": 20_000},
+        "distilled-int8": {"network": "distilled", "made_by": "distill", "parameters": 10_000},
+        "untimed": {"network": "untimed", "made_by": "distill", "parameters": 30_000},
+    }
     (folder / "metrics" / "variants.json").write_text(json.dumps(sizes))
-    (folder / "metrics" / "distill-distilled.json").write_text("{}")
     return folder
 
 

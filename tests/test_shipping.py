@@ -101,6 +101,9 @@ def test_what_takes_too_long_does_not_ship() -> None:
     assert choice.chosen is SLIM and choice.verdicts["dense"] == "takes 0.9 ms, more than the 0.6 allowed"
     assert choice.qualifies == {"base": False, "slim": True, "tiny": False, "dense": False}
     assert "slim is the smallest of the 1 that qualify" in choice.why
+    assert choice.verdicts["base"] == "the base, which takes 1 ms, more than the 0.6 allowed"
+    fat = candidate("fat", 0.98, 0.5, 1200)  # larger than a base that may not ship
+    assert choose([BASE, fat], params("bytes", 0.01, max_latency_ms=0.6)).chosen is fat
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01, max_latency_ms=0.3))
     assert choice.chosen is BASE
     assert choice.why == (

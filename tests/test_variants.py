@@ -59,8 +59,22 @@ def test_a_variant_replaces_values_of_its_section(tmp_path: Path) -> None:
         ({"candidates": ["base", "distiled"]},
          "variants.candidates: found 'distiled', expected one of base, distilled, pruned, sparse, qat"),
         ({"candidates": ["qat", "base"]},
-         "variants.candidates: found ['qat', 'base'] (list), expected different names, base first: "
+         "variants.candidates: found ['qat', 'base'] (list), expected base first: "
          "the others are compared to it"),
+        ({"candidates": ["base", "qat", "qat"]},
+         "variants.candidates: found ['base', 'qat', 'qat'] (list), expected each name once"),
+        ({"float16": ["base", "base"]}, "variants.float16: found ['base', 'base'] (list), expected each name once"),
+        ({"distill": {"distilled": {"of": "base"}, "conditions": {"of": "base"}}},
+         "variants.distill.conditions.[key]: found 'conditions' (string), expected a name other than conditions that "
+         "does not end with -int8 or -float16"),
+        ({"distill": {"distilled": {"of": "pruned"}}, "prune": {"pruned": {"of": "distilled"}}},
+         "variants.distill.distilled.of: found a circle that never comes to base; "
+         "params.yaml: variants.prune.pruned.of: found a circle that never comes to base; "
+         "params.yaml: variants.sparsify.sparse.of: found a circle that never comes to base"),
+        ({"qat": {"qat": {"of": "sparse"}}},
+         "variants.qat.qat.of: found 'sparse', whose zeros qat would not keep; sparsify comes last"),
+        ({"prune": {"pruned": {"of": "base", "macs_ratio": 0.4}}},
+         "variants.prune.pruned: found ratio, macs_ratio of ratio, macs_ratio, target_speedup, expected one"),
         ({"candidates": ["base"], "float16": ["qat"]},
          "variants.float16: found 'qat', expected one of variants.candidates"),
     ],

@@ -15,13 +15,12 @@ from pydantic import create_model
 from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
-from isoflop import variants
 from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
 from isoflop.params import PARAMS_FILE, Section, declared_keys, load_params, read_params, value_at, variant_keys
 from isoflop.sources import Data
 from isoflop.stage import contract
-from isoflop.variants import Name
+from isoflop.variants import Variants, misfits
 
 
 def stage_schemas(project: Path) -> dict[str, type[Section]]:
@@ -52,23 +51,22 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
     """
     schemas = list(schemas)
     fields = {dotted: schema.model_fields[name] for schema in schemas for name, dotted in declared_keys(schema).items()}
-    kinds = {by: name for schema in schemas for name, by in variant_keys(schema).items()}
-    fields |= {name: FieldInfo(annotation=fields[name].annotation) for name in kinds.values()}  # as the section stands
-    fields |= {by: FieldInfo(annotation=dict[Name, dict[str, Any]]) for by in kinds}
+    varied = {name for schema in schemas for name in variant_keys(schema)}
+    fields |= {name: FieldInfo(annotation=fields[name].annotation) for name in varied}  # as the section stands
     known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))
     present = _sections(file, known)
     mistakes = [f"{file}: {name}: the key is missing" for name in known if name not in present]
     mistakes += [f"{file}: {name}: unknown key; {_nearest(name, known)}" for name in present if name not in known]
     there = {dotted: info for dotted, info in fields.items() if dotted.partition(".")[0] in present}
     mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
-    if kinds and not mistakes:
-        mistakes += [f"{file}: {mistake}" for mistake in variants.mistakes(read_params(file)["variants"])]
     if mistakes:
         raise UserError("; ".join(mistakes))
     for schema, variant in _seen(schemas, file):
         for section in dict(load_params(schema, file, variant)).values():
             if isinstance(section, Augment):
                 check_policy(section.policy)
+            if isinstance(section, Variants) and (wrong := misfits(section)):
+                raise UserError("; ".join(f"{file}: {mistake}" for mistake in wrong))
             if isinstance(section, Data) and not Path(section.path).exists():
                 raise UserError(
                     f"{file}: data.path: found nothing at {section.path}, expected a folder, zip or tar of images "
@@ -90,9 +88,9 @@ def _seen(schemas: Iterable[type[Section]], file: Path) -> Iterator[tuple[type[S
     """Each schema as a stage sees it: one that makes variants once for each of them."""
     content = read_params(file)
     for schema in schemas:
-        kinds = variant_keys(schema).values()
-        yield from ((schema, str(name)) for by in kinds for name in value_at(content, by, file))
-        if not kinds:
+        keys = variant_keys(schema).values()
+        yield from ((schema, str(name)) for key in keys for name in value_at(content, key, file))
+        if not keys:
             yield schema, None
 
 

@@ -34,7 +34,8 @@ class _Reference:
 def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """A block of facts for each file of ``onnx``, named by its stem: what ``metrics/variants.json`` says.
 
-    ``val_accuracy`` and ``val_nll`` are there to choose by; those of the test split are for the report alone.
+    ``network`` names the model that it is of. ``val_accuracy`` and ``val_nll`` are there to choose by; those of the
+    test split are for the report alone.
     A quantized file has the parameters and MACs of the network it came from: those count the network, not its bytes.
     All but the first file, the base, also have a block ``against_base`` of the test images: ``paired.Paired``, and
     under ``worst_classes`` the change in recall of the five classes that lost most.
@@ -96,12 +97,13 @@ def _changes(base_NK: Floats, logits_NK: Floats, test: Split) -> dict[str, Any]:
 
 def _facts(
     file: Path, classifier: OnnxClassifier, logits_NK: Floats, reference: _Reference, splits: dict[str, Split]
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     test, val = splits["test"], splits["val"]
     val_logits_NK = classifier.logits(val.images)
     content = file.read_bytes()
     agrees_N = logits_NK.argmax(1) == reference.test_logits_NK.argmax(1)
     return {
+        "network": classifier.variant,
         "accuracy": round(accuracy(logits_NK, test.labels), 6),
         "nll": round(mean_nll(logits_NK, test.labels), 6),
         "ece": round(expected_calibration_error(reliability(logits_NK.astype(np.float64), test.labels, _ECE_BINS)), 6),

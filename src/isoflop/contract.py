@@ -65,7 +65,7 @@ def code_dependencies(stage: str, root: Path) -> list[str]:
 def violations(root: Path) -> list[str]:
     """Every disagreement between dvc.yaml and the stages of the project at ``root``, a line each."""
     stages = _load(root)["stages"]
-    return [f"{name}: {line}" for name, stage in stages.items() for line in _stage_violations(name, _body(stage), root)]
+    return [f"{name}: {line}" for name, stage in stages.items() for line in _stage_violations(name, stage, root)]
 
 
 def fix(root: Path) -> None:
@@ -84,9 +84,11 @@ def fix(root: Path) -> None:
     (root / "dvc.yaml").write_text(spaced.replace("stages:\n\n", "stages:\n"))
 
 
-def _stage_violations(name: str, stage: dict[str, Any], root: Path) -> Iterator[str]:
-    main = _main(name)
+def _stage_violations(name: str, whole: dict[str, Any], root: Path) -> Iterator[str]:
+    main, stage = _main(name), _body(whole)
     arguments = contract(main)
+    entries = {f"${{{by}}}" for kind in arguments.values() if _is_section(kind) for by in variant_keys(kind).values()}
+    yield from _difference("foreach", {str(whole["foreach"])} if "foreach" in whole else set(), entries)
     options = _options(stage["cmd"])
     known = {option(argument) for argument, kind in arguments.items() if not _is_section(kind)}
     known |= {"--variant"} if is_varied(arguments) else set()
@@ -127,8 +129,8 @@ def _is_section(kind: Any) -> bool:
 def _expected_keys(name: str, cmd: str) -> set[str]:
     """What a stage reads of params.yaml; an entry of ``variants`` by the name that its cmd is given."""
     kinds = [kind for kind in contract(_main(name)).values() if _is_section(kind)]
-    (variant,) = _options(cmd).get("--variant", [""])
-    varied = {f"{by}.{variant}" for kind in kinds for by in variant_keys(kind).values()}
+    variant = _options(cmd).get("--variant")
+    varied = {f"{by}.{variant[0]}" for kind in kinds for by in variant_keys(kind).values()} if variant else set()
     return varied | {key for kind in kinds for key in declared_keys(kind).values()}
 
 

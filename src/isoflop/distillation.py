@@ -41,7 +41,7 @@ def distill(
     student worse.
 
     Raises:
-        UserError: no network is narrower than the base, or the heads of a vit do not divide the student's embedding.
+        UserError: the student would be no smaller than its teacher, or the heads of a vit do not divide its embedding.
     """
     from isoflop.base_training import fitted_facts
     from isoflop.costs import count_macs, count_parameters
@@ -53,7 +53,7 @@ def distill(
     from isoflop.training import Fitted, fit
 
     recipe = recipe.model_copy(update={"epochs": params.epochs})
-    student = _student(base.architecture, params.width_ratio)
+    student = _student(base, params.width_ratio)
     images = all_images(data, views)
 
     def trained(name: str, teacher: Teacher | None) -> tuple[nn.Module, Fitted]:
@@ -84,13 +84,17 @@ def distill(
     metrics.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def _student(base: Architecture, width_ratio: float) -> Architecture:
-    width = max(1, round(width_ratio * base.width))
-    if width >= base.width:
+def _student(teacher: Model, width_ratio: float) -> Architecture:
+    from isoflop.costs import count_parameters
+    from isoflop.models import build
+
+    wide = teacher.architecture
+    student = replace(wide, width=max(1, round(width_ratio * wide.width)))
+    check_heads(student, f"{width_ratio} of width {wide.width}")
+    sizes = [count_parameters(net) for net in (build(student), teacher.net)]
+    if sizes[0] >= sizes[1]:
         raise UserError(
-            f"params.yaml: distill.width_ratio: found {width_ratio}, which makes width {width} of the base's "
-            f"{base.width}; expected a narrower student, so a smaller ratio or a larger train.width"
+            f"params.yaml: distill.width_ratio: found {width_ratio}, which makes width {student.width} of width "
+            f"{wide.width}, {sizes[0]:,} parameters where the teacher has {sizes[1]:,}; expected a smaller student"
         )
-    student = replace(base, width=width)
-    check_heads(student, f"{width_ratio} of train.width {base.width}")
     return student

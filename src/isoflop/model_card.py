@@ -71,13 +71,13 @@ def _measured(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> s
 
 def _usage(file: Path, data: dict[str, Any]) -> str:
     classifier = open_classifier(file)
-    size, channels = classifier.image_size, classifier.channels
+    size, channels, batch = classifier.image_size, classifier.channels, classifier.batch or "batch"
     mode = "L" if channels == 1 else "RGB"
     reshaped = f".reshape(1, {size}, {size}, {channels})"
     return f"""## Use
 
-- Input `images`: uint8 [batch, {size}, {size}, {channels}], raw pixels from 0 to 255; normalization is in the graph
-- Outputs `logits` and `probabilities`: float32 [batch, {data["num_classes"]}]
+- Input `images`: uint8 [{batch}, {size}, {size}, {channels}], raw pixels from 0 to 255; normalization is in the graph
+- Outputs `logits` and `probabilities`: float32 [{batch}, {data["num_classes"]}]
 - The metadata has `classes` (JSON), `resize`, `variant`, `architecture` (JSON)
 
 ```python

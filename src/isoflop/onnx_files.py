@@ -1,8 +1,8 @@
 """A classifier as an ONNX file: opened with the options that make its timings repeatable, and read for what it means.
 
-Input ``images`` uint8 [batch, H, W, C], raw pixels; outputs ``logits`` and ``probabilities``, float32 [batch, K]. What
-else a client has to know stands in the metadata: ``classes`` (JSON), ``resize``, ``variant``, ``architecture`` (JSON),
-and ``weights``, the digest of the trained network that the file came from.
+Input ``images`` uint8 [batch, H, W, C], raw pixels; outputs ``logits`` and ``probabilities``, float32 [batch, K]; the
+batch is any, or 1. What else a client has to know stands in the metadata: ``classes`` (JSON), ``resize``, ``variant``,
+``architecture`` (JSON), and ``weights``, the digest of the trained network that the file came from.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
         if isinstance(values[name], dict):
             values[name] = values[name] | changes
         replaced |= {f"{keys[name]}.{field}": f"{by}.{variant}.{field}" for field in changes}
+        replaced |= {keys[name]: f"{by}.{variant}"} if changes else {}
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -128,6 +129,8 @@ def _explain(
     first, *rest = detail["loc"]
     where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
     where = replaced.get(where, where)
+    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, found "):  # of several keys together
+        return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
     if detail["type"] == "extra_forbidden":

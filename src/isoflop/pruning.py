@@ -118,8 +118,8 @@ def _check_removes(base: Model, params: Prune, ratio: float) -> None:
     channel_remover(net, built, params.model_copy(update={"importance": "l2"}), ratio, steps=1)(None)
     if count_parameters(net) == count_parameters(base.net):
         raise UserError(
-            f"params.yaml: prune.round_to: found {params.round_to} with ratio {ratio}, which leaves every layer of "
-            f"the base (width {built.width}) as it is; expected a smaller round_to, a larger ratio or train.width"
+            f"params.yaml: prune.round_to: found {params.round_to} with ratio {ratio}, which leaves every layer "
+            f"of the network (width {built.width}) as it is; expected a smaller round_to, a larger ratio or a wider one"
         )
 
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training: the base trained further with the rounding that its 8-bit graph will do."""
+"""Quantization-aware training: a network trained further with the rounding that its 8-bit graph will do."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def choose(candidates: Sequence[Candidate], params: Ship) -> Choice:
     why = _why_none(base, params) if chosen is base else _why(chosen, base, len(as_good), len(others), params)
     verdicts = {name: said or "qualifies" for name, said in refusals.items()}
     verdicts |= {item.name: f"qualifies, with {_cost(item, objective)}" for item in others}
-    verdicts[base.name] = f"the base, with {_cost(base, objective)}"
+    too_slow = refusals[base.name]
+    verdicts[base.name] = f"the base, which {too_slow}" if too_slow else f"the base, with {_cost(base, objective)}"
     verdicts[chosen.name] = f"chosen: {why}"
     return Choice(chosen, why, verdicts, {name: said is None for name, said in refusals.items()})
 
@@ -171,12 +172,14 @@ def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
 
 def _refusal(candidate: Candidate, base: Candidate, params: Ship) -> str | None:
     if params.max_latency_ms and candidate.latency_ms > params.max_latency_ms:
-        return f"takes {candidate.latency_ms:.4g} ms, more than the {params.max_latency_ms:.4g} allowed"
+        return f"takes {candidate.latency_ms:.6g} ms, more than the {params.max_latency_ms:.6g} allowed"
     if candidate is base:
         return None
     drop, allowed = base.val_accuracy - candidate.val_accuracy, params.max_accuracy_drop
     if drop > allowed + 1e-9:  # accuracies are rounded to 6 digits
         return f"loses {100 * drop:.2f} points of validation accuracy, more than the {100 * allowed:.4g} allowed"
+    if _refusal(base, base, params):  # it need not be beaten where it is too slow itself
+        return None
     if params.objective == "latency" and candidate.speedup_low <= 1:
         return f"not measurably faster than {base.name}: its speed-up may be as low as {candidate.speedup_low:.2f}"
     if params.objective == "bytes" and candidate.bytes >= base.bytes:

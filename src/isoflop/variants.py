@@ -13,26 +13,56 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from isoflop.params import Section
+
 BASE = "base"
 INT8, FLOAT16 = "-int8", "-float16"  # what the names of files in other numbers end with
 
-_LISTS = ("candidates", "float16")
+_RESERVED = ("conditions",)  # a block of metrics/latency.json
+_LOSES_ZEROS = ("prune", "qat")  # stages that train without the masks of a sparse network
 
 
 def _plain(name: str) -> str:
-    if name.endswith((INT8, FLOAT16)):
-        raise ValueError(f"a name that does not end with {INT8} or {FLOAT16}, as the files made of it do")
+    if name.endswith((INT8, FLOAT16)) or name in _RESERVED:
+        raise ValueError(f"a name other than conditions that does not end with {INT8} or {FLOAT16}")
     return name
 
 
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("each name once")
+    return names
+
+
 def _base_first(names: list[str]) -> list[str]:
-    if names[:1] != [BASE] or len(set(names)) < len(names):
-        raise ValueError(f"different names, {BASE} first: the others are compared to it")
+    if names[:1] != [BASE]:
+        raise ValueError(f"{BASE} first: the others are compared to it")
     return names
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$"), AfterValidator(_plain)]
-Candidates = Annotated[list[Name], AfterValidator(_base_first)]
+Names = Annotated[list[Name], AfterValidator(_distinct)]
+Candidates = Annotated[Names, AfterValidator(_base_first)]
+Entries = dict[Name, dict[str, Any]]
+
+
+class Variants(Section):
+    """Section ``variants``. What an entry replaces is checked by the stage whose section it is."""
+
+    distill: Entries
+    prune: Entries
+    sparsify: Entries
+    qat: Entries
+    candidates: Candidates
+    float16: Names
+
+    def made_by(self) -> dict[str, str]:
+        """Stage → of every model, the base among them."""
+        entries = {kind: getattr(self, kind) for kind in KINDS}
+        return {BASE: "train"} | {name: kind for kind, made in entries.items() for name in made}
+
+
+KINDS = tuple(name for name in Variants.model_fields if name not in ("candidates", "float16"))
 
 
 def onnx_files(folder: Path, candidates: Sequence[str], float16: Sequence[str]) -> list[Path]:
@@ -41,28 +71,41 @@ def onnx_files(folder: Path, candidates: Sequence[str], float16: Sequence[str]) 
     return [folder / f"{name}.onnx" for name in names]
 
 
-def mistakes(variants: Mapping[str, Any]) -> list[str]:
-    """What does not fit together in section ``variants``, whose types are right: a line each, the key first."""
-    kinds = {kind: entries for kind, entries in variants.items() if kind not in _LISTS}
-    made_by: dict[str, str] = {BASE: "train"}
-    found = []
-    for kind, entries in kinds.items():
-        for name in entries:
-            if name in made_by:
-                found.append(f"variants.{kind}.{name}: found a name that {made_by[name]} makes, expected a new one")
-            made_by[name] = kind
-    for kind, entries in kinds.items():
-        for name, entry in entries.items():
-            if entry["of"] == name or entry["of"] not in made_by:
-                found.append(f"variants.{kind}.{name}.of: found {entry['of']!r}, expected {_other(made_by, name)}")
-    for name in variants["candidates"]:
+def misfits(variants: Variants) -> list[str]:
+    """What does not fit together: a line each, the key first."""
+    made_by, seen, found = variants.made_by(), {BASE: "train"}, []
+    sources: dict[str, str] = {}
+    for kind in KINDS:
+        for name, entry in getattr(variants, kind).items():
+            key = f"variants.{kind}.{name}"
+            if name in seen:
+                found.append(f"{key}: found a name that {seen[name]} makes, expected a new one")
+            seen[name] = kind
+            source = sources[name] = entry["of"]
+            if source == name or source not in made_by:
+                found.append(f"{key}.of: found {source!r}, expected {_one_of(made_by, name)}")
+            elif kind in _LOSES_ZEROS and made_by[source] == "sparsify":
+                found.append(f"{key}.of: found {source!r}, whose zeros {kind} would not keep; sparsify comes last")
+    if not found:
+        found += [
+            f"variants.{made_by[name]}.{name}.of: found a circle that never comes to {BASE}"
+            for name in sources
+            if not _starts_at_base(name, sources)
+        ]
+    for name in variants.candidates:
         if name not in made_by:
-            found.append(f"variants.candidates: found {name!r}, expected {_other(made_by, '')}")
-    for name in variants["float16"]:
-        if name not in variants["candidates"]:
+            found.append(f"variants.candidates: found {name!r}, expected {_one_of(made_by, '')}")
+    for name in variants.float16:
+        if name not in variants.candidates:
             found.append(f"variants.float16: found {name!r}, expected one of variants.candidates")
     return found
 
 
-def _other(names: Mapping[str, str], than: str) -> str:
-    return "one of " + ", ".join(name for name in names if name != than)
+def _starts_at_base(name: str, sources: Mapping[str, str]) -> bool:
+    for _ in sources:
+        name = sources.get(name, BASE)
+    return name == BASE
+
+
+def _one_of(names: Mapping[str, str], but: str) -> str:
+    return "one of " + ", ".join(name for name in names if name != but)

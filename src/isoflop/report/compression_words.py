@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import percent
 
+_MOST_LAYERS = 8  # named
 
-def controls_in_words(metrics: Path, names: Iterable[str]) -> dict[str, str]:
-    """What each variant that a stage of compression trained came to, by its metrics ``STAGE-NAME.json``."""
+
+def controls_in_words(metrics: Path, variants: Facts) -> dict[str, str]:
+    """What each model that a stage of compression made came to, by its metrics ``STAGE-NAME.json``.
+
+    Args:
+        variants: what variants.json holds.
+    """
     says = {"distill": distilled_in_words, "prune": pruned_in_words, "sparsify": sparse_in_words, "qat": qat_in_words}
-    found = {}
-    for name in names:
-        for stage, in_words in says.items():
-            if (file := metrics / f"{stage}-{name}.json").is_file():
-                found[name] = in_words(read_facts(file))
-    return found
+    made = {block["network"]: block["made_by"] for block in variants.values() if block["made_by"] in says}
+    return {name: says[stage](read_facts(metrics / f"{stage}-{name}.json")) for name, stage in made.items()}
 
 
 def distilled_in_words(facts: Facts) -> str:
@@ -36,10 +37,11 @@ def distilled_in_words(facts: Facts) -> str:
 def pruned_in_words(facts: Facts) -> str:
     """Whether the weights of what was pruned were worth keeping."""
     kept = {"tuned": "the tuned one is kept", "control": "so the control is kept"}[facts["kept"]]
-    changed = [f"{before} → {left}" for before, left in facts["channels"].values() if left < before]
+    changed = [f"{name} {before} → {left}" for name, (before, left) in facts["channels"].items() if left < before]
+    more = f" and {len(changed) - _MOST_LAYERS} more" if len(changed) > _MOST_LAYERS else ""
     return (
-        f"channels {', '.join(changed)}; {percent(facts['macs_ratio'])} of the multiply-accumulates are left; of the "
-        "validation images "
+        f"channels of {', '.join(changed[:_MOST_LAYERS])}{more}; {percent(facts['macs_ratio'])} of the "
+        "multiply-accumulates are left; of the validation images "
         f"{percent(facts['val_accuracy_untuned'])} were right before the last fine-tuning and "
         f"{percent(facts['tuned_val_accuracy'])} after it; the control, of the same shape and trained as long from "
         f"random weights, is at {percent(facts['control_val_accuracy'])}: {kept}"

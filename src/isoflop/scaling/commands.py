@@ -25,7 +25,6 @@ from isoflop.scaling.results import rounded as digits
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import Study
 from isoflop.summary import print_lines, scaling_lines
-from isoflop.variants import BASE
 
 
 def plan(
@@ -67,8 +66,9 @@ def _parameters_for(latency_ms: float, project: Path) -> float:
     timed = read_facts(project / "metrics" / "latency.json")
     scores = read_facts(project / "metrics" / "variants.json")
     cell = timed["conditions"]["headline"]
-    students = [name for name in scores if (project / "metrics" / f"distill-{name}.json").is_file()]
-    points = {scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in (BASE, *students)}
+    whole = [name for name, block in scores.items() if block["made_by"] in ("train", "distill") and name in timed]
+    names = [name for name in whole if scores[name]["network"] == name]  # and not those in 8 or 16 bits
+    points = {scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in names}
     if len(points) < 2:
         raise UserError("--latency-ms: found one size that was timed, expected two: the base and a distilled one")
     sizes, times = np.log(np.array(sorted(points.items()), np.float64)).T
