@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.cifar10 [--data data/prepared] [--minutes 2 5 10] [--seeds 0] [--only NAME ...]`` trains
 
-- ``isoflop``: ``fit`` with presets/cifar10.yaml at ``--width``, its schedule ending with the minutes;
+- ``isoflop``: ``fit`` with presets/cifar10.yaml at ``--width``, changed by ``--set``, its schedule ending with the
+  minutes;
 - ``resnet18``: ResNet-18 (He et al. 2016, with the 3x3 stem for small images) in plain Lightning, SGD with Nesterov
   momentum and one-cycle up to 0.1 ending with the minutes, batch 128, random flips and shifts;
 - ``article``: a small CNN with Adam 0.001, batch 32, at most 10 epochs, without augmentation;
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -141,8 +142,11 @@ def plain(name: str, train: Split, test: Split, minutes: float, seed: int) -> di
     return {"seconds": seconds, "accuracy": accuracy(net.cpu().eval(), test), "images_seen": module.images}
 
 
-def isoflop(width: int, train: Split, val: Split, test: Split, minutes: float, seed: int) -> dict[str, Any]:
-    params = yaml.safe_load((ROOT / "presets" / "cifar10.yaml").read_text())
+def isoflop(
+    width: int, changes: list[str], train: Split, val: Split, test: Split, minutes: float, seed: int
+) -> dict[str, Any]:
+    preset = OmegaConf.load(ROOT / "presets" / "cifar10.yaml")
+    params: Any = OmegaConf.to_container(OmegaConf.merge(preset, OmegaConf.from_dotlist(changes)))
     recipe = Recipe.model_validate(params["recipe"] | {"epochs": 10_000, "max_minutes": minutes})
     images = all_images(train, np.zeros((0, *train.images.shape), np.uint8))
     built = architecture(ModelParams.model_validate(params["model"]), width, train)
@@ -150,6 +154,8 @@ def isoflop(width: int, train: Split, val: Split, test: Split, minutes: float, s
     begin = time.perf_counter()
     fitted = fit(net, images, val, recipe, width=width, seed=seed, validate_every=10_000, progress=False)
     return {
+        "width": width,
+        "set": changes,
         "seconds": time.perf_counter() - begin,
         "seconds_of_steps": fitted.seconds,
         "accuracy": accuracy(net, test),
@@ -167,6 +173,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 5, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as recipe.cutout=10")
     contenders = ("isoflop", "resnet18", "article", "airbench")
     parser.add_argument("--only", nargs="+", default=contenders, choices=contenders)
     parser.add_argument("--split", default="test", choices=("test", "val"), help="val is what a choice may be made on")
@@ -182,7 +189,7 @@ def main() -> None:
             for contender in options.only:
                 asked: dict[str, Any] = {"contender": contender, "minutes": minutes, "seed": seed}
                 if contender == "isoflop":
-                    ended = isoflop(options.width, train, val, test, minutes, seed)
+                    ended = isoflop(options.width, options.set, train, val, test, minutes, seed)
                 elif contender == "airbench":
                     if minutes != options.minutes[0]:
                         continue

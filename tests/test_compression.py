@@ -22,7 +22,7 @@ from isoflop.model_files import Model, load_model
 from isoflop.models import build
 from isoflop.pruning import prune
 from isoflop.timing import measured_speedups
-from isoflop.training import fit
+from isoflop.training import Fitted, fit
 from tests.networks import digits_architecture, digits_split, fresh_net, no_views, prune_params, recipe
 
 
@@ -204,3 +204,42 @@ def test_a_layer_of_any_width_is_rounded(base: Model, data: tuple[Split, Split])
 def test_a_pruning_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         prune_params(**changes)
+
+
+@pytest.mark.parametrize("stage", ["prune", "distill"])
+def test_what_was_trained_before_a_kill_is_not_trained_again(
+    base: Model, data: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Killed in its second training; the end is that of an undisturbed run."""
+    train, val = data
+    student = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, features=0.0, epochs=2, seed=0)
+    seen: list[int] = []  # images that each training took, of those that ended
+    killed_in = 0
+
+    def counted(*arguments: Any, **options: Any) -> Fitted:
+        if len(seen) + 1 == killed_in:
+            raise KeyboardInterrupt
+        fitted = fit(*arguments, **options)
+        seen.append(fitted.timed_images)
+        return fitted
+
+    def run(name: str) -> bytes:
+        out = {"folder": tmp_path / name, "metrics": tmp_path / f"{name}.json"}
+        if stage == "prune":
+            params = prune_params(ratio=0.5, steps=2)
+            prune(base, recipe(), params, train, no_views(train), val, **out)
+        else:
+            distill(base, recipe(), student, train, no_views(train), val, **out)
+        return (tmp_path / name / "weights.safetensors").read_bytes() + (tmp_path / f"{name}.json").read_bytes()
+
+    monkeypatch.setattr("isoflop.training.fit", counted)
+    whole, trainings = run("whole"), len(seen)
+    assert min(seen) > 0 and trainings > 1
+    seen.clear()
+    killed_in = 2
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    first, killed_in = seen.pop(), 0
+    assert first > 0 and run("again") == whole
+    assert seen[0] == 0 and min(seen[1:]) > 0 and len(seen) == trainings
+    assert not list(tmp_path.glob(".isoflop/resume/*"))

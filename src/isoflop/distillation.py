@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,28 +60,27 @@ def distill(
     def trained(name: str, teacher: Teacher | None) -> tuple[nn.Module, Fitted]:
         net = initialized(student, images, params.seed)
         start = (name, asdict(student), recipe.model_dump(), params.model_dump(), digest(base.net))
-        with resumable(images, "distill", *start) as checkpoint:
-            return net, fit(net, images, val, recipe, width=student.width, seed=params.seed, teacher=teacher,
-                            checkpoint=checkpoint)  # fmt: skip
+        checkpoint = trainings.enter_context(resumable(images, "distill", *start))  # kept until both are through
+        return net, fit(net, images, val, recipe, width=student.width, seed=params.seed, teacher=teacher,
+                        checkpoint=checkpoint)  # fmt: skip
 
     teacher_accuracy = float((predict_logits(base.net, val).argmax(1) == val.labels).mean())
-    control, untaught = trained("control", None)
+    with ExitStack() as trainings:
+        found = {"control": trained("control", None)}
+        if teacher_accuracy > found["control"][1].val_accuracy:
+            teacher = Teacher(base.net, params.temperature, params.alpha, params.features)
+            found["taught"] = trained("taught", teacher)
+    kept = max(found, key=lambda name: (found[name][1].val_accuracy, -found[name][1].val_nll))  # the first of equals
+    net, fitted = found[kept]
     facts: dict[str, object] = {
-        "parameters": count_parameters(control),
-        "macs": count_macs(control, student),
+        "parameters": count_parameters(net),
+        "macs": count_macs(net, student),
         "teacher_val_accuracy": round(teacher_accuracy, 6),
-        "control_val_nll": fitted_facts(untaught)["val_nll"],
-        "control_val_accuracy": fitted_facts(untaught)["val_accuracy"],
     }
-    kept, fitted = control, untaught
-    if teacher_accuracy > untaught.val_accuracy:
-        teacher = Teacher(base.net, params.temperature, params.alpha, params.features)
-        net, taught = trained("taught", teacher)
-        facts |= {f"taught_{key}": fitted_facts(taught)[key] for key in ("val_nll", "val_accuracy")}
-        if (taught.val_accuracy, -taught.val_nll) > (untaught.val_accuracy, -untaught.val_nll):
-            kept, fitted = net, taught
-    facts |= {"kept": "control" if kept is control else "taught", **fitted_facts(fitted)}
-    save_model(Model(kept, student, data.meaning), folder)
+    for name, (_, training) in found.items():
+        facts |= {f"{name}_{key}": fitted_facts(training)[key] for key in ("val_nll", "val_accuracy")}
+    facts |= {"kept": kept, **fitted_facts(fitted)}
+    save_model(Model(net, student, data.meaning), folder)
     metrics.write_text(json.dumps(facts, indent=1) + "\n")
 
 

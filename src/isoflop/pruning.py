@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from pydantic import Field, model_validator
 from isoflop.arrays import Images, Split
 from isoflop.channel_removal import channel_remover, channels, settle_norms
 from isoflop.errors import UserError
-from isoflop.model_files import Model, resize, save_model
+from isoflop.model_files import Model, digest, resize, save_model
 from isoflop.params import Section
 from isoflop.recipe import Recipe
 
@@ -81,15 +83,23 @@ def prune(
     from isoflop.base_training import fitted_facts
     from isoflop.costs import count_macs, count_parameters
     from isoflop.loading import all_images
+    from isoflop.resume import resumable
     from isoflop.training import fit
 
     built, images = base.architecture, all_images(data, views)
     before = count_parameters(base.net), count_macs(base.net, built)
     ratio = _ratio(base, params, before[1])
     _check_removes(base, params, ratio)
-    net, untuned, tuned = _pruned_in_steps(base, recipe, params, ratio, images, val)
-    fresh, as_long = _fresh(net, built, images, params.seed), recipe.model_copy(update={"epochs": params.epochs})
-    control = fit(fresh, images, val, as_long, width=built.width, seed=params.seed)
+    with ExitStack() as trainings:
+
+        def checkpoint(net: nn.Module) -> Path:
+            """Of a training that starts with ``net``; kept until all are through."""
+            start = "prune", digest(net), recipe.model_dump(), params.model_dump()
+            return trainings.enter_context(resumable(images, *start))
+
+        net, untuned, tuned = _pruned_in_steps(base, recipe, params, ratio, images, val, checkpoint)
+        fresh, as_long = _fresh(net, built, images, params.seed), recipe.model_copy(update={"epochs": params.epochs})
+        control = fit(fresh, images, val, as_long, width=built.width, seed=params.seed, checkpoint=checkpoint(fresh))
     keeps_weights = (tuned.val_accuracy, -tuned.val_nll) >= (control.val_accuracy, -control.val_nll)
     save_model(replace(base, net=net if keeps_weights else fresh), folder)
     parameters, macs, left = count_parameters(net), count_macs(net, built), channels(net)
@@ -124,7 +134,13 @@ def _check_removes(base: Model, params: Prune, ratio: float) -> None:
 
 
 def _pruned_in_steps(
-    base: Model, recipe: Recipe, params: Prune, ratio: float, images: TrainingImages, val: Split
+    base: Model,
+    recipe: Recipe,
+    params: Prune,
+    ratio: float,
+    images: TrainingImages,
+    val: Split,
+    checkpoint: Callable[[nn.Module], Path],
 ) -> tuple[nn.Module, float, Fitted]:
     """The pruned network, its validation accuracy before the last fine-tuning, and how that ended."""
     from isoflop.divergence import said_of
@@ -146,7 +162,7 @@ def _pruned_in_steps(
         tuning = recipe.model_copy(update=changes | {"epochs": _share(params.epochs, params.steps, step)})
         with said_of("prune.learning_rate_factor", params.learning_rate_factor):
             fitted = fit(net, images, val, tuning, width=base.architecture.width, seed=params.seed + step,
-                         teacher=teacher)  # fmt: skip
+                         teacher=teacher, checkpoint=checkpoint(net))  # fmt: skip
     return net, untuned, fitted
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from isoflop.arrays import Images, Split
-from isoflop.model_files import Model, save_model
+from isoflop.model_files import Model, digest, save_model
 from isoflop.params import Section
 from isoflop.recipe import Recipe
 
@@ -55,6 +55,7 @@ def sparsify(
     from isoflop.divergence import said_of
     from isoflop.evaluation import predict_logits
     from isoflop.loading import all_images
+    from isoflop.resume import resumable
     from isoflop.training import fit
 
     net = deepcopy(base.net)
@@ -64,9 +65,12 @@ def sparsify(
     at_once = float((predict_logits(net, val).argmax(1) == val.labels).mean())
     changes = {"optimizer": "adamw", "momentum": 0.9, "learning_rate": params.learning_rate, "epochs": params.epochs,
                "ema_decay": 0.0, "progressive_resizing": [1.0]}  # fmt: skip
-    with said_of("sparsify.learning_rate", params.learning_rate):
-        fitted = fit(net, all_images(data, views), val, recipe.model_copy(update=changes),
-                     width=base.architecture.width, seed=params.seed)  # fmt: skip
+    images = all_images(data, views)
+    start = digest(base.net), recipe.model_dump(), params.model_dump()
+    named = said_of("sparsify.learning_rate", params.learning_rate)
+    with named, resumable(images, "sparsify", *start) as checkpoint:
+        fitted = fit(net, images, val, recipe.model_copy(update=changes), width=base.architecture.width,
+                     seed=params.seed, checkpoint=checkpoint)  # fmt: skip
     for layer in layers:
         prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
