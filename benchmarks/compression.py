@@ -38,11 +38,11 @@ from isoflop.training import fit
 from stages.prune import Params
 
 _REPEATS, _WARMUP = 500, 50
-_OPSET = 20
 
 
-class Calibration(Section):
-    images: int = key("quantize.calibration_images")
+class Settings(Section):
+    calibration_images: int = key("quantize.calibration_images")
+    opset: int = key("export.opset")
 
 
 class Batches:
@@ -63,7 +63,7 @@ def quantized_by_default(source: Path, train: Split, count: int, target: Path) -
 
 
 def pruned_by_default(
-    base: Model, params: Params, ratio: float, train: Split, views: Any, val: Split, target: Path
+    base: Model, params: Params, opset: int, ratio: float, train: Split, views: Any, val: Split, target: Path
 ) -> None:
     import torch_pruning
 
@@ -80,7 +80,7 @@ def pruned_by_default(
     rate = prune.learning_rate_factor * recipe.learning_rate
     tuning = recipe.model_copy(update={"epochs": prune.epochs, "learning_rate": rate, "progressive_resizing": [1.0]})
     fit(net, all_images(train, views), val, tuning, width=built.width, seed=prune.seed)
-    export(replace(base, net=net), "torch-pruning", target, _OPSET)
+    export(replace(base, net=net), "torch-pruning", target, opset)
 
 
 def main() -> None:
@@ -90,16 +90,16 @@ def main() -> None:
     options = parser.parse_args()
     project = options.project
     params = load_params(Params, project / "params.yaml", options.pruned)
-    count = load_params(Calibration, project / "params.yaml").images
+    settings = load_params(Settings, project / "params.yaml")
     train, val, test = (read_split(project / "data" / "prepared" / name) for name in ("train", "val", "test"))
     files = {file.stem: file for file in sorted((project / "onnx").glob("*.onnx"))}
     with tempfile.TemporaryDirectory() as scratch:
         by_default = {name: Path(scratch) / f"{name}.onnx" for name in ("quantize_static", "torch-pruning")}
-        quantized_by_default(files["base"], train, count, by_default["quantize_static"])
+        quantized_by_default(files["base"], train, settings.calibration_images, by_default["quantize_static"])
         base = load_model(project / "models" / "base")
         ratio = json.loads((project / "metrics" / f"prune-{options.pruned}.json").read_text())["channel_ratio"]
         views = read_views(project / "data" / "augmented")
-        pruned_by_default(base, params, ratio, train, views, val, by_default["torch-pruning"])
+        pruned_by_default(base, params, settings.opset, ratio, train, views, val, by_default["torch-pruning"])
         compared = {"base": files.pop("base"), **by_default, "isoflop": project / "ship" / "model.onnx", **files}
         print(f"{processor()[0]}, torch {torch.__version__}, {len(test)} test images")
         show(compared, test)

@@ -32,25 +32,18 @@ def train_quantized(
     """
     from isoflop.base_training import fitted_facts
     from isoflop.divergence import said_of
+    from isoflop.finetuning import finetuning
     from isoflop.loading import all_images
     from isoflop.rounding import rounding
     from isoflop.training import fit
 
-    changes = {
-        "optimizer": "adamw",
-        "momentum": 0.9,
-        "learning_rate": params.learning_rate,
-        "epochs": params.epochs,
-        "ema_decay": 0.0,
-        "progressive_resizing": [1.0],
-    }
     net = deepcopy(base.net)
     with rounding(net), said_of("qat.learning_rate", params.learning_rate):
         fitted = fit(
             net,
             all_images(data, views),
             val,
-            recipe.model_copy(update=changes),
+            finetuning(recipe, params.learning_rate, params.epochs),
             width=base.architecture.width,
             seed=params.seed,
         )

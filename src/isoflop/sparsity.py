@@ -54,6 +54,7 @@ def sparsify(
     from isoflop.base_training import fitted_facts
     from isoflop.divergence import said_of
     from isoflop.evaluation import predict_logits
+    from isoflop.finetuning import finetuning
     from isoflop.loading import all_images
     from isoflop.resume import resumable
     from isoflop.training import fit
@@ -63,13 +64,12 @@ def sparsify(
     for layer in layers:
         prune.custom_from_mask(layer, "weight", mask(layer.weight.detach(), params))  # type: ignore[no-untyped-call]
     at_once = float((predict_logits(net, val).argmax(1) == val.labels).mean())
-    changes = {"optimizer": "adamw", "momentum": 0.9, "learning_rate": params.learning_rate, "epochs": params.epochs,
-               "ema_decay": 0.0, "progressive_resizing": [1.0]}  # fmt: skip
+    tuning = finetuning(recipe, params.learning_rate, params.epochs)
     images = all_images(data, views)
     start = digest(base.net), recipe.model_dump(), params.model_dump()
     named = said_of("sparsify.learning_rate", params.learning_rate)
     with named, resumable(images, "sparsify", *start) as checkpoint:
-        fitted = fit(net, images, val, recipe.model_copy(update=changes), width=base.architecture.width,
+        fitted = fit(net, images, val, tuning, width=base.architecture.width,
                      seed=params.seed, checkpoint=checkpoint)  # fmt: skip
     for layer in layers:
         prune.remove(layer, "weight")  # type: ignore[no-untyped-call]

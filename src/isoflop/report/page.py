@@ -30,6 +30,7 @@ from isoflop.report.scaling_words import (
     next_run_in_words,
     profile_in_words,
 )
+from isoflop.variants import INT8
 
 _METRICS = ("data", "train", "evaluate", "scaling", "forecast", "score", "variants", "latency", "sessions")
 _PICTURES = (
@@ -57,7 +58,7 @@ def write_report(metrics: Path, plots: Path, ship: Path, dropped: Path, report: 
         UserError: one of the files is missing or cannot be read.
     """
     facts = {name: read_facts(metrics / f"{name}.json") for name in _METRICS}
-    int8 = [name.removesuffix("-int8") for name in facts["variants"] if name.endswith("-int8")]
+    int8 = [name.removesuffix(INT8) for name in facts["variants"] if name.endswith(INT8)]
     quantized = {name: read_facts(metrics / f"quantize-{name}.json") for name in int8}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
