@@ -6,7 +6,8 @@
   minutes;
 - ``resnet18``: ResNet-18 (He et al. 2016, with the 3x3 stem for small images) in plain Lightning, SGD with Nesterov
   momentum and one-cycle up to 0.1 ending with the minutes, batch 128, random flips and shifts;
-- ``article``: a small CNN with Adam 0.001, batch 32, at most 10 epochs, without augmentation;
+- ``article``: a small CNN with Adam 0.001, batch 32, at most 10 epochs, without augmentation; its rate does not change,
+  so one training, looked at after each of the minutes, is all of them;
 - ``airbench``: the recipe of airbench-94 (``benchmarks.airbench``), which takes what it takes;
 
 and prints a line of JSON for each: minutes asked for, seconds taken, test accuracy, images seen. The minutes count from
@@ -105,9 +106,10 @@ def article_cnn() -> nn.Module:
 class Plain(pl.LightningModule):
     """A network with cross-entropy as a tutorial trains it, until the clock says stop."""
 
-    def __init__(self, net: nn.Module, seconds: float, one_cycle: bool) -> None:
+    def __init__(self, net: nn.Module, marks: list[float], one_cycle: bool) -> None:
         super().__init__()
-        self.net, self._seconds, self._one_cycle, self.images = net, seconds, one_cycle, 0
+        self.net, self._marks, self._one_cycle, self.images = net, sorted(marks), one_cycle, 0
+        self.kept: list[dict[str, Any]] = []  # at each mark (seconds): the weights and how many images were seen
 
     def on_train_start(self) -> None:
         self.begin = time.perf_counter()
@@ -117,11 +119,18 @@ class Plain(pl.LightningModule):
         return functional.cross_entropy(self.net(batch[0]), batch[1])
 
     def on_train_batch_end(self, *_: Any) -> None:
-        share = (time.perf_counter() - self.begin) / self._seconds
-        self.trainer.should_stop = share >= 1
+        elapsed = time.perf_counter() - self.begin
+        share = elapsed / self._marks[-1]
+        if elapsed >= self._marks[len(self.kept)]:
+            self.keep(elapsed)
+        self.trainer.should_stop = len(self.kept) == len(self._marks)
         if self._one_cycle:  # Smith and Topin 2018: up for 30 % of the time, then down
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = 0.1 * max(1e-4, share / 0.3 if share < 0.3 else (1 - share) / 0.7)
+
+    def keep(self, elapsed: float) -> None:
+        weights = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        self.kept.append({"seconds": elapsed, "weights": weights, "images_seen": self.images})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if not self._one_cycle:
@@ -129,17 +138,24 @@ class Plain(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
-def plain(name: str, train: Split, test: Split, minutes: float, seed: int) -> dict[str, Any]:
+def plain(name: str, train: Split, test: Split, minutes: list[float], seed: int) -> list[dict[str, Any]]:
+    """What one training came to at each of the ``minutes``, or at its end if that is earlier."""
     torch.manual_seed(seed)
     large = name == "resnet18"
     net = resnet18() if large else article_cnn()
-    module = Plain(net, 60 * minutes, one_cycle=large)
+    module = Plain(net, [60 * value for value in minutes], one_cycle=large)
     bf16 = torch.cuda.is_available() or computes_in_bf16()
     trainer = pl.Trainer(max_epochs=1000 if large else 10, precision="bf16-mixed" if bf16 else "32-true", logger=False,
                          enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False)  # fmt: skip
     trainer.fit(module, DataLoader(Images(train, moved=large), 128 if large else 32, shuffle=True))
-    seconds = time.perf_counter() - module.begin
-    return {"seconds": seconds, "accuracy": accuracy(net.cpu().eval(), test), "images_seen": module.images}
+    if len(module.kept) < len(minutes):
+        module.keep(time.perf_counter() - module.begin)
+    ended = []
+    for mark in range(len(minutes)):
+        kept = dict(module.kept[min(mark, len(module.kept) - 1)])
+        net.load_state_dict(kept.pop("weights"))
+        ended.append(kept | {"accuracy": accuracy(net.cpu().eval(), test)})
+    return ended
 
 
 def isoflop(
@@ -185,18 +201,17 @@ def main() -> None:
     versions = {"torch": torch.__version__, "lightning": version("pytorch-lightning")}
     print(json.dumps({"device": name, "threads": torch.get_num_threads(), "measured_on": options.split, **versions}))
     for seed in options.seeds:
-        for minutes in options.minutes:
-            for contender in options.only:
-                asked: dict[str, Any] = {"contender": contender, "minutes": minutes, "seed": seed}
+        for contender in options.only:
+            # those whose length does not decide how they train are trained once
+            for group in [options.minutes] if contender in ("article", "airbench") else [[m] for m in options.minutes]:
                 if contender == "isoflop":
-                    ended = isoflop(options.width, options.set, train, val, test, minutes, seed)
+                    ended = [isoflop(options.width, options.set, train, val, test, group[0], seed)]
                 elif contender == "airbench":
-                    if minutes != options.minutes[0]:
-                        continue
-                    ended = asdict(airbench.train(train, test, device, seed))
+                    ended = [asdict(airbench.train(train, test, device, seed))]
                 else:
-                    ended = plain(contender, train, test, minutes, seed)
-                print(json.dumps(asked | ended), flush=True)
+                    ended = plain(contender, train, test, sorted(group), seed)
+                for minutes, facts in zip(sorted(group), ended, strict=False):
+                    print(json.dumps({"contender": contender, "minutes": minutes, "seed": seed} | facts), flush=True)
 
 
 if __name__ == "__main__":

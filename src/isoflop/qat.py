@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from isoflop.arrays import Images, Split
-from isoflop.model_files import Model, save_model
+from isoflop.model_files import Model, digest, save_model
 from isoflop.params import Section
 from isoflop.recipe import Recipe
 
@@ -34,19 +34,17 @@ def train_quantized(
     from isoflop.divergence import said_of
     from isoflop.finetuning import finetuning
     from isoflop.loading import all_images
+    from isoflop.resume import resumable
     from isoflop.rounding import rounding
     from isoflop.training import fit
 
-    net = deepcopy(base.net)
-    with rounding(net), said_of("qat.learning_rate", params.learning_rate):
-        fitted = fit(
-            net,
-            all_images(data, views),
-            val,
-            finetuning(recipe, params.learning_rate, params.epochs),
-            width=base.architecture.width,
-            seed=params.seed,
-        )
+    net, images = deepcopy(base.net), all_images(data, views)
+    tuning = finetuning(recipe, params.learning_rate, params.epochs)
+    start = digest(base.net), recipe.model_dump(), params.model_dump()
+    named = said_of("qat.learning_rate", params.learning_rate)
+    with rounding(net), named, resumable(images, "qat", *start) as checkpoint:
+        fitted = fit(net, images, val, tuning, width=base.architecture.width,
+                     seed=params.seed, checkpoint=checkpoint)  # fmt: skip
     base.net.load_state_dict(net.state_dict())  # whose order is another after the rounding
     save_model(base, folder)
     metrics.write_text(json.dumps(fitted_facts(fitted), indent=1) + "\n")

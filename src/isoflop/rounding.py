@@ -9,6 +9,7 @@ calibrated and quantized as every other's, so that its graph has the same fused 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,8 @@ def rounding(net: nn.Module) -> Iterator[None]:
     hooks = []
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", _RoundedWeight(after.get(layer)), unsafe=True)
-        hooks.append(layer.register_forward_pre_hook(_RoundedInput()))
+        layer.register_buffer("input_ends", torch.full((2,), math.nan))  # in the checkpoint of a killed training
+        hooks.append(layer.register_forward_pre_hook(_rounded_inputs))
     for norm in norms:
         norm.eval()
         norm.train = lambda mode=True, norm=norm: norm  # type: ignore[method-assign, misc]
@@ -42,6 +44,7 @@ def rounding(net: nn.Module) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         for layer in layers:
+            del layer.input_ends
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
@@ -68,22 +71,18 @@ class _RoundedWeight(nn.Module):
         return (rounded / folded).to(weight.dtype)
 
 
-class _RoundedInput:
-    """A hook that rounds what enters a layer to 256 levels between ends that follow the batches' own."""
-
-    def __init__(self) -> None:
-        self._ends: Tensor | None = None
-
-    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, *rest = inputs
-        if layer.training or self._ends is None:
-            ends = torch.stack([x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)]).float()
-            self._ends = ends if self._ends is None else torch.lerp(self._ends, ends, _FOLLOWS)
-        low, high = self._ends
-        scale = ((high - low) / 255).clamp_min(1e-8)
-        zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
-        rounded = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 255)
-        return (rounded.to(x.dtype), *rest)
+def _rounded_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What enters a layer, rounded to 256 levels between ends that follow the batches' own."""
+    x, *rest = inputs
+    of_batch = torch.stack([x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)]).float()
+    kept = layer.get_buffer("input_ends")
+    followed = torch.lerp(kept, of_batch, _FOLLOWS) if layer.training else kept
+    low, high = ends = torch.where(kept.isnan(), of_batch, followed)
+    kept.copy_(ends)
+    scale = ((high - low) / 255).clamp_min(1e-8)
+    zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
+    rounded = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 255)
+    return (rounded.to(x.dtype), *rest)
 
 
 def _norm_after(net: nn.Module) -> dict[nn.Module, nn.BatchNorm2d]:

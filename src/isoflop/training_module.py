@@ -87,7 +87,7 @@ class Training(pl.LightningModule):
         self._epoch_start = time.monotonic()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        images_BCHW = self._resized(normalize(batch.images, self._val.meaning))
+        images_BCHW = normalize(batch.images, self._val.meaning)
         loss_B = self._losses_of(images_BCHW, batch.labels)
         loss = (loss_B * batch.weights).mean()
         if self._recipe.skip_easy:
@@ -98,11 +98,12 @@ class Training(pl.LightningModule):
         return loss
 
     def _losses_of(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        resized_BCHW = self._resized(images_BCHW)
         if not self._teacher:
-            return supervised_loss(self.net(images_BCHW).float(), labels_B, self._recipe)
+            return supervised_loss(self.net(resized_BCHW).float(), labels_B, self._recipe)
         (teacher,) = self._teacher
-        logits_BK, features_BF = logits_and_features(self.net, images_BCHW)
-        with torch.no_grad():
+        logits_BK, features_BF = logits_and_features(self.net, resized_BCHW)
+        with torch.no_grad():  # at whole size: what it has come to know is about such images
             wanted_BK, teacher_BG = logits_and_features(teacher.net, images_BCHW)
         imitation_B = distillation_loss(logits_BK, wanted_BK, teacher.temperature)
         supervised_B = supervised_loss(logits_BK, labels_B, self._recipe)
