@@ -236,6 +236,21 @@ with resumable(images, "test") as checkpoint:
 """
 
 
+def test_a_teacher_sees_whole_images_where_its_student_sees_smaller_ones(
+    data: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train, val = data
+    sides: dict[str, set[int]] = {"student": set(), "teacher": set()}
+    nets = {name: fresh_net("resnet", width=8, seed=seed) for seed, name in enumerate(sides)}
+    for name, net in nets.items():
+        net.register_forward_pre_hook(lambda _, inputs, name=name: sides[name].add(inputs[0].shape[-1]))
+    smaller_first = recipe(epochs=2, progressive_resizing=[0.5, 1.0])
+    teacher = Teacher(nets["teacher"], temperature=2.0, alpha=0.5)
+    fit(nets["student"], all_images(train, no_views(train)), val, smaller_first, width=8, seed=0, teacher=teacher)
+    assert sides == {"student": {4, 8}, "teacher": {8}}
+
+
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(data: tuple[Split, Split], tmp_path: Path) -> None:
     for name, split in zip(("train", "val"), data, strict=True):
         os.symlink(Path(str(split.images.filename)).parent, tmp_path / name)  # type: ignore[attr-defined]
