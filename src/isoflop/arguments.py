@@ -1,0 +1,202 @@
+"""The arguments of every ``isoflop`` command, and what its help says."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from importlib.metadata import version
+from pathlib import Path
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
+
+
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected a share from 0 to 1")
+
+
+def _finite(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected a number")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 1 or more")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 or more")
+    return int(text)
+
+
+def _bootstraps(text: str) -> int:
+    if not text.isdecimal() or int(text) < 20:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected at least 20")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the whole command line; `command` of what it parses is None where none is named."""
+    whole = argparse.ArgumentParser(
+        prog="isoflop",
+        description="How big should my image classifier be, and how small can I ship it? `dvc repro` runs the "
+        "pipeline; these commands stand beside it.",
+        epilog="isoflop COMMAND --help says more, with an example.",
+    )
+    whole.add_argument("--version", action="version", version=f"isoflop {version('isoflop')}")
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    preset = _command(
+        commands,
+        "preset",
+        "list the presets, or write one to params.yaml",
+        "Write presets/NAME.yaml to params.yaml, or list the presets when no NAME is given. A params.yaml that is "
+        "neither in git's HEAD nor a preset is left alone.",
+        "isoflop preset cifar10 && dvc repro",
+    )
+    preset.add_argument("name", nargs="?", metavar="NAME", help="a preset; without it they are listed")
+    preset.add_argument("--force", action="store_true", help="overwrite a params.yaml that is kept nowhere else")
+
+    _command(
+        commands,
+        "check",
+        "validate params.yaml before any stage runs",
+        "Validate all of params.yaml: unknown sections and keys, types, ranges, and the augmentation policy. Every "
+        "mistake is named in one line.",
+        "isoflop check && dvc repro",
+    )
+
+    predict = _command(
+        commands,
+        "predict",
+        "classify images with an ONNX model of the pipeline",
+        "Classify images of any size or mode with an ONNX model that the pipeline made. How an image is resized and "
+        "normalized is read from the model.",
+        "isoflop predict ship/model.onnx photo.jpg --top 3",
+    )
+    predict.add_argument("model", type=Path, metavar="MODEL.onnx", help="such as ship/model.onnx")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file")
+    predict.add_argument("--top", type=int, default=1, metavar="K", help="classes an image, best first (default: 1)")
+    predict.add_argument("--json", action="store_true", help='print a list of {"image": ..., "top": [...]}')
+
+    _add_compress(commands)
+    _add_plan(commands)
+    _add_fit(commands)
+
+    _command(
+        commands,
+        "summary",
+        "show what the last `dvc repro` came to",
+        "Show the variants with accuracy, size and latency, what the scaling law says, and where the report is.",
+        "dvc repro && isoflop summary",
+    )
+    return whole
+
+
+def _add_compress(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compress = _command(
+        commands,
+        "compress",
+        "quantize any ONNX image classifier, and measure what it brought",
+        "Quantize an ONNX classifier of square images, the pipeline's or anyone's, to 8 bits: ranges by the method "
+        "with the least error, layers that change too many predictions left in float. Says what every layer costs, how "
+        "much faster it runs in ONNX Runtime here, and what keeps it from running faster. Half of the images "
+        "calibrate, the others judge.",
+        "isoflop compress model.onnx --calibration photos --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out small",
+    )
+    compress.add_argument("model", type=Path, metavar="MODEL.onnx", help="input float32 or uint8 [batch, C, H, W]")
+    compress.add_argument("--calibration", type=Path, required=True, metavar="FOLDER", help="of images, however deep")
+    compress.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write to; made if missing")
+    compress.add_argument("--images", type=_count, default=1024, metavar="N", help="at most so many (default: 1024)")
+    compress.add_argument("--size", type=_count, metavar="PIXELS", help="side, where the model leaves it open")
+    compress.add_argument("--scale", type=_positive, default=255.0, help="pixels are divided by (default: 255)")
+    compress.add_argument(
+        "--mean", type=float, nargs="+", default=[0.0], help="then less this, by channel (default: 0)"
+    )
+    compress.add_argument("--std", type=_positive, nargs="+", default=[1.0], help="then over this (default: 1)")
+    compress.add_argument("--method", choices=("auto", "minmax", "percentile", "entropy"), default="auto")
+    compress.add_argument(
+        "--max-flips", type=_share, default=0.01, metavar="SHARE", help="of predictions that may change"
+    )
+    compress.add_argument("--portable", action="store_true", help="for x86 processors without VNNI: weights of 7 bits")
+    compress.add_argument("--force", action="store_true", help="write into a folder that holds something")
+    compress.add_argument("--json", action="store_true", help="print what compress.json holds")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = _command(
+        commands,
+        "plan",
+        "ask the scaling law for the best size and its loss",
+        "Ask the law that `dvc repro` fitted: the size and the samples of least loss for a budget of training FLOPs; "
+        "or for the least budget that reaches a loss; or for which a model of so many parameters, or one that answers "
+        "so fast (by the benchmark's times), is the best size. With intervals, and with what speaks against them.",
+        "isoflop plan --flops 1e15",
+    )
+    asked = plan.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--flops", type=_positive, metavar="C", help="budget of training FLOPs")
+    asked.add_argument("--loss", type=_positive, metavar="L", help="validation loss (NLL) to reach")
+    asked.add_argument("--parameters", type=_positive, metavar="N", help="size of the model")
+    asked.add_argument(
+        "--latency-ms", type=_positive, metavar="T", help="median latency, in the report's headline setting"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fit = _command(
+        commands,
+        "fit",
+        "fit scaling laws to your own table of runs",
+        "Fit scaling laws to a table of training runs, CSV or Parquet, a row a run: laws and their intervals, the "
+        "largest size held out and predicted, the best size a budget, what to run next, and what speaks against all of "
+        "it. Writes figures, JSON and CSV to a folder. Name the columns that you have; laws follow from what varies.",
+        "isoflop fit runs.csv --parameters N --samples tokens --loss val_loss --out scaling",
+    )
+    fit.add_argument("table", type=Path, metavar="RUNS.csv", help="or RUNS.parquet")
+    for name, what in (
+        ("parameters", "parameters of the model"),
+        ("samples", "unique training samples (or tokens)"),
+        ("seen", "samples seen in training, if it repeats them"),
+        ("epochs", "passes over the samples, in place of --seen"),
+        ("flops", "training FLOPs; without it 6 x parameters x samples seen"),
+        ("seed", "seed: runs that differ in it alone tell the noise"),
+        ("accuracy", "accuracy, a share from 0 to 1"),
+    ):
+        fit.add_argument(f"--{name}", metavar="COLUMN", help=f"column of the {what}")
+    fit.add_argument("--loss", metavar="COLUMN", default="loss", help="column of the loss (default: loss)")
+    fit.add_argument("--where", metavar="COLUMN=VALUE", action="append", help="keep such rows alone; may be repeated")
+    fit.add_argument("--chance-loss", type=_positive, metavar="L", help="leave out runs no better than this by a tenth")
+    fit.add_argument(
+        "--objective",
+        choices=("huber", "l1", "mse", "least_squares"),
+        default="huber",
+        help="huber (of log L, delta 0.001; default), l1 or mse of log L, least_squares of L",
+    )
+    fit.add_argument("--bootstraps", type=_bootstraps, default=1000, metavar="R", help="default: 1000")
+    fit.add_argument("--bootstrap-seed", type=_natural, default=0, metavar="SEED", help="default: 0")
+    fit.add_argument("--out", type=Path, default=Path("scaling"), metavar="FOLDER", help="default: scaling")
+    fit.add_argument("--force", action="store_true", help="write into a folder that holds files")
+    fit.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, long: str, example: str
+) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    return commands.add_parser(
+        name, help=short, description=long, epilog=f"example:\n  {example}", formatter_class=formatter
+    )
