@@ -82,7 +82,7 @@ def test_an_interrupt_and_a_closed_pipe_end_quietly(raised: BaseException, statu
     code = (
         "import sys\nfrom isoflop import cli\n"
         f"def fail(options): raise {type(raised).__name__}\n"
-        "cli._summary = fail\nsys.exit(cli.main(['summary']))"
+        "cli._COMMANDS['summary'] = fail\nsys.exit(cli.main(['summary']))"
     )
     done = run_command(sys.executable, "-c", code, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (status, "")
