@@ -138,7 +138,7 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path |
     with warnings.catch_warnings():
         # Lightning's hints on data loaders, which ours are not, and its own use of what torch deprecates
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=False)
+        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if training.curves and trainer.is_global_zero:
