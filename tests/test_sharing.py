@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import getpass
-import os
 import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import commit, run_command
+from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3, sshd
 from tests.test_pipeline import executed
 
 
@@ -96,48 +92,32 @@ def test_a_corrupt_object_of_the_remote_is_not_accepted(first: Path, tmp_path: P
     assert not (second / "scaling" / "law.json").exists()
 
 
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """OpenSSH's server on a loopback port, and the private key that it lets in."""
-    program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-    if program is None:
-        pytest.skip("no sshd on this machine (Debian: apt-get install openssh-server)")
-    folder = tmp_path / "sshd"
-    folder.mkdir(mode=0o700)
-    for name in ("host", "user"):
-        run_command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name), cwd=folder)
-    (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
-    (folder / "authorized_keys").chmod(0o600)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile {folder / 'pid'}\n"
-        f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
-        "PasswordAuthentication no\nPermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n"
-    )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # its privilege separation needs the folder, service or not
-    server = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "config")], stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            raise AssertionError("sshd did not start")
-        yield port, folder / "user"
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def test_a_second_clone_restores_the_run_over_ssh(first: Path, tmp_path: Path, sshd: tuple[int, Path]) -> None:
-    port, key = sshd
-    url = f"ssh://127.0.0.1{tmp_path / 'remote'}"
-    share(first, url, port=str(port), user=getpass.getuser(), keyfile=str(key))
-    second = second_clone(first)
-    shutil.copy(first / ".dvc" / "config.local", second / ".dvc" / "config.local")
-    assert executed(run_command("dvc", "repro", "--pull", cwd=second).stdout) == set()
+def test_a_second_clone_restores_the_run_over_ssh(first: Path, tmp_path: Path) -> None:
+    with sshd(tmp_path / "sshd") as (port, key):
+        url = f"ssh://127.0.0.1{tmp_path / 'remote'}"
+        share(first, url, port=str(port), user=getpass.getuser(), keyfile=str(key))
+        second = second_clone(first)
+        shutil.copy(first / ".dvc" / "config.local", second / ".dvc" / "config.local")
+        assert executed(run_command("dvc", "repro", "--pull", cwd=second).stdout) == set()
     same_outputs(first, second)
+
+
+def test_a_second_clone_restores_the_run_from_s3(first: Path, tmp_path: Path) -> None:
+    """The keys are in config.local of one clone and in the environment of the other, and in git nowhere."""
+    (tmp_path / "buckets" / "team").mkdir(parents=True)
+    keys = {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
+    with s3(tmp_path / "buckets") as endpoint:
+        share(first, "s3://team/isoflop", endpointurl=endpoint, **keys)
+        second = second_clone(first)
+        run_command("dvc", "remote", "modify", "--local", "team", "endpointurl", endpoint, cwd=second)
+        refused = run_command("dvc", "pull", cwd=second, check=False, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y")
+        assert refused.returncode != 0
+        environment = {f"AWS_{name.upper()}": value for name, value in keys.items()}
+        assert executed(run_command("dvc", "repro", "--pull", cwd=second, **environment).stdout) == set()
+    same_outputs(first, second)
+    for clone in (first, second):
+        assert (
+            run_command("git", "grep", "-c", SECRET_KEY, "HEAD", "--", ":!tests", cwd=clone, check=False).returncode
+            == 1
+        )
+        assert run_command("git", "status", "--porcelain", cwd=clone).stdout == ""

@@ -79,6 +79,16 @@ def parser() -> argparse.ArgumentParser:
         "isoflop check && dvc repro",
     )
 
+    doctor = _command(
+        commands,
+        "doctor",
+        "say what this machine and this project lack, with the cure",
+        "Look at Python and its packages, torch and its device, params.yaml, git and its identity, DVC and its remote, "
+        "the disk, and trainings that were cut off. The exit status is 1 where the pipeline cannot run.",
+        "isoflop doctor",
+    )
+    doctor.add_argument("--json", action="store_true", help="print a list of findings")
+
     predict = _command(
         commands,
         "predict",

@@ -78,6 +78,12 @@ def _check(options: argparse.Namespace) -> None:
     print(f"params.yaml: fits all {len(schemas)} stages")
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    from isoflop.doctor import examine, show
+
+    show(examine(find_project(Path.cwd())), as_json=options.json)
+
+
 def _predict(options: argparse.Namespace) -> None:
     from isoflop.prediction import predict, show
 
@@ -136,6 +142,7 @@ def _fit(options: argparse.Namespace) -> None:
 _COMMANDS = {
     "preset": _preset,
     "check": _check,
+    "doctor": _doctor,
     "predict": _predict,
     "compress": _compress,
     "summary": _summary,

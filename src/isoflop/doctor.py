@@ -1,0 +1,200 @@
+"""``isoflop doctor``: what this machine and this project lack, each with its cure."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from isoflop.cpu import computes_in_bf16, processor
+from isoflop.errors import UserError
+
+_LITTLE_DISK = 2e9  # bytes
+_RESUME = Path(".isoflop") / "resume"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``fail``: the pipeline cannot run; ``warn``: it can, and something of it cannot."""
+
+    about: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    cure: str = ""
+
+
+def examine(project: Path) -> list[Finding]:
+    """What there is and what lacks, in the order in which to mend it."""
+    checks: tuple[Callable[[Path], Finding], ...] = (
+        _python,
+        _packages,
+        _torch,
+        _params,
+        _git,
+        _dvc,
+        _remote,
+        _disk,
+        _killed,
+    )
+    return [check(project) for check in checks]
+
+
+def show(findings: list[Finding], as_json: bool) -> None:
+    """A line each, and below what is amiss its cure.
+
+    Raises:
+        UserError: something fails, so that the exit status says so.
+    """
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(soft_wrap=True, highlight=False)
+        for finding in findings:
+            color = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.status]
+            console.print(Text.assemble((f"{finding.status:5}", color), f"{finding.about:9} {finding.found}"))
+            if finding.cure:
+                console.print(Text(f"{15 * ' '}{finding.cure}"))
+    failed = [finding.about for finding in findings if finding.status == "fail"]
+    if failed:
+        raise UserError(f"the pipeline cannot run here: {', '.join(failed)}")
+
+
+def _python(_: Path) -> Finding:
+    return Finding("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
+
+
+def _packages(_: Path) -> Finding:
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in metadata.requires("isoflop") or ()]
+    amiss = []
+    for need in wanted:
+        if need.marker and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            amiss.append(f"{need.name} is missing")
+            continue
+        if not need.specifier.contains(version, prereleases=True):
+            amiss.append(f"{need.name} {version} is not {need.specifier}")
+    if amiss:
+        return Finding("packages", "fail", ", ".join(amiss), "`make install` brings those that were tested")
+    return Finding("packages", "ok", f"isoflop {metadata.version('isoflop')}, and what it needs")
+
+
+def _torch(_: Path) -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("torch", "fail", f"cannot be imported: {error}", "`make install`")
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        return Finding("torch", "ok", f"{torch.__version__} on {count} x {torch.cuda.get_device_name()}")
+    bf16 = "bf16" if computes_in_bf16() else "fp32, as it has no bf16"
+    found = f"{torch.__version__} on {processor()[0]}, {torch.get_num_threads()} threads, {bf16}"
+    if shutil.which("nvidia-smi"):
+        return Finding(
+            "torch",
+            "warn",
+            f"{found}; there is an NVIDIA driver, but torch sees no GPU",
+            "install a torch built for its CUDA version: https://pytorch.org/get-started/locally",
+        )
+    return Finding("torch", "ok", found)
+
+
+def _params(project: Path) -> Finding:
+    from isoflop.checking import check, stage_schemas
+
+    try:
+        schemas = stage_schemas(project)
+        check(schemas.values(), project / "params.yaml")
+    except UserError as error:
+        return Finding("params", "fail", str(error), "`isoflop check` after each change says what is left")
+    return Finding("params", "ok", f"params.yaml fits all {len(schemas)} stages")
+
+
+def _git(project: Path) -> Finding:
+    if not shutil.which("git"):
+        return Finding("git", "fail", "not installed", "install git (`apt install git`, `brew install git`)")
+    if _output(project, "git", "rev-parse", "--is-inside-work-tree") is None:
+        return Finding(
+            "git",
+            "warn",
+            "not a repository: `dvc exp` and sharing need one",
+            "`git init`, then commit params.yaml, dvc.yaml and dvc.lock",
+        )
+    name, email = (_output(project, "git", "config", f"user.{key}") for key in ("name", "email"))
+    if not name or not email:
+        return Finding(
+            "git",
+            "warn",
+            "no identity: commits and `dvc exp run` will fail",
+            "`git config --global user.name 'Your Name'` and `git config --global user.email you@…`",
+        )
+    return Finding("git", "ok", f"repository, commits by {name} <{email}>")
+
+
+def _dvc(project: Path) -> Finding:
+    if not (project / ".dvc").is_dir():
+        return Finding("dvc", "fail", "not initialized here", "`dvc init`, or `dvc init --no-scm` outside git")
+    return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
+
+
+def _remote(project: Path) -> Finding:
+    listed = _output(project, sys.executable, "-m", "dvc", "config", "--list") or ""
+    settings = dict(re.findall(r"^(?:\S+\t)?([^=\s]+)=(.*)$", listed, flags=re.MULTILINE))
+    default = settings.get("core.remote")
+    if not default:
+        return Finding(
+            "remote",
+            "warn",
+            "none: what is computed here stays here",
+            "`dvc remote add -d team URL` (a folder, ssh:// or s3://), then `dvc push --run-cache`",
+        )
+    found = f"{default}, {settings.get(f'remote.{default}.url', 'without a url')}"
+    if settings.get(f"remote.{default}.verify", "false").lower() != "true":
+        return Finding(
+            "remote",
+            "warn",
+            f"{found}; a corrupt object in it would be taken for whole",
+            f"`dvc remote modify {default} verify true`",
+        )
+    return Finding("remote", "ok", found)
+
+
+def _disk(project: Path) -> Finding:
+    free = shutil.disk_usage(project).free
+    found = f"{free / 1e9:.1f} GB free at {project.resolve()}"
+    if free < _LITTLE_DISK:
+        return Finding("disk", "warn", found, "`dvc gc --workspace --all-branches` removes what no branch needs")
+    return Finding("disk", "ok", found)
+
+
+def _killed(project: Path) -> Finding:
+    folders = [folder for folder in (project / _RESUME).glob("*") if folder.is_dir()]
+    if not folders:
+        return Finding("killed", "ok", "no training waits to be taken up")
+    size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+    return Finding(
+        "killed",
+        "ok",
+        f"{len(folders)} trainings were cut off ({size / 1e6:.0f} MB); the next `dvc repro` "
+        f"takes up those that still are what params.yaml says; {_RESUME} may be removed",
+    )
+
+
+def _output(project: Path, *command: str) -> str | None:
+    """What a command prints; None where it fails."""
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
