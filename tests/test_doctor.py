@@ -83,5 +83,5 @@ def test_lines_end_with_a_line_that_says_what_fails(
     monkeypatch.setenv("NO_COLOR", "1")
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr()
-    assert "fail  dvc       not initialized here\n               `dvc init`" in said.out
+    assert "fail dvc       not initialized here\n               `dvc init`" in said.out
     assert said.err == "error: the pipeline cannot run here: dvc\n"
