@@ -89,19 +89,7 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print a list of findings")
 
-    predict = _command(
-        commands,
-        "predict",
-        "classify images with an ONNX model of the pipeline",
-        "Classify images of any size or mode with an ONNX model that the pipeline made. How an image is resized and "
-        "normalized is read from the model.",
-        "isoflop predict ship/model.onnx photo.jpg --top 3",
-    )
-    predict.add_argument("model", type=Path, metavar="MODEL.onnx", help="such as ship/model.onnx")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file")
-    predict.add_argument("--top", type=int, default=1, metavar="K", help="classes an image, best first (default: 1)")
-    predict.add_argument("--json", action="store_true", help='print a list of {"image": ..., "top": [...]}')
-
+    _add_predict(commands)
     _add_compress(commands)
     _add_plan(commands)
     _add_fit(commands)
@@ -114,6 +102,21 @@ def parser() -> argparse.ArgumentParser:
         "dvc repro && isoflop summary",
     )
     return whole
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    predict = _command(
+        commands,
+        "predict",
+        "classify images with an ONNX model of the pipeline",
+        "Classify images of any size or mode with an ONNX model that the pipeline made. How an image is resized and "
+        "normalized is read from the model.",
+        "isoflop predict ship/model.onnx photo.jpg --top 3",
+    )
+    predict.add_argument("model", type=Path, metavar="MODEL.onnx", help="such as ship/model.onnx")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file")
+    predict.add_argument("--top", type=int, default=1, metavar="K", help="classes an image, best first (default: 1)")
+    predict.add_argument("--json", action="store_true", help='print a list of {"image": ..., "top": [...]}')
 
 
 def _add_compress(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
