@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro install test check bench clean-venv
+.PHONY: repro install test check bench audit clean-venv
 
 repro: .venv/installed
 	isoflop check
@@ -23,6 +23,12 @@ check: .venv/installed
 bench: .venv/installed
 	python -m benchmarks.scaling_fit
 	python -m benchmarks.training_loop
+
+# What is installed as an SBOM (CycloneDX), and what is known to be wrong with it (asks a service on the network).
+audit: .venv/installed
+	python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[audit]'
+	cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json .venv
+	pip-audit --progress-spinner off --skip-editable
 
 # The stamp is written last: an interrupted install is taken up again.
 .venv/installed: pyproject.toml requirements.lock

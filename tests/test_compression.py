@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from isoflop.arrays import Split
-from isoflop.costs import count_macs
+from isoflop.costs import count_macs, count_training_flops
 from isoflop.distillation import Distill, distill
 from isoflop.errors import UserError
 from isoflop.evaluation import predict_logits
@@ -54,6 +54,9 @@ def test_a_student_is_taught_and_compared_with_an_untaught_one(
     best = max("control", "taught", key=lambda name: (facts[f"{name}_val_accuracy"], -facts[f"{name}_val_nll"]))
     assert facts["control_val_nll"] != facts["taught_val_nll"] and facts["kept"] == best
     assert facts["val_accuracy"] == facts[f"{best}_val_accuracy"]
+    one = count_training_flops(student.net, student.architecture)
+    both = 2 * one + 2 * count_macs(base.net, base.architecture)  # untaught, and taught with the teacher's forward
+    assert facts["training_flops"] == 6 * 1200 * both
 
 
 def test_a_teacher_that_knows_no_more_than_the_student_is_not_listened_to(

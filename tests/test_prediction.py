@@ -160,6 +160,10 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
         (["foreign.onnx", "good.png"], "error: foreign.onnx: found no metadata"),
         (["classes.onnx", "good.png"], "error: classes.onnx: metadata classes: found 'cat, dog' for logits of shape"),
         (["fewer.onnx", "good.png"], """error: fewer.onnx: metadata classes: found '["cat"]' for logits of shape"""),
+        (["external.onnx", "good.png"], "error: external.onnx: found weights in another file ('weights')"),
+        (["hidden.onnx", "good.png"], "error: hidden.onnx: found weights in another file ('inside')"),
+        (["external.json", "good.png"], "error: external.json: found weights in another file ('weights')"),
+        (["custom.onnx", "good.png"], "error: custom.onnx: not a readable ONNX file ("),
         (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: found 'zoom', expected one of crop, pad"),
     ],
 )
@@ -184,6 +188,17 @@ def test_a_mistake_is_one_line_and_nothing_is_predicted(
         altered = onnx.load(model)
         onnx.helper.set_model_props(altered, {item.key: item.value for item in altered.metadata_props} | {key: value})
         onnx.save(altered, tmp_path / f"{name}.onnx")
+    external = tmp_path / "external.onnx"
+    onnx.save(onnx.load(model), external, save_as_external_data=True, location="secret", size_threshold=0)
+    (tmp_path / "external.json").write_bytes(external.read_bytes())  # a name by which onnx guesses another format
+    hidden = onnx.load(model)
+    inside = TensorProto(name="inside", dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    hidden.graph.node.append(helper.make_node("Constant", [], ["unused"], value=inside))
+    (tmp_path / "hidden.onnx").write_bytes(hidden.SerializeToString())
+    custom = onnx.load(model)
+    custom.graph.node[-1].domain = "of.somebody"
+    custom.opset_import.append(helper.make_opsetid("of.somebody", 1))
+    (tmp_path / "custom.onnx").write_bytes(custom.SerializeToString())
     foreign = onnx.load(model)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")

@@ -16,6 +16,14 @@ def _positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
 
 
+def _devices(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 <= value <= 1 or (value > 1 and value.is_integer()):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected a share or a whole number")
+
+
 def _share(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(text)) <= 1:
@@ -88,11 +96,15 @@ def parser() -> argparse.ArgumentParser:
         "isoflop doctor",
     )
     doctor.add_argument("--json", action="store_true", help="print a list of findings")
+    doctor.add_argument("--cache", action="store_true", help="read all of DVC's cache again: is each file whole?")
+    doctor.add_argument("--remove-damaged", action="store_true", help="and delete those that are not")
 
     _add_predict(commands)
     _add_compress(commands)
     _add_plan(commands)
     _add_fit(commands)
+    _add_launch(commands)
+    _add_release(commands)
 
     _command(
         commands,
@@ -101,6 +113,15 @@ def parser() -> argparse.ArgumentParser:
         "Show the variants with accuracy, size and latency, what the scaling law says, and where the report is.",
         "dvc repro && isoflop summary",
     )
+    savings = _command(
+        commands,
+        "savings",
+        "say what of the results was computed here, and what a cache spared",
+        "For each stage of dvc.lock: whether its outputs were computed in this workspace, in how many seconds, or came "
+        "from a cache, and the FLOPs of the trainings in it that were so not spent again.",
+        "dvc repro --pull && isoflop savings",
+    )
+    savings.add_argument("--json", action="store_true", help="print JSON")
     return whole
 
 
@@ -204,6 +225,50 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     fit.add_argument("--out", type=Path, default=Path("scaling"), metavar="FOLDER", help="default: scaling")
     fit.add_argument("--force", action="store_true", help="write into a folder that holds files")
     fit.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    release = _command(
+        commands,
+        "release",
+        "copy ship/ to a folder with a manifest, and sign it",
+        "Copy what ships beside a manifest (hashes of data, model and code, parameters, versions, what was measured) "
+        "and checksums. With a private key of an elliptic curve in PEM, signed as the OpenSSF's model-signing does.",
+        "openssl ecparam -name prime256v1 -genkey -noout -out key.pem && isoflop release --key key.pem",
+    )
+    release.add_argument("--out", type=Path, default=Path("release"), metavar="FOLDER", help="default: release")
+    release.add_argument("--key", type=Path, metavar="KEY.pem", help="private; never put it into git")
+    release.add_argument("--force", action="store_true", help="replace the folder")
+
+    verify = _command(
+        commands,
+        "verify",
+        "check a release, or ship/, for altered files",
+        "Check that every file is what SHA256SUMS says and that there is no other; with a public key, also that its "
+        "owner has signed them. The exit status is 1 where not.",
+        "openssl ec -in key.pem -pubout -out public.pem && isoflop verify release --public-key public.pem",
+    )
+    verify.add_argument("folder", type=Path, metavar="FOLDER")
+    verify.add_argument("--public-key", type=Path, metavar="PUBLIC.pem")
+
+
+def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    launch = _command(
+        commands,
+        "launch",
+        "run independent stages at the same time, here or on a Ray cluster",
+        "Run stages (all, if none is named) and what they need as Ray tasks, those that do not wait for each other at "
+        "the same time, each in a copy of the project of its own. Results meet in DVC's cache, on a cluster in the "
+        "default remote; then `dvc repro` has nothing to execute. The exit status is 1 where a stage failed.",
+        "isoflop launch --jobs 2 scaling",
+    )
+    launch.add_argument("stages", nargs="*", metavar="STAGE", help="such as scaling or sweep@32")
+    launch.add_argument(
+        "--address", help="of a Ray cluster (its nodes have isoflop installed); without it, this machine"
+    )
+    launch.add_argument("--jobs", type=_count, metavar="N", help="stages at a time, here (default: as the cores hold)")
+    launch.add_argument("--cpus", type=_count, default=1, metavar="N", help="cores and threads a stage (default: 1)")
+    launch.add_argument("--gpus", type=_devices, default=0, metavar="X", help="a stage; may be a share (default: 0)")
 
 
 def _command(

@@ -98,7 +98,7 @@ class _Worker:
         import albumentations
 
         self._job = job
-        self._images: Images = np.load(job.source, mmap_mode="r")
+        self._images: Images = np.load(job.source, mmap_mode="r", allow_pickle=False)
         self._pipeline = albumentations.Compose(_build_all(job.policy))
 
     def make(self, view: int, start: int) -> None:

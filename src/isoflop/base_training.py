@@ -65,6 +65,7 @@ def fitted_facts(fitted: Fitted) -> dict[str, float]:
         "epochs": fitted.epochs,
         "steps": fitted.steps,
         "images_seen": fitted.images_seen,
+        "training_flops": fitted.flops,
         "train_loss": round(fitted.train_loss, 6),
         "val_nll": round(fitted.val_nll, 6),
         "val_accuracy": round(fitted.val_accuracy, 6),

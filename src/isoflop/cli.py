@@ -81,7 +81,10 @@ def _check(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> None:
     from isoflop.doctor import examine, show
 
-    show(examine(find_project(Path.cwd())), as_json=options.json)
+    found = examine(
+        find_project(Path.cwd()), cache=options.cache or options.remove_damaged, remove_damaged=options.remove_damaged
+    )
+    show(found, as_json=options.json)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -115,6 +118,34 @@ def _summary(options: argparse.Namespace) -> None:
     print_summary(find_project(Path.cwd()))
 
 
+def _launch(options: argparse.Namespace) -> None:
+    from isoflop.launch import launch
+
+    asked = {name: getattr(options, name) for name in ("address", "jobs", "cpus", "gpus")}
+    launch(find_project(Path.cwd()), options.stages, **asked)
+
+
+def _release(options: argparse.Namespace) -> None:
+    from isoflop.release import release
+
+    manifest = release(find_project(Path.cwd()), options.out, key=options.key, force=options.force)
+    signed = "signed" if options.key else "not signed"
+    print(f"{options.out}: {manifest['chosen']}, code {manifest['code']['revision'] or 'outside git'}, {signed}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from isoflop.release import verify
+
+    print("\n".join(verify(options.folder, options.public_key)))
+
+
+def _savings(options: argparse.Namespace) -> None:
+    from isoflop.savings import show, stage_costs
+
+    project = find_project(Path.cwd())
+    show(project, stage_costs(project), as_json=options.json)
+
+
 def _plan(options: argparse.Namespace) -> None:
     from isoflop.scaling.commands import plan, print_plan
 
@@ -146,6 +177,10 @@ _COMMANDS = {
     "predict": _predict,
     "compress": _compress,
     "summary": _summary,
+    "savings": _savings,
+    "release": _release,
+    "verify": _verify,
+    "launch": _launch,
     "plan": _plan,
     "fit": _fit,
 }

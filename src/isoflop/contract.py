@@ -28,7 +28,9 @@ _CODE = (".py", *_PACKAGE_DATA)
 PLUMBING = frozenset(
     {
         "src/isoflop/__init__.py",
+        "src/isoflop/damage.py",
         "src/isoflop/errors.py",
+        "src/isoflop/executions.py",
         "src/isoflop/params.py",
         "src/isoflop/processes.py",
         "src/isoflop/stage.py",

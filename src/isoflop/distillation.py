@@ -80,6 +80,7 @@ def distill(
     for name, (_, training) in found.items():
         facts |= {f"{name}_{key}": fitted_facts(training)[key] for key in ("val_nll", "val_accuracy")}
     facts |= {"kept": kept, **fitted_facts(fitted)}
+    facts["training_flops"] = sum(training.flops for _, training in found.values())
     save_model(Model(net, student, data.meaning), folder)
     metrics.write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from isoflop.cpu import computes_in_bf16, processor
+from isoflop.damage import changed_outputs, copies, damaged_objects, remove
 from isoflop.errors import UserError
 
 _LITTLE_DISK = 2e9  # bytes
@@ -30,8 +31,13 @@ class Finding:
     cure: str = ""
 
 
-def examine(project: Path) -> list[Finding]:
-    """What there is and what lacks, in the order in which to mend it."""
+def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False) -> list[Finding]:
+    """What there is and what lacks, in the order in which to mend it.
+
+    Args:
+        cache: read every object of DVC's cache and every output again, and compare it with its MD5.
+        remove_damaged: delete those that do not have theirs.
+    """
     checks: tuple[Callable[[Path], Finding], ...] = (
         _python,
         _packages,
@@ -43,7 +49,8 @@ def examine(project: Path) -> list[Finding]:
         _disk,
         _killed,
     )
-    return [check(project) for check in checks]
+    found = [check(project) for check in checks]
+    return [*found, _cache(project, remove_damaged)] if cache else found
 
 
 def show(findings: list[Finding], as_json: bool) -> None:
@@ -192,6 +199,36 @@ def _killed(project: Path) -> Finding:
         f"{len(folders)} trainings were cut off ({size / 1e6:.0f} MB); the next `dvc repro` "
         f"takes up those that still are what params.yaml says; {_RESUME} may be removed",
     )
+
+
+def _cache(project: Path, remove_damaged: bool) -> Finding:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(project)) as repo, repo.lock:  # what a stage is writing would look damaged
+            folder = Path(repo.cache.local.path)
+            damaged, changed = damaged_objects(folder), changed_outputs(project)
+            copied = copies(damaged, changed)
+            if remove_damaged:
+                remove(copied, damaged)
+    except DvcException as error:
+        return Finding("cache", "fail", " ".join(str(error).split()), "try again when DVC is through with what it does")
+    if damaged:
+        named = [str(path) for path in (*damaged, *copied)]
+        listed = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
+        if remove_damaged:
+            cure = "`dvc repro --pull` restores them from the remote, or makes them again"
+            return Finding("cache", "warn", f"removed, as they were not what their MD5 says: {listed}", cure)
+        cure = "`isoflop doctor --cache --remove-damaged`, then `dvc repro --pull`"
+        return Finding("cache", "fail", f"not what their MD5 says: {listed}", cure)
+    if changed:
+        listed = ", ".join(map(str, changed[:6]))
+        cure = "`dvc checkout` restores them, `dvc repro` makes them again, `dvc commit` keeps them"
+        return Finding(
+            "cache", "warn", f"every object is whole; outputs that are not what dvc.lock says: {listed}", cure
+        )
+    return Finding("cache", "ok", f"every object in {folder} and every output is what its MD5 says")
 
 
 def _output(project: Path, *command: str) -> str | None:

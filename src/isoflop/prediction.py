@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from isoflop.arrays import Images
 from isoflop.errors import UserError
 from isoflop.images import decode, fit_to_square
-from isoflop.onnx_files import OnnxClassifier, cores, open_classifier
+from isoflop.onnx_files import OnnxClassifier, cores, open_classifier, reason
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
+    from onnx import TensorProto
 
 _BATCH = 64  # images; bounds the memory, whatever the number of files
 
@@ -34,9 +39,9 @@ def predict(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
     """The ``top`` classes (all, if it has fewer) of each image file, in their order.
 
     Raises:
-        UserError: ``top`` is less than 1; the model is missing, is not ONNX or is not of this pipeline; a file is
-            missing, is a folder or is not an image. One bad file and nothing is predicted: half an answer that looks
-            whole is worse than none.
+        UserError: ``top`` is less than 1; the model is missing, is not ONNX, is not of this pipeline or wants another
+            file to be read; a file is missing, is a folder or is not an image. One bad file and nothing is predicted:
+            half an answer that looks whole is worse than none.
     """
     if top < 1:
         raise UserError(f"--top: found {top}, expected at least 1")
@@ -45,6 +50,7 @@ def predict(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
             raise UserError(f"{image}: found a folder, expected an image file ({image}/*.png, say)")
         if not image.exists():
             raise UserError(f"{image}: not found; expected an image file")
+    _refuse_external_data(model)
     classifier = open_classifier(model, threads=cores())
     predictions = []
     for start in range(0, len(images), _BATCH):
@@ -75,6 +81,34 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def _refuse_external_data(model: Path) -> None:
+    """A model may name files for its weights; one from somewhere else must not choose what is read here."""
+    import onnx
+
+    if not model.is_file():
+        return  # for open_classifier to say
+    try:
+        graph = onnx.load(model, format="protobuf", load_external_data=False)
+    except Exception as error:  # those of protobuf have no common base
+        raise UserError(f"{model}: not a readable ONNX file ({reason(error)})") from None
+    for tensor in _tensors(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise UserError(f"{model}: found weights in another file ({tensor.name[:80]!r}), expected all in this one")
+
+
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor in it: of the graph, of its nodes' attributes, of graphs and functions inside those."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if hasattr(value, "ListFields") else value:  # one message, or a list of them
+                yield from _tensors(inner)
 
 
 def _pixels(image: Path, classifier: OnnxClassifier) -> Images:

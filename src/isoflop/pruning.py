@@ -97,9 +97,10 @@ def prune(
             start = "prune", digest(net), recipe.model_dump(), params.model_dump()
             return trainings.enter_context(resumable(images, *start))
 
-        net, untuned, tuned = _pruned_in_steps(base, recipe, params, ratio, images, val, checkpoint)
+        net, untuned, steps = _pruned_in_steps(base, recipe, params, ratio, images, val, checkpoint)
         fresh, as_long = _fresh(net, built, images, params.seed), recipe.model_copy(update={"epochs": params.epochs})
         control = fit(fresh, images, val, as_long, width=built.width, seed=params.seed, checkpoint=checkpoint(fresh))
+    tuned = steps[-1]
     keeps_weights = (tuned.val_accuracy, -tuned.val_nll) >= (control.val_accuracy, -control.val_nll)
     save_model(replace(base, net=net if keeps_weights else fresh), folder)
     parameters, macs, left = count_parameters(net), count_macs(net, built), channels(net)
@@ -117,7 +118,9 @@ def prune(
         "channels": {name: [count, left[name]] for name, count in channels(base.net).items()},
     }
     facts["kept"] = "tuned" if keeps_weights else "control"
-    metrics.write_text(json.dumps(facts | fitted_facts(tuned if keeps_weights else control), indent=1) + "\n")
+    facts |= fitted_facts(tuned if keeps_weights else control)
+    facts["training_flops"] = sum(training.flops for training in (*steps, control))
+    metrics.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def _check_removes(base: Model, params: Prune, ratio: float) -> None:
@@ -141,8 +144,8 @@ def _pruned_in_steps(
     images: TrainingImages,
     val: Split,
     checkpoint: Callable[[nn.Module], Path],
-) -> tuple[nn.Module, float, Fitted]:
-    """The pruned network, its validation accuracy before the last fine-tuning, and how that ended."""
+) -> tuple[nn.Module, float, list[Fitted]]:
+    """The pruned network, its validation accuracy before the last fine-tuning, and how each one ended."""
     from isoflop.divergence import said_of
     from isoflop.evaluation import predict_logits
     from isoflop.losses import Teacher
@@ -155,15 +158,16 @@ def _pruned_in_steps(
         "learning_rate": params.learning_rate_factor * recipe.learning_rate,
         "progressive_resizing": [1.0],  # it has seen smaller images already
     }
+    trained = []
     for step in range(params.steps):
         remove(images)
         settle_norms(net, images)
         untuned = float((predict_logits(net, val).argmax(1) == val.labels).mean())
         tuning = recipe.model_copy(update=changes | {"epochs": _share(params.epochs, params.steps, step)})
         with said_of("prune.learning_rate_factor", params.learning_rate_factor):
-            fitted = fit(net, images, val, tuning, width=base.architecture.width, seed=params.seed + step,
-                         teacher=teacher, checkpoint=checkpoint(net))  # fmt: skip
-    return net, untuned, fitted
+            trained.append(fit(net, images, val, tuning, width=base.architecture.width, seed=params.seed + step,
+                               teacher=teacher, checkpoint=checkpoint(net)))  # fmt: skip
+    return net, untuned, trained
 
 
 def _share(total: int, parts: int, part: int) -> int:

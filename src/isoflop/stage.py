@@ -13,11 +13,14 @@ import inspect
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from isoflop.damage import check_inputs
 from isoflop.errors import UserError, is_out_of_memory
+from isoflop.executions import note_execution
 from isoflop.params import Section, load_params, variant_keys
 from isoflop.processes import is_first_process, process_name
 
@@ -55,6 +58,7 @@ def run(main: Callable[..., None]) -> None:
     values = vars(_parser(main, arguments).parse_args())
     variant = values.pop("variant", None)
     outputs: dict[Path, Path] = {}
+    began = time.monotonic()
     try:
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -62,10 +66,12 @@ def run(main: Callable[..., None]) -> None:
             elif annotation == Out:
                 final = values[name]
                 values[name] = outputs[final] = _partial(final)
+        check_inputs(_inputs(arguments, values))
         main(**values)
         if is_first_process():
             for final, partial in outputs.items():
                 _replace(partial, final)
+            note_execution(outputs, time.monotonic() - began)
     except Exception as error:
         said = _one_line(error, outputs)
         if said is None:
@@ -75,6 +81,15 @@ def run(main: Callable[..., None]) -> None:
     finally:
         for partial in outputs.values():
             _remove(partial)
+
+
+def _inputs(arguments: dict[str, Any], values: dict[str, Any]) -> list[Path]:
+    lists = [
+        values[name] if kind == list[In] else [values[name]]
+        for name, kind in arguments.items()
+        if kind in (In, list[In])
+    ]
+    return [path for paths in lists for path in paths]
 
 
 def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.ArgumentParser:

@@ -155,7 +155,7 @@ def _run(
         return facts | dict.fromkeys(names) | {"diverged": True}
     return facts | {
         "images_seen": fitted.images_seen,
-        "flops": flops * fitted.timed_images,
+        "flops": fitted.flops,
         "val_nll": round(fitted.val_nll, 6),
         "val_accuracy": round(fitted.val_accuracy, 6),
         "train_loss": round(fitted.train_loss, 6),

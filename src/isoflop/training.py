@@ -16,6 +16,7 @@ from torch import nn
 
 from isoflop.arrays import Split
 from isoflop.batches import TrainingBatches
+from isoflop.costs import count_macs, count_training_flops
 from isoflop.curves import Curves
 from isoflop.data_module import Data
 from isoflop.errors import UserError, is_out_of_memory
@@ -41,6 +42,7 @@ class Fitted:
     val_accuracy: float
     seconds: float  # in steps, of this process: without validation, and without what came before a resume
     timed_images: int  # seen in these seconds
+    flops: int  # of the whole training, the teacher's included (2 a multiply-accumulate)
 
 
 def fit(
@@ -80,6 +82,7 @@ def fit(
     on = on or Hardware()
     _check_network(net, recipe, on)
     keep_freed_memory()
+    flops_an_image = _flops_an_image(net, val, recipe, teacher)
     steps_an_epoch = TrainingBatches(images, recipe, seed, device=torch.device("cpu")).steps
     seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
     plan = Plan(steps_an_epoch, recipe.epochs, seconds, validate_every, patience, images_budget)
@@ -100,8 +103,13 @@ def fit(
             raise
         said = str(error)  # and not the error: its frames hold the step's tensors
     else:
-        return _fitted(training, len(images))
+        return _fitted(training, len(images), flops_an_image)
     raise UserError(_out_of_memory(training, recipe, on, said))
+
+
+def _flops_an_image(net: nn.Module, val: Split, recipe: Recipe, teacher: Teacher | None) -> int:
+    taught = 2 * count_macs(teacher.net, val) if teacher else 0
+    return taught + count_training_flops(net, val, recipe.progressive_resizing)
 
 
 def _check_network(net: nn.Module, recipe: Recipe, on: Hardware) -> None:
@@ -146,23 +154,25 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path |
         training.curves.end()
 
 
-def _fitted(training: Training, images: int) -> Fitted:
+def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:
     weights = training.best["weights"] if training.best else training.trained.state_dict()
     net = training.net
     net.cpu().load_state_dict({name: value.cpu() for name, value in weights.items()})
     net.eval()
     history, steps = training.history, training.global_step
     kept = min(history, key=lambda row: row.get("val/nll", math.inf)) if training.best else history[-1]
+    seen = round(images * steps / training.plan.steps_an_epoch)
     return Fitted(
         history=history,
         epochs=len(history),
         steps=steps,
-        images_seen=round(images * steps / training.plan.steps_an_epoch),
+        images_seen=seen,
         train_loss=kept["train/loss"],
         val_nll=kept["val/nll"],
         val_accuracy=kept["val/accuracy"],
         seconds=training.seconds,
         timed_images=training.timed_images,
+        flops=flops_an_image * seen,
     )
 
 

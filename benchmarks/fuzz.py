@@ -1,0 +1,272 @@
+"""Hostile input: seeds of every kind, damaged at random, through the readers that strangers' files go through.
+
+``python -m benchmarks.fuzz --inputs 100000`` shares the inputs out over the targets and says for each how many were
+taken, how many refused by a UserError, the slowest one and the memory that all of them left behind. Anything else that
+comes out (another exception, a signal, more memory or time than allowed) is printed with the number that makes it
+again (``--target image --first N --inputs 1``), and the exit status is 1. Needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import multiprocessing
+import resource
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from isoflop.errors import UserError
+
+SLOWEST = 10.0  # seconds that one input may take
+MEMORY = 4 << 30  # bytes of address space beyond that of the imports
+_CHUNK = 500  # inputs a process: what one of them breaks does not outlive it
+
+Feed = Callable[[bytes], None]
+
+
+@dataclass
+class Result:
+    """What a chunk of inputs came to; ``failures`` are numbers of inputs and what came out."""
+
+    taken: int = 0
+    refused: int = 0
+    slowest: float = 0.0
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, other: Result) -> None:
+        self.taken, self.refused = self.taken + other.taken, self.refused + other.refused
+        self.slowest = max(self.slowest, other.slowest)
+        self.failures += other.failures
+
+
+def images() -> tuple[list[bytes], Feed]:
+    """Small pictures of every format and of many modes, to ``decode`` and ``fit_to_square``."""
+    from PIL import Image
+
+    from isoflop.images import FORMATS, decode, fit_to_square
+
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (12, 9, 3), np.uint8))
+    seeds = []
+    for file_format in FORMATS:
+        for mode in ("L", "RGB", "RGBA", "P", "1", "CMYK", "I;16", "LA"):
+            content = io.BytesIO()
+            with contextlib.suppress(Exception):  # not every format has every mode
+                colour.convert("RGB").convert(mode).save(content, file_format)
+                seeds.append(content.getvalue())
+
+    def feed(content: bytes) -> None:
+        fit_to_square(decode(content, "fuzzed"), 16, 3, "pad")
+
+    return seeds, feed
+
+
+def archives() -> tuple[list[bytes], Feed]:
+    """Zips and tars, plain and compressed, to ``archive_entries``, every entry read to its end."""
+    from isoflop.archives import archive_entries, naming_damage
+
+    names = {"cats/a.png": b"\x89PNG" + bytes(300), "dogs/b b.png": b"two" * 50, "dogs/" + "long" * 60: b""}
+    plain, packed = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, content in names.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+            zipped.writestr(name, content)
+    import bz2
+    import lzma
+
+    tarred = plain.getvalue()
+    seeds = [tarred, packed.getvalue(), gzip.compress(tarred), bz2.compress(tarred), lzma.compress(tarred)]
+    file = Path(tempfile.mkdtemp()) / "fuzzed"
+
+    def feed(content: bytes) -> None:
+        file.write_bytes(content)
+        with naming_damage(file):
+            for entry in archive_entries(file):
+                with entry.open() as stream:
+                    while stream.read(1 << 16):
+                        pass
+
+    return seeds, feed
+
+
+def params() -> tuple[list[bytes], Feed]:
+    """Every preset to ``isoflop check``."""
+    from isoflop.checking import check, stage_schemas
+
+    root = Path(__file__).resolve().parents[1]
+    schemas = list(stage_schemas(root).values())
+    folder = Path(tempfile.mkdtemp())
+    (folder / "data" / "images").mkdir(parents=True)
+    file = folder / "params.yaml"
+
+    def feed(content: bytes) -> None:
+        file.write_bytes(content)
+        with contextlib.chdir(folder):
+            check(schemas, file)
+
+    return [preset.read_bytes() for preset in sorted((root / "presets").glob("*.yaml"))], feed
+
+
+def models() -> tuple[list[bytes], Feed]:
+    """An exported network to ``isoflop predict``, with a good picture."""
+    from PIL import Image
+
+    from isoflop.architecture import Architecture
+    from isoflop.arrays import Meaning
+    from isoflop.model_files import Model
+    from isoflop.models import build
+    from isoflop.onnx_export import export
+    from isoflop.prediction import predict
+
+    folder = Path(tempfile.mkdtemp())
+    Image.new("L", (8, 8), 200).save(folder / "good.png")
+    built = Architecture(family="cnn", width=2, depth=1, heads=1, patch_size=2, dropout=0.0, image_size=8, channels=1,
+                         num_classes=3, activation=None)  # fmt: skip
+    export(Model(build(built).eval(), built, Meaning(["a", "b", "c"], [0.5], [0.5], "crop")), "base",
+           folder / "seed.onnx", opset=20)  # fmt: skip
+
+    def feed(content: bytes) -> None:
+        (folder / "fuzzed.onnx").write_bytes(content)
+        predict(folder / "fuzzed.onnx", [folder / "good.png"], top=1)
+
+    return [(folder / "seed.onnx").read_bytes()], feed
+
+
+def tables() -> tuple[list[bytes], Feed]:
+    """A table of runs to ``isoflop fit``'s reader."""
+    from isoflop.scaling.tables import Columns, read_table
+
+    rows = [f"{n},{d},{round(0.1 + 20 / n + 9 / d, 5)},{n % 3}" for n in (100, 200, 400, 800) for d in (50, 90, 200)]
+    file = Path(tempfile.mkdtemp()) / "fuzzed.csv"
+
+    def feed(content: bytes) -> None:
+        file.write_bytes(content)
+        read_table(file, Columns(parameters="N", samples="D", loss="loss", seed="seed"))
+
+    return ["\n".join(["N,D,loss,seed", *rows]).encode()], feed
+
+
+TARGETS: dict[str, tuple[Callable[[], tuple[list[bytes], Feed]], float]] = {  # and the share of the inputs
+    "image": (images, 0.5),
+    "archive": (archives, 0.35),
+    "params": (params, 0.05),
+    "model": (models, 0.05),
+    "table": (tables, 0.05),
+}
+
+
+def damaged(seeds: list[bytes], number: int) -> bytes:
+    """Input ``number``: a seed with a few bytes flipped, replaced, cut out, doubled, or taken from another seed."""
+    rng = np.random.default_rng(number)
+    content = bytearray(seeds[rng.integers(len(seeds))])
+    for _ in range(rng.integers(1, 9)):
+        if not content:
+            break
+        at, length = int(rng.integers(len(content))), int(rng.integers(1, 17))
+        kind = rng.integers(6)
+        if kind == 0:
+            content[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            content[at : at + length] = rng.bytes(len(content[at : at + length]))
+        elif kind == 2:
+            content[at : at + 4] = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"-1e9"][rng.integers(4)]
+        elif kind == 3:
+            del content[at : at + length * int(rng.integers(1, 20))]
+        elif kind == 4:
+            content[at:at] = content[at : at + length * 4]
+        else:
+            other = seeds[rng.integers(len(seeds))]
+            content[at : at + length] = other[at : at + length]
+    return bytes(content)
+
+
+def run_target(name: str, first: int, count: int) -> tuple[Result, float]:
+    """Inputs ``first`` to ``first + count`` of a target; and by how many MB a process grew at most."""
+    total, grown = Result(), 0.0
+    context = multiprocessing.get_context("fork")
+    for start in range(first, first + count, _CHUNK):
+        here, there = context.Pipe(duplex=False)
+        size = min(_CHUNK, first + count - start)
+        child = context.Process(target=_run_chunk, args=(name, start, size, there))
+        child.start()
+        there.close()
+        part, last = Result(), start
+        with contextlib.suppress(EOFError):
+            while True:
+                kind, value = here.recv()
+                if kind == "done":
+                    part, megabytes = value
+                    grown = max(grown, megabytes)
+                else:
+                    last = value
+        child.join()
+        if child.exitcode:
+            part.failures.append((last, f"the process ended with {child.exitcode} (a signal, where it is negative)"))
+        total.add(part)
+    return total, grown
+
+
+def _run_chunk(name: str, first: int, count: int, pipe: multiprocessing.connection.Connection) -> None:
+    seeds, feed = TARGETS[name][0]()
+    with contextlib.suppress(Exception):
+        feed(seeds[0])  # imports what it imports
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY, -1))
+    result = Result()
+    for number in range(first, first + count):
+        pipe.send(("at", number))
+        began = time.monotonic()
+        try:
+            feed(damaged(seeds, number))
+            result.taken += 1
+        except UserError:
+            result.refused += 1
+        except BaseException:
+            result.failures.append((number, traceback.format_exc()))
+        took = time.monotonic() - began
+        result.slowest = max(result.slowest, took)
+        if took > SLOWEST:
+            result.failures.append((number, f"took {took:.1f} s"))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    pipe.send(("done", (result, grown)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=100_000, help="in all (default: 100000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input (default: 0)")
+    parser.add_argument("--target", choices=list(TARGETS), help="this one alone gets all of them")
+    options = parser.parse_args()
+    shares = {options.target: 1.0} if options.target else {name: share for name, (_, share) in TARGETS.items()}
+    warnings.simplefilter("ignore")
+    failures = 0
+    for name, share in shares.items():
+        began = time.monotonic()
+        result, grown = run_target(name, options.first, round(share * options.inputs))
+        seen = {"inputs": result.taken + result.refused, "taken": result.taken, "refused": result.refused}
+        found = {"failures": len(result.failures), "slowest_s": round(result.slowest, 3), "grown_mb": round(grown)}
+        print(json.dumps({"target": name} | seen | found | {"seconds": round(time.monotonic() - began)}), flush=True)
+        for number, text in result.failures[:10]:
+            print(f"--target {name} --first {number} --inputs 1:\n{text}", file=sys.stderr)
+        failures += len(result.failures)
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

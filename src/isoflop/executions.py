@@ -1,0 +1,64 @@
+"""What stages ran in this workspace, in how many seconds: it tells their outputs from those that a cache restored."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+_LOG = Path(".isoflop") / "executions.jsonl"  # in the folder the command runs in; ignored by git and DVC
+_LARGE = 64 << 20  # bytes
+
+
+def note_execution(outputs: Iterable[Path], seconds: float) -> None:
+    """Remember that these outputs were made here. They are hashed once more for it, but for large ones."""
+    sizes = {output: sum(file.stat().st_size for file in _files(output)) for output in outputs}
+    noted = [output for output, size in sizes.items() if size <= max(_LARGE, min(sizes.values()))]
+    line = {"outputs": {output.as_posix(): dvc_md5(output) for output in noted}, "seconds": round(seconds, 2)}
+    with contextlib.suppress(OSError):  # the outputs are whole, whether this can be written or not
+        append_log(Path(), json.dumps(line) + "\n")
+
+
+def executions(project: Path) -> list[tuple[dict[str, str], float]]:
+    """Of each execution in this workspace, oldest first: outputs with their MD5 as dvc.lock has it, and seconds."""
+    found = []
+    for line in read_log(project).splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut short by a kill
+            entry = json.loads(line)
+            found.append((dict(entry["outputs"]), float(entry["seconds"])))
+    return found
+
+
+def read_log(project: Path) -> str:
+    """The lines that ``note_execution`` wrote in ``project``."""
+    with contextlib.suppress(FileNotFoundError):
+        return (project / _LOG).read_text()
+    return ""
+
+
+def append_log(project: Path, lines: str) -> None:
+    """Add what another workspace of the project has noted."""
+    if lines:
+        (project / _LOG).parent.mkdir(exist_ok=True)
+        with (project / _LOG).open("a") as log:
+            log.write(lines)
+
+
+def dvc_md5(output: Path) -> str:
+    """The MD5 that DVC gives a file, or a folder: that of a list of its files' own."""
+    if not output.is_dir():
+        return _md5(output)
+    entries = [{"md5": _md5(file), "relpath": file.relative_to(output).as_posix()} for file in _files(output)]
+    listed = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _files(output: Path) -> list[Path]:
+    return [file for file in output.rglob("*") if file.is_file()] if output.is_dir() else [output]
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,178 @@
+"""``isoflop release`` and ``isoflop verify``: what ships, with what it was made of, signed so that a change shows.
+
+A release is a copy of ``ship/`` beside a manifest. It is no output of the pipeline: the revision of the code and a
+signature are other bytes each time, which would make dvc.lock so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from isoflop.damage import locked_outputs
+from isoflop.errors import UserError
+from isoflop.executions import dvc_md5
+from isoflop.params import read_params
+
+_SUMS, _MANIFEST, _SIGNATURE = "SHA256SUMS", "manifest.json", "model.sig"
+_PACKAGES = ("isoflop", "torch", "onnx", "onnxruntime", "numpy", "albumentations", "pytorch-lightning", "dvc")
+
+
+def release(project: Path, out: Path, *, key: Path | None, force: bool) -> dict[str, Any]:
+    """Write ``out``: the files of ``ship/``, manifest.json, SHA256SUMS of them, and model.sig where there is a key.
+
+    Returns:
+        What the manifest says: data and code by their hashes, parameters, versions, what was measured.
+
+    Raises:
+        UserError: ``ship/`` is missing or is not what dvc.lock says, ``out`` holds something, or the key is no private
+            key of an elliptic curve in PEM.
+    """
+    ship = project / "ship"
+    outputs = locked_outputs(project / "dvc.lock")
+    if not ship.is_dir() or "ship" not in outputs:
+        raise UserError(f"{ship}: not there, or not in dvc.lock; `dvc repro` makes it")
+    if dvc_md5(ship) not in outputs["ship"]:
+        raise UserError(f"{ship}: not what dvc.lock says; `dvc checkout ship` restores it")
+    _check_current(project)
+    if out.exists() and not force:
+        raise UserError(f"{out}: there already; --force replaces it")
+    if out.exists() and not all((out / name).is_file() for name in (_MANIFEST, _SUMS)):
+        raise UserError(f"{out}: no release, so --force does not replace it; expected {_MANIFEST} and {_SUMS} in it")
+    manifest = _manifest(project, outputs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        folder = Path(scratch) / out.name
+        shutil.copytree(ship, folder)
+        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        sums = [f"{_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir()) if file.name != _SUMS]
+        (folder / _SUMS).write_text("".join(sums))
+        if key:
+            _sign(folder, key)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(folder, out)
+    return manifest
+
+
+def verify(folder: Path, public_key: Path | None) -> list[str]:
+    """What was checked, a line each.
+
+    Raises:
+        UserError: a file is missing, altered or not listed, or the signature is not one of this key over these files.
+    """
+    if not (folder / _SUMS).is_file():
+        raise UserError(f"{folder}: found no {_SUMS}, expected what `isoflop release` or the stage ship wrote")
+    listed = {}
+    for line in (folder / _SUMS).read_text(errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    there = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if not file.is_dir()}
+    loose = sorted(set(there) - set(listed) - {_SUMS, _SIGNATURE})
+    amiss = [f"{name} is missing" for name in listed if name not in there]
+    amiss += [f"{name} is not listed in {_SUMS}" for name in loose]
+    amiss += [f"{name} is altered" for name in listed if name in there and _sha256(there[name]) != listed[name]]
+    if amiss:
+        raise UserError(f"{folder}: {'; '.join(amiss)}")
+    said = [f"{len(listed)} files are what {_SUMS} says"]
+    if public_key is None:
+        left = f"; {_SIGNATURE} is not checked without --public-key" if _SIGNATURE in there else "; it is not signed"
+        return [said[0] + left]
+    _check_signature(folder, public_key)
+    return [*said, f"{_SIGNATURE} is a signature by the owner of {public_key} over all of them"]
+
+
+def _manifest(project: Path, outputs: dict[str, set[str]]) -> dict[str, Any]:
+    choice = json.loads((project / "ship" / "choice.json").read_text())
+    variants = json.loads((project / "metrics" / "variants.json").read_text())
+    code = {file.relative_to(project).as_posix(): _sha256(file) for file in _sources(project)}
+    return {
+        "chosen": choice["chosen"],
+        "model": {"sha256": _sha256(project / "ship" / "model.onnx")},
+        "data": {name: max(md5s) for name, md5s in outputs.items() if name.startswith("data/")},  # MD5s of DVC
+        "metrics": variants[choice["chosen"]],
+        "params": read_params(project / "params.yaml"),
+        "code": {"revision": _revision(project), "sha256": hashlib.sha256(json.dumps(code).encode()).hexdigest()},
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _check_current(project: Path) -> None:
+    """That parameters, code and data are those that what ships was made with."""
+    command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", "ship"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"dvc status: {' '.join(done.stderr.split())[-300:]}")
+    changed = json.loads(done.stdout)
+    if changed:
+        raise UserError(f"ship: not made of what is here: {', '.join(changed)} would run again; `dvc repro` first")
+
+
+def _sources(project: Path) -> list[Path]:
+    return [
+        project / "dvc.yaml",
+        *sorted(file for part in ("src", "stages") for file in (project / part).rglob("*.py")),
+    ]
+
+
+def _revision(project: Path) -> str | None:
+    """Of git, with ``-dirty`` where files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _sign(folder: Path, key: Path) -> None:
+    if not key.is_file():
+        raise UserError(f"{key}: not found; expected a private key in PEM")
+    model_signing = _library()
+    try:
+        signer = model_signing.signing.Config().use_elliptic_key_signer(private_key=key)
+        signer.sign(folder, folder / _SIGNATURE)
+    except (ValueError, TypeError, AttributeError) as error:  # of what is no PEM, is encrypted, or another kind of key
+        raise UserError(f"{key}: not a private key of an elliptic curve in PEM ({_first_line(error)})") from None
+
+
+def _check_signature(folder: Path, public_key: Path) -> None:
+    if not (folder / _SIGNATURE).is_file():
+        raise UserError(f"{folder}: found no {_SIGNATURE}, expected a release made with --key")
+    if not public_key.is_file():
+        raise UserError(f"{public_key}: not found; expected a public key in PEM")
+    model_signing = _library()
+    try:
+        verifier = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        verifier.verify(folder, folder / _SIGNATURE)
+    except Exception as error:  # of the library, cryptography and protobuf, which have no common base
+        raise UserError(f"{folder}: the signature does not hold for {public_key} ({_first_line(error)})") from None
+
+
+def _library() -> Any:
+    try:
+        import model_signing
+    except ImportError:
+        raise UserError("signatures take model-signing: `pip install 'isoflop[sign]'`") from None
+    return model_signing
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
