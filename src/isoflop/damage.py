@@ -34,8 +34,8 @@ def check_inputs(inputs: Iterable[Path]) -> None:
             if found not in wanted:
                 raise UserError(
                     f"{output}: found MD5 {found}, expected {' or '.join(sorted(wanted))} by dvc.lock: changed since "
-                    "(`dvc repro` makes it again, `dvc commit` keeps it), or damaged in a cache (`isoflop doctor --cache` "
-                    "says so)"
+                    "(`dvc repro` makes it again, `dvc commit` keeps it), or damaged in a cache (`isoflop doctor "
+                    "--cache` says so)"
                 )
 
 

@@ -207,7 +207,7 @@ def _cache(project: Path, remove_damaged: bool) -> Finding:
 
     try:
         with Repo(str(project)) as repo, repo.lock:  # what a stage is writing would look damaged
-            folder = Path(repo.cache.local.path)
+            folder = Path(repo.cache.local.path).parents[1]  # above files/md5
             damaged, changed = damaged_objects(folder), changed_outputs(project)
             copied = copies(damaged, changed)
             if remove_damaged:

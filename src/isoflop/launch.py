@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,11 @@ def launch(
         raise UserError("--jobs: found with --address, where the cluster's cores decide; expected one of them")
     graph = read_graph(project, targets)
     tasks = [stage for stage, before in graph.parents.items() if before and stage not in graph.alone]
-    with _quiet_ray(address, jobs and jobs * cpus) as ray, tempfile.TemporaryDirectory(prefix="isoflop-") as scratch:
+    with ExitStack() as stack:
+        scratch = None if address else stack.enter_context(tempfile.TemporaryDirectory(prefix="isoflop-"))
+        place = _place(project, graph, remote=address is not None, scratch=scratch)
+        ray = stack.enter_context(_quiet_ray(address, jobs and jobs * cpus))
         _check_room(ray, cpus, gpus)
-        place = _place(project, graph, remote=address is not None, scratch=None if address else scratch)
         _output(["dvc", "repro", *graph.roots], project)
         if address:
             _output(["dvc", "push", "--run-cache", *graph.roots], project)
@@ -135,7 +137,7 @@ def _place(project: Path, graph: Graph, *, remote: bool, scratch: str | None) ->
     with Repo(str(project)) as repo:
         settings = {"core.no_scm": "true"}
         if not remote:
-            settings["cache.dir"] = str(repo.cache.local.path)
+            settings["cache.dir"] = str(Path(repo.cache.local.path).parents[1])  # above files/md5
         elif name := repo.config["core"].get("remote"):
             settings[f"remote.{name}.url"] = str(repo.config["remote"][name]["url"])  # a relative one made absolute
         else:

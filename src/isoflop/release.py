@@ -143,7 +143,8 @@ def _sign(folder: Path, key: Path) -> None:
     model_signing = _library()
     try:
         signer = model_signing.signing.Config().use_elliptic_key_signer(private_key=key)
-        signer.sign(folder, folder / _SIGNATURE)
+        signer.sign(folder, folder.with_name(_SIGNATURE))  # in the folder it would count as one of its files
+        os.replace(folder.with_name(_SIGNATURE), folder / _SIGNATURE)
     except (ValueError, TypeError, AttributeError) as error:  # of what is no PEM, is encrypted, or another kind of key
         raise UserError(f"{key}: not a private key of an elliptic curve in PEM ({_first_line(error)})") from None
 
@@ -156,6 +157,7 @@ def _check_signature(folder: Path, public_key: Path) -> None:
     model_signing = _library()
     try:
         verifier = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        verifier.set_ignore_unsigned_files(True)  # the signature itself; SHA256SUMS, which is signed, knows all others
         verifier.verify(folder, folder / _SIGNATURE)
     except Exception as error:  # of the library, cryptography and protobuf, which have no common base
         raise UserError(f"{folder}: the signature does not hold for {public_key} ({_first_line(error)})") from None
