@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from isoflop.arrays import Split
+from isoflop.costs import count_training_flops
 from isoflop.errors import UserError
 from isoflop.hardware import Hardware
 from isoflop.loading import all_images
@@ -108,11 +109,16 @@ def test_an_accelerator_that_is_not_there_is_named(data: tuple[Split, Split]) ->
 def test_smaller_images_first_are_learned_from_too(data: tuple[Split, Split]) -> None:
     sides: list[int] = []
     net = fresh_net("resnet")
-    net.register_forward_pre_hook(
-        lambda _, inputs: sides.append(inputs[0].shape[-1]) if torch.is_grad_enabled() else None
-    )
+
+    def note(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if torch.is_grad_enabled() and len(inputs[0]) > 2:  # the FLOPs are counted with 2 images
+            sides.append(inputs[0].shape[-1])
+
+    net.register_forward_pre_hook(note)
     fitted = train(data, net, epochs=8, progressive_resizing=[0.625, 1.0])
     assert sides == sorted(sides) and sides.count(5) == sides.count(8) == 4 * 19
+    both = sum(count_training_flops(net, data[0], [scale]) for scale in (0.625, 1.0))
+    assert fitted.flops == pytest.approx(4 * 1200 * both, rel=1e-5)
     assert fitted.val_accuracy > 0.85
 
 
