@@ -48,7 +48,8 @@ def clone_project(folder: Path, preset: str = "smoke") -> Path:
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
     shutil.copy(ROOT / "presets" / f"{preset}.yaml", clone / "params.yaml")
-    for command in (["git", "init", "-q"], ["git", "add", "-A"]):
+    identity = ["-c", "user.name=faults", "-c", "user.email=faults@example.invalid"]
+    for command in (["git", "init", "-q"], ["git", "add", "-A"], ["git", *identity, "commit", "-q", "-m", "start"]):
         subprocess.run(command, cwd=clone, check=True)
     return clone
 

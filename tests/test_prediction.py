@@ -163,6 +163,7 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
         (["external.onnx", "good.png"], "error: external.onnx: found weights in another file ('weights')"),
         (["hidden.onnx", "good.png"], "error: hidden.onnx: found weights in another file ('inside')"),
         (["external.json", "good.png"], "error: external.json: found weights in another file ('weights')"),
+        (["encoding.onnx", "good.png"], "error: encoding.onnx: not a readable ONNX file ('utf-8' codec can't decode"),
         (["custom.onnx", "good.png"], "error: custom.onnx: not a readable ONNX file ("),
         (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: found 'zoom', expected one of crop, pad"),
     ],
@@ -194,6 +195,7 @@ def test_a_mistake_is_one_line_and_nothing_is_predicted(
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
     onnx.save(apart, external, save_as_external_data=True, location="secret", size_threshold=0)
     (tmp_path / "external.json").write_bytes(external.read_bytes())  # a name by which onnx guesses another format
+    (tmp_path / "encoding.onnx").write_bytes(model.read_bytes().replace(b"producer", b"produce\xff"))
     hidden = onnx.load(model)
     inside = TensorProto(name="inside", dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     hidden.graph.node.append(helper.make_node("Constant", [], ["unused"], value=inside))

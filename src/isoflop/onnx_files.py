@@ -136,9 +136,12 @@ def read_graph(file: Path) -> ModelProto:
 
 
 def _described(session: Any, file: Path) -> OnnxClassifier:
-    metadata = session.get_modelmeta().custom_metadata_map
-    inputs = {item.name: item for item in session.get_inputs()}
-    outputs = {item.name: item for item in session.get_outputs()}
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+        inputs = {item.name: item for item in session.get_inputs()}
+        outputs = {item.name: item for item in session.get_outputs()}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     lacking = [name for name in ("classes", "resize", "variant") if name not in metadata]
     if lacking or metadata.get("producer") != PRODUCER:
         raise UserError(f"{file}: found no metadata {', '.join(lacking) or 'producer'}, expected a file of `isoflop`")
