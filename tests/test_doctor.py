@@ -57,6 +57,10 @@ def test_each_cure_cures(project: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for key in ("name", "email"):
         run_command("git", "config", f"user.{key}", "someone", cwd=project)
     follow(found, "dvc", project)
+    found = doctor(capsys, status=1)
+    assert found["git"]["status"] == "fail" and "without a commit" in found["git"]["found"]
+    follow(found, "git", project)
+    run_command("git", "commit", "-q", "-m", "start", cwd=project)
     found = doctor(capsys, status=0)
     assert found["git"]["status"] == found["dvc"]["status"] == "ok"
     follow(found, "remote", project, URL=str(tmp_path / "remote"))

@@ -25,7 +25,7 @@ from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer, orthogonalized
 from isoflop.training import Fitted, fit
 from isoflop.training_module import DivergedError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_command
 from tests.networks import digits_split, fresh_net, no_views, recipe
 
 
@@ -279,3 +279,13 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(data: tuple[Spli
         assert other.read_text() == curve.read_text()
     assert not list(tmp_path.glob(".isoflop/resume/*")), "the checkpoint of a finished training is kept"
     json.loads((tmp_path / "again-curves" / "metrics.json").read_text())
+
+
+def test_curves_in_a_git_repository_without_a_commit_are_a_clear_error(
+    data: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        run_command(*command, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"git: Empty git repo; DVCLive takes a commit: `git add -A && git commit"):
+        train(data, fresh_net(), {"curves": tmp_path / "curves"}, epochs=1)

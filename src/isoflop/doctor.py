@@ -141,9 +141,6 @@ def _git(project: Path) -> Finding:
             "not a repository: `dvc exp` and sharing need one",
             "`git init`, then commit params.yaml, dvc.yaml and dvc.lock",
         )
-    if _output(project, "git", "rev-parse", "--verify", "HEAD") is None:
-        cure = "`git add -A`, then `git commit -m start`"
-        return Finding("git", "fail", "a repository without a commit: the training's curves need one", cure)
     name, email = (_output(project, "git", "config", f"user.{key}") for key in ("name", "email"))
     if not name or not email:
         return Finding(
@@ -152,6 +149,9 @@ def _git(project: Path) -> Finding:
             "no identity: commits and `dvc exp run` will fail",
             "`git config --global user.name 'Your Name'` and `git config --global user.email you@…`",
         )
+    if _output(project, "git", "rev-parse", "--verify", "HEAD") is None:
+        cure = "`git add -A`, then `git commit -m start`"
+        return Finding("git", "fail", "a repository without a commit: the training's curves need one", cure)
     return Finding("git", "ok", f"repository, commits by {name} <{email}>")
 
 
