@@ -55,7 +55,11 @@ def predict(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
     predictions = []
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
-        probabilities_BK = classifier.probabilities(np.stack([_pixels(image, classifier) for image in batch]))
+        pixels_BHWC = np.stack([_pixels(image, classifier) for image in batch])
+        try:
+            probabilities_BK = classifier.probabilities(pixels_BHWC)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise UserError(f"{model}: could be opened, but not run ({reason(error)})") from None
         for image, probabilities_K in zip(batch, probabilities_BK, strict=True):
             best = np.argsort(-probabilities_K, kind="stable")[:top]
             predictions.append(
