@@ -164,6 +164,7 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
         (["hidden.onnx", "good.png"], "error: hidden.onnx: found weights in another file ('inside')"),
         (["external.json", "good.png"], "error: external.json: found weights in another file ('weights')"),
         (["encoding.onnx", "good.png"], "error: encoding.onnx: not a readable ONNX file ('utf-8' codec can't decode"),
+        (["unrunnable.onnx", "good.png"], "error: unrunnable.onnx: could be opened, but not run ("),
         (["custom.onnx", "good.png"], "error: custom.onnx: not a readable ONNX file ("),
         (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: found 'zoom', expected one of crop, pad"),
     ],
@@ -200,6 +201,11 @@ def test_a_mistake_is_one_line_and_nothing_is_predicted(
     inside = TensorProto(name="inside", dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     hidden.graph.node.append(helper.make_node("Constant", [], ["unused"], value=inside))
     (tmp_path / "hidden.onnx").write_bytes(hidden.SerializeToString())
+    unrunnable = onnx.load(model)
+    unrunnable.graph.node[2].output[0] = "raw"
+    unrunnable.graph.node.insert(3, helper.make_node("Gather", ["raw", "places"], ["logits"], axis=1))
+    unrunnable.graph.initializer.append(helper.make_tensor("places", TensorProto.INT64, [4], [0, 1, 2, 99]))
+    onnx.save(unrunnable, tmp_path / "unrunnable.onnx")
     custom = onnx.load(model)
     custom.graph.node[-1].domain = "of.somebody"
     custom.opset_import.append(helper.make_opsetid("of.somebody", 1))

@@ -101,7 +101,7 @@ def open_session(model: str | bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors: its warnings are advice to us, not to a user
+    options.log_severity_level = 4  # fatal: its warnings are advice to us, and its errors are raised as well
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
