@@ -87,18 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "isoflop check && dvc repro",
     )
 
-    doctor = _command(
-        commands,
-        "doctor",
-        "say what this machine and this project lack, with the cure",
-        "Look at Python and its packages, torch and its device, params.yaml, git and its identity, DVC and its remote, "
-        "the disk, and trainings that were cut off. The exit status is 1 where the pipeline cannot run.",
-        "isoflop doctor",
-    )
-    doctor.add_argument("--json", action="store_true", help="print a list of findings")
-    doctor.add_argument("--cache", action="store_true", help="read all of DVC's cache again: is each file whole?")
-    doctor.add_argument("--remove-damaged", action="store_true", help="and delete those that are not")
-
+    _add_doctor(commands)
     _add_predict(commands)
     _add_compress(commands)
     _add_plan(commands)
@@ -113,6 +102,25 @@ def parser() -> argparse.ArgumentParser:
         "Show the variants with accuracy, size and latency, what the scaling law says, and where the report is.",
         "dvc repro && isoflop summary",
     )
+    _add_savings(commands)
+    return whole
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = _command(
+        commands,
+        "doctor",
+        "say what this machine and this project lack, with the cure",
+        "Look at Python and its packages, torch and its device, params.yaml, git and its identity, DVC and its remote, "
+        "the disk, and trainings that were cut off. The exit status is 1 where the pipeline cannot run.",
+        "isoflop doctor",
+    )
+    doctor.add_argument("--json", action="store_true", help="print a list of findings")
+    doctor.add_argument("--cache", action="store_true", help="read all of DVC's cache again: is each file whole?")
+    doctor.add_argument("--remove-damaged", action="store_true", help="and delete those that are not")
+
+
+def _add_savings(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     savings = _command(
         commands,
         "savings",
@@ -122,7 +130,6 @@ def parser() -> argparse.ArgumentParser:
         "dvc repro --pull && isoflop savings",
     )
     savings.add_argument("--json", action="store_true", help="print JSON")
-    return whole
 
 
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

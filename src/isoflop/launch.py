@@ -219,7 +219,7 @@ def _packed(project: Path, given: Iterable[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _output(command: Sequence[str], folder: Path, *, check: bool = True) -> str:
+def _output(command: Sequence[str], folder: Path) -> str:
     """What a command of this environment prints.
 
     Raises:
@@ -231,7 +231,7 @@ def _output(command: Sequence[str], folder: Path, *, check: bool = True) -> str:
     done = subprocess.run(
         [program, *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    if check and done.returncode:
+    if done.returncode:
         raise UserError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-_SAID:].strip()}")
     return done.stdout
 
