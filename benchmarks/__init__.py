@@ -1,1 +1,3 @@
-"""Measurements: each module is a command, ``python -m benchmarks.NAME``."""  # a regular package: Opacus installs one of this name
+"""Measurements: each module is a command, ``python -m benchmarks.NAME``."""
+
+# a regular package, not only a folder: Opacus installs one of this name

@@ -1,6 +1,6 @@
 """Every stage on a disk that is full, or fills up while it writes.
 
-``python -m benchmarks.full_disk`` runs the smoke pipeline in a temporary clone, then each stage's command once more with
+``python -m benchmarks.full_disk`` runs the smoke pipeline in a temporary clone, then each stage's command again with
 its outputs on a file system too small for them (a tmpfs, which takes root): room for none, and for half. A line of
 JSON for each that did not say so in one line, or left something behind; then exit status 1.
 """
