@@ -93,7 +93,10 @@ def leftovers(clone: Path) -> list[str]:
 
 
 def _timeless(entries: list[dict[str, Any]]) -> dict[str, str]:
-    return {entry["path"]: entry["md5"] for entry in entries if not entry["path"].startswith(_MEASURES_TIME)}
+    kept = [entry for entry in entries if not entry["path"].startswith(_MEASURES_TIME)]
+    return {
+        entry["path"]: entry["md5"] for entry in kept if entry["path"] not in ("metrics", "plots")
+    }  # which have some
 
 
 def _command(*arguments: str) -> list[str]:
