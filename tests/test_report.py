@@ -335,7 +335,11 @@ def test_a_broken_metrics_file_is_named(project: Path, tmp_path: Path) -> None:
 
 def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
     options = [f"--metrics={project / 'metrics'}", f"--plots={project / 'plots'}"]
-    options += [f"--choice={project / 'ship/choice.json'}", f"--dropped={project / 'dropped.csv'}", f"--report={tmp_path / 'report'}"]
+    options += [
+        f"--choice={project / 'ship/choice.json'}",
+        f"--dropped={project / 'dropped.csv'}",
+        f"--report={tmp_path / 'report'}",
+    ]
     run_command("python", "-m", "stages.report", *options, cwd=ROOT)
     assert (tmp_path / "report" / "index.html").read_text() == report(project, tmp_path / "again")
 

@@ -159,8 +159,8 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         commands,
         "demo",
         "try the shipped model in the browser",
-        "Serve ship/demo on 127.0.0.1 and open it: a page that runs the shipped model in the browser on images that you "
-        "drop, choose or draw. No image leaves the browser.",
+        "Serve ship/demo on 127.0.0.1 and open it: a page that runs the shipped model in the browser on images that "
+        "you drop, choose or draw. No image leaves the browser.",
         "isoflop demo",
     )
     demo.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a copy of it (default: ship/demo)")

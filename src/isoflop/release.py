@@ -35,8 +35,8 @@ def release(project: Path, out: Path, *, key: Path | None, force: bool) -> dict[
         What the manifest says: data and code by their hashes, parameters, versions, what was measured.
 
     Raises:
-        UserError: a file of ``ship/`` is missing or is not what dvc.lock says, ``out`` holds something, or the key is no private
-            key of an elliptic curve in PEM.
+        UserError: a file of ``ship/`` is missing or is not what dvc.lock says, ``out`` holds something, or the key is
+            no private key of an elliptic curve in PEM.
     """
     ship = project / "ship"
     outputs = locked_outputs(project / "dvc.lock")
@@ -79,7 +79,11 @@ def verify(folder: Path, public_key: Path | None) -> list[str]:
     apart = demo if (demo / _SUMS).is_file() and not (folder / _MANIFEST).exists() else None
     said = [_check_sums(folder, apart), *([_check_sums(demo, None)] if apart else [])]
     if public_key is None:
-        left = f"{_SIGNATURE} is not checked without --public-key" if (folder / _SIGNATURE).exists() else "it is not signed"
+        left = (
+            f"{_SIGNATURE} is not checked without --public-key"
+            if (folder / _SIGNATURE).exists()
+            else "it is not signed"
+        )
         return [f"{said[0]}; {left}", *said[1:]]
     _check_signature(folder, public_key)
     return [*said, f"{_SIGNATURE} is a signature by the owner of {public_key} over all of them"]

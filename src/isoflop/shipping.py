@@ -127,7 +127,16 @@ def _why_none(base: Candidate, params: Ship) -> str:
 
 
 def ship(
-    variants: Path, latency: Path, data: Path, onnx: Path, params: Ship, *, model: Path, choice: Path, card: Path, sums: Path
+    variants: Path,
+    latency: Path,
+    data: Path,
+    onnx: Path,
+    params: Ship,
+    *,
+    model: Path,
+    choice: Path,
+    card: Path,
+    sums: Path,
 ) -> list[Candidate]:
     """Write the files that go out: the model, why it was chosen, its card, and the checksums of these three.
 
@@ -157,7 +166,9 @@ def ship(
     choice.write_text(json.dumps(facts, indent=1) + "\n")
     card.write_text(model_card(made.chosen.name, made.why, _read(variants), timings, _read(data), model))
     listed = dict(zip(SHIPPED, (card, choice, model), strict=True))
-    sums.write_text("".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in listed.items()))
+    sums.write_text(
+        "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in listed.items())
+    )
     return [made.chosen, *(item for item in choices if item is not made.chosen)]
 
 

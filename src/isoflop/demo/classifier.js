@@ -1,6 +1,7 @@
 // The model in ONNX Runtime's WebAssembly: on one thread, as the report's latencies are.
 
-const BATCH = 64; // images at a time at most
+const MOST_IMAGES = 64; // at a time, and of large images as many as the page can wait for
+const MOST_PIXELS = 1 << 18;
 
 export class Classifier {
   // `facts` is what demo.json says; `model` the bytes of the ONNX file.
@@ -14,7 +15,7 @@ export class Classifier {
 
   constructor(facts, ort, session) {
     Object.assign(this, { facts, ort, session });
-    this.batch = facts.batch ?? BATCH;
+    this.batch = facts.batch ?? Math.min(MOST_IMAGES, Math.max(1, Math.floor(MOST_PIXELS / facts.image_size ** 2)));
     this.queue = Promise.resolve(); // a session does one run at a time
   }
 

@@ -3,13 +3,14 @@
 import { best, Classifier } from "./classifier.js";
 import { openPad } from "./drawing.js";
 import { drawFalls, drawPixels } from "./pictures.js";
-import { decode, fitToSquare, fromCanvas } from "./pixels.js";
+import { canvasIsTrue, decode, fitToSquare, fromCanvas } from "./pixels.js";
 import { occlusionSaliency } from "./saliency.js";
 
 const TOP = 5;
+const SETTLED_MS = 150; // without another image: then there is time to measure and to explain
 const element = (id) => document.getElementById(id);
-const nextTask = () => new Promise((resolve) => { setTimeout(resolve); });
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
 let asked = 0; // how many images were asked about: an answer to an older one is not shown any more
 
@@ -18,6 +19,7 @@ async function start() {
   const model = new Uint8Array(await (await fetched("model.onnx")).arrayBuffer());
   const classifier = await Classifier.open(facts, model);
   sayFacts(facts);
+  element("altered").hidden = canvasIsTrue();
   element("main").hidden = false;
   acceptFiles(classifier);
   const dark = await showSamples(classifier);
@@ -97,14 +99,16 @@ async function showSamples(classifier) {
     const canvas = button.appendChild(document.createElement("canvas"));
     drawPixels(canvas, images[index]);
     button.type = "button";
-    button.setAttribute("aria-label", `Test image ${sample.index}, labelled ${classes[sample.label]}`);
-    button.title = `labelled ${classes[sample.label]}`;
+    const source = `Test image ${sample.index}, labelled “${classes[sample.label]}”`;
+    button.title = source;
+    button.setAttribute("aria-label", source);
     button.addEventListener("click", () => {
-      ask(classifier, images[index], `Test image ${sample.index}, labelled “${classes[sample.label]}”`, sample.label);
+      ask(classifier, images[index], source, sample.label);
+      button.setAttribute("aria-pressed", "true");
     });
     return button;
   });
-  const answers = await classifier.runAll(images, nextTask);
+  const answers = await classifier.runAll(images, pause);
   const wrong = samples.flatMap(({ label }, index) => (best(answers[index].logits, 1)[0] === label ? [] : [index]));
   for (const index of wrong) {
     buttons[index].classList.add("wrong");
@@ -112,8 +116,8 @@ async function showSamples(classifier) {
   }
   const right = samples.length - wrong.length;
   element("score").textContent = `The model, in this browser, gets ${right} of these ${samples.length} right` +
-    (wrong.length ? "; those it errs on are framed." : ".");
-  if (images.length) await ask(classifier, images[0], element("samples").firstChild.getAttribute("aria-label"), samples[0].label);
+    (wrong.length ? "; those it errs on are framed in red." : ".");
+  if (buttons.length) buttons[0].click();
   return images.length > 0 && mean(images.map((image) => mean(image.data.subarray(0, image.width * channels)))) < 100;
 }
 
@@ -124,6 +128,7 @@ const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.
 async function ask(classifier, image, source, label = null) {
   const own = ++asked;
   const { classes } = classifier.facts;
+  for (const button of document.querySelectorAll("#samples button")) button.setAttribute("aria-pressed", "false");
   const stale = () => own !== asked;
   try {
     const { logits, probabilities } = await classifier.run(image);
@@ -136,11 +141,14 @@ async function ask(classifier, image, source, label = null) {
     showTop(classes, probabilities, logits);
     drawPixels(element("seen"), image);
     element("seen").setAttribute("aria-label", `What the model sees of ${source}`);
-    await nextTask(); // the answer first
+    drawFalls(element("saliency"), image, new Float32Array(image.width * image.height));
+    element("saliency").setAttribute("aria-label", "What the answer rests on: not yet known");
+    element("saliency-words").textContent = "";
+    await pause(SETTLED_MS);
     if (stale()) return;
     const { ms, runs } = await classifier.time(image);
     if (stale()) return;
-    element("time").textContent = `${ms < 1 ? ms.toPrecision(2) : ms.toPrecision(3)} ms an image in this browser: ` +
+    element("time").textContent = `${ms < 1 ? ms.toPrecision(2) : ms.toPrecision(3)}\u00a0ms an image in this browser: ` +
       `mean of ${runs} ${runs === 1 ? "run" : "runs"}, one image at a time, one thread.`;
     await explain(classifier, image, first, probabilities[first], stale);
   } catch (error) {
@@ -164,7 +172,7 @@ function showTop(classes, probabilities, logits) {
 
 async function explain(classifier, image, target, probability, stale) {
   const between = async () => {
-    await nextTask();
+    await pause();
     if (stale()) throw new Stale();
   };
   try {

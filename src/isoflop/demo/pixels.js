@@ -33,6 +33,14 @@ export function fromCanvas(context, channels) {
   return { width, height, channels, data };
 }
 
+// Whether a canvas gives back what was put on it, which it does not where a browser guards against fingerprinting.
+export function canvasIsTrue() {
+  const put = new ImageData(Uint8ClampedArray.from({ length: 4096 }, (_, index) => (index % 4 === 3 ? 255 : index * 37)), 32);
+  const context = new OffscreenCanvas(32, 32).getContext("2d", { willReadFrequently: true });
+  context.putImageData(put, 0, 0);
+  return context.getImageData(0, 0, 32, 32).data.every((value, index) => value === put.data[index]);
+}
+
 // `resize`: crop, pad or stretch, as the model's metadata has it.
 export function fitToSquare(image, size, resize) {
   const { width, height } = image;

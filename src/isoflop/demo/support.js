@@ -18,6 +18,7 @@
       if (!WebAssembly.validate(new Uint8Array(shared))) lacking.push("WebAssembly threads");
     }
     if (!("noModule" in HTMLScriptElement.prototype)) lacking.push("JavaScript modules");
+    if (typeof OffscreenCanvas !== "function") lacking.push("OffscreenCanvas");
     if (typeof createImageBitmap !== "function") lacking.push("createImageBitmap");
     return lacking.length ? "This browser lacks " + lacking.join(", ") + ", which running the model takes. Current " +
       "versions of Chrome, Edge, Firefox and Safari have it." : "";
