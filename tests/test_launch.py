@@ -33,8 +33,8 @@ def test_the_order_and_what_each_stage_waits_for(smoke: Path) -> None:
     assert list(parents)[:3] == ["download", "prepare", "augment"] and list(parents)[-1] == "scaling"
     assert len(parents) == 3 + len(STUDY) + 1
     whole = read_graph(smoke)
-    assert set(whole.parents) == set(entries(smoke)) and whole.roots == ["download"]
-    assert whole.alone == {"benchmark", "ship", "report"} and whole.given == {"data/images"}
+    assert set(whole.parents) == set(entries(smoke)) and whole.roots == ["download", "onnxruntime_web"]
+    assert whole.alone == {"benchmark", "ship", "demo", "report"} and whole.given == {"data/images"}
 
 
 def test_a_dvc_file_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_a_dvc_file_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (clone / "photos" / "a.txt").write_text("a")
     run_command("dvc", "add", "photos", cwd=clone)
     monkeypatch.chdir(tmp_path)  # names do not depend on where one stands
-    assert read_graph(clone).roots == ["download", "photos.dvc"]
+    assert read_graph(clone).roots == ["download", "onnxruntime_web", "photos.dvc"]
 
 
 def test_what_ran_at_the_same_time_is_what_ran_in_turn(smoke: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_demo_is_checked_apart_and_not_released(project: Path, capsys: pytes
     (demo / "index.html").write_text("a page")
     assert "ship: demo/index.html is not listed in SHA256SUMS" in said(capsys, 1, "verify", "ship")
     run_command("sh", "-c", "sha256sum index.html > SHA256SUMS", cwd=demo)
-    assert said(capsys, 0, "verify", "ship").splitlines()[1] == "1 files are what SHA256SUMS says"
+    assert said(capsys, 0, "verify", "ship").splitlines()[1] == "demo: 1 files are what SHA256SUMS says"
     said(capsys, 0, "release")
     assert not (project / "release" / "demo").exists()
     (demo / "index.html").write_text("another page")

@@ -77,13 +77,10 @@ def verify(folder: Path, public_key: Path | None) -> list[str]:
     demo = folder / "demo"
     # ship/ has the demo in it, which lists its own files; in a release nothing goes unlisted
     apart = demo if (demo / _SUMS).is_file() and not (folder / _MANIFEST).exists() else None
-    said = [_check_sums(folder, apart), *([_check_sums(demo, None)] if apart else [])]
+    said = [_check_sums(folder, apart), *([f"demo: {_check_sums(demo, None)}"] if apart else [])]
     if public_key is None:
-        left = (
-            f"{_SIGNATURE} is not checked without --public-key"
-            if (folder / _SIGNATURE).exists()
-            else "it is not signed"
-        )
+        signed = (folder / _SIGNATURE).exists()
+        left = f"{_SIGNATURE} is not checked without --public-key" if signed else "it is not signed"
         return [f"{said[0]}; {left}", *said[1:]]
     _check_signature(folder, public_key)
     return [*said, f"{_SIGNATURE} is a signature by the owner of {public_key} over all of them"]
