@@ -142,7 +142,7 @@ def note_elsewhere(url: str, visit: Visit) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits_demo(smoke: Path, runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_demo(runtime: Path, smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "demo"
     write_demo(smoke / "ship/model.onnx", read_split(smoke / "data/prepared/test"), runtime, 24, folder)
     return folder
@@ -150,7 +150,7 @@ def digits_demo(smoke: Path, runtime: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("variant", ["base", "base-int8"])
 def test_the_page_answers_as_onnx_runtime_does(
-    browser: Browser, smoke: Path, runtime: Path, tmp_path: Path, variant: str
+    browser: Browser, runtime: Path, smoke: Path, tmp_path: Path, variant: str
 ) -> None:
     test = read_split(smoke / "data/prepared/test")
     write_demo(smoke / f"onnx/{variant}.onnx", test, runtime, IMAGES, tmp_path / "demo")
@@ -222,7 +222,7 @@ def test_a_photo_is_turned_by_its_exif_and_transparency_is_white(browser: Browse
             assert np.abs(found - expected).max() <= 2, kind
 
 
-def test_a_reader_chooses_drops_and_draws(browser: Browser, smoke: Path, digits_demo: Path, tmp_path: Path) -> None:
+def test_a_reader_chooses_drops_and_draws(browser: Browser, digits_demo: Path, smoke: Path, tmp_path: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     file = tmp_path / "photo.png"
     file.write_bytes(png(np.kron(np.repeat(test.images[7], 3, 2), np.ones((9, 9, 1), np.uint8))))
