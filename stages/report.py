@@ -4,8 +4,8 @@ from isoflop.report.page import write_report
 from isoflop.stage import In, Out, run
 
 
-def main(metrics: In, plots: In, ship: In, dropped: In, report: Out) -> None:
-    write_report(metrics, plots, ship, dropped, report)
+def main(metrics: In, plots: In, choice: In, dropped: In, report: Out) -> None:
+    write_report(metrics, plots, choice, dropped, report)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Choose the variant to ship and write the folder that goes out."""
+"""Choose the variant to ship and write the files that go out."""
 
 from isoflop.params import Section
 from isoflop.shipping import Ship, write_tradeoff
@@ -12,9 +12,20 @@ class Params(Section):
 
 
 def main(
-    params: Params, variants: In, latency: In, data: In, onnx: In, ship: Out, tradeoff: Out, tradeoff_picture: Out
+    params: Params,
+    variants: In,
+    latency: In,
+    data: In,
+    onnx: In,
+    model: Out,
+    choice: Out,
+    card: Out,
+    sums: Out,
+    tradeoff: Out,
+    tradeoff_picture: Out,
 ) -> None:
-    candidates = write_ship(variants, latency, data, onnx, params.ship, ship)
+    files = {"model": model, "choice": choice, "card": card, "sums": sums}
+    candidates = write_ship(variants, latency, data, onnx, params.ship, **files)
     write_tradeoff(candidates, tradeoff)
     write_tradeoff_picture(candidates, tradeoff_picture)
 

@@ -19,7 +19,7 @@ from isoflop.params import Section, key
 from isoflop.sources import Data
 from tests.conftest import ROOT, run_command
 
-COMMANDS = ("preset", "check", "predict", "summary")
+COMMANDS = ("preset", "check", "predict", "demo", "summary")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

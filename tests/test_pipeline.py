@@ -101,7 +101,8 @@ def test_a_variant_more_runs_its_own_stages_alone(clone: Path) -> None:
     ]
     first = run_command("dvc", "exp", "run", *(part for change in more for part in ("-S", change)), cwd=clone)
     own = {"distill@small", "export@small", "quantize@small"}
-    assert executed(first.stdout) == own | {"compare", "benchmark", "ship", "report"}
+    # the times, measured anew, may have another one ship, which the demo follows
+    assert executed(first.stdout) - {"demo"} == own | {"compare", "benchmark", "ship", "report"}
     variants = json.loads((clone / "metrics/variants.json").read_text())
     assert variants["small"]["parameters"] < variants["distilled"]["parameters"]
     points = {line.split(",")[0] for line in (clone / "plots/tradeoff.csv").read_text().split()}

@@ -26,7 +26,7 @@ from isoflop.scaling.forecasting import forecast, score
 from isoflop.scaling.runs import read_study
 from isoflop.shipping import Ship, ship, write_tradeoff
 from isoflop.tradeoff_picture import write_tradeoff_picture
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, run_command, ship_files
 from tests.test_prediction import write_model
 
 CLASSES = ["<script>alert(1)</script>", 'zero & "one"', "{{ 7 * 7 }}", "ünïcode"]
@@ -148,7 +148,7 @@ def write_variants(folder: Path) -> None:
     write_data(folder)
     params = Ship(objective="latency", max_accuracy_drop=0.01, max_latency_ms=None)
     variants, latency, data = (metrics / f"{name}.json" for name in ("variants", "latency", "data"))
-    chosen_first = ship(variants, latency, data, folder / "onnx", params, folder / "ship")
+    chosen_first = ship(variants, latency, data, folder / "onnx", params, **ship_files(folder / "ship"))
     write_tradeoff(chosen_first, folder / "plots" / "tradeoff.csv")
     write_tradeoff_picture(chosen_first, folder / "plots" / "tradeoff.png")
 
@@ -189,7 +189,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def report(project: Path, target: Path) -> str:
-    write_report(project / "metrics", project / "plots", project / "ship", project / "dropped.csv", target)
+    write_report(project / "metrics", project / "plots", project / "ship/choice.json", project / "dropped.csv", target)
     assert [file.name for file in target.iterdir()] == ["index.html"]
     return (target / "index.html").read_text()
 
@@ -334,8 +334,12 @@ def test_a_broken_metrics_file_is_named(project: Path, tmp_path: Path) -> None:
 
 
 def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
-    options = [f"--{name}={project / name}" for name in ("metrics", "plots", "ship")]
-    options += [f"--dropped={project / 'dropped.csv'}", f"--report={tmp_path / 'report'}"]
+    options = [f"--metrics={project / 'metrics'}", f"--plots={project / 'plots'}"]
+    options += [
+        f"--choice={project / 'ship/choice.json'}",
+        f"--dropped={project / 'dropped.csv'}",
+        f"--report={tmp_path / 'report'}",
+    ]
     run_command("python", "-m", "stages.report", *options, cwd=ROOT)
     assert (tmp_path / "report" / "index.html").read_text() == report(project, tmp_path / "again")
 

@@ -22,7 +22,7 @@ from isoflop.errors import UserError
 from isoflop.model_files import save_model
 from isoflop.shipping import Candidate, Ship, candidates, choose, ship, write_tradeoff
 from isoflop.tradeoff_picture import pareto_front, write_tradeoff_picture
-from tests.conftest import run_command
+from tests.conftest import run_command, ship_files
 from tests.exports import exported, quantized, trained
 from tests.networks import digits_split
 
@@ -156,7 +156,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
     wanted = Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 1.0, "max_latency_ms": None} | changes)
     variants, latency, data = (measured / f"{name}.json" for name in ("variants", "latency", "data"))
-    return ship(variants, latency, data, measured / "onnx", wanted, folder)
+    return ship(variants, latency, data, measured / "onnx", wanted, **ship_files(folder))
 
 
 def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
@@ -218,14 +218,14 @@ def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> 
     del variants["base-int8"]
     with pytest.raises(UserError, match="ship: found base-int8 in one of variants and latency, expected the same"):
         candidates(variants, latency)
-    wanted = params("bytes", 1.0)
+    wanted, targets = params("bytes", 1.0), ship_files(tmp_path / "ship")
     files = {name: measured / f"{name}.json" for name in ("variants", "latency", "data")}
     with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected one for each compared variant"):
-        ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, tmp_path / "ship")
+        ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, **targets)
     (tmp_path / "cut.json").write_text('{"base": ')
     with pytest.raises(UserError, match=r"cut\.json: not readable metrics"):
-        ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, tmp_path / "ship")
-    assert not (tmp_path / "ship").exists()
+        ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, **targets)
+    assert list((tmp_path / "ship").iterdir()) == []
 
 
 @pytest.mark.parametrize(

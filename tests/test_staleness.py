@@ -42,6 +42,8 @@ TABLE: dict[str, set[str]] = {
     "quantize": {"quantize"},
     "benchmark": {"benchmark"},
     "ship": {"ship"},
+    "demo": {"demo"},
+    "demo.enabled": {"onnxruntime_web", "demo"},
 }
 
 

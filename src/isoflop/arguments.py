@@ -50,6 +50,12 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
+    return int(text)
+
+
 def _bootstraps(text: str) -> int:
     if not text.isdecimal() or int(text) < 20:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected at least 20")
@@ -89,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
     _add_doctor(commands)
     _add_predict(commands)
+    _add_demo(commands)
     _add_compress(commands)
     _add_plan(commands)
     _add_fit(commands)
@@ -145,6 +152,20 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file")
     predict.add_argument("--top", type=int, default=1, metavar="K", help="classes an image, best first (default: 1)")
     predict.add_argument("--json", action="store_true", help='print a list of {"image": ..., "top": [...]}')
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = _command(
+        commands,
+        "demo",
+        "try the shipped model in the browser",
+        "Serve ship/demo on 127.0.0.1 and open it: a page that runs the shipped model in the browser on images that "
+        "you drop, choose or draw. No image leaves the browser.",
+        "isoflop demo",
+    )
+    demo.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a copy of it (default: ship/demo)")
+    demo.add_argument("--port", type=_port, default=0, help="to listen on (default: 0, any that is free)")
+    demo.add_argument("--no-browser", action="store_true", help="serve only")
 
 
 def _add_compress(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

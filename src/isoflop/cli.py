@@ -133,6 +133,13 @@ def _release(options: argparse.Namespace) -> None:
     print(f"{options.out}: {manifest['chosen']}, code {manifest['code']['revision'] or 'outside git'}, {signed}")
 
 
+def _demo(options: argparse.Namespace) -> None:
+    from isoflop.demo.server import serve
+
+    folder = options.folder or find_project(Path.cwd()) / "ship" / "demo"
+    serve(folder, options.port, browser=not options.no_browser)
+
+
 def _verify(options: argparse.Namespace) -> None:
     from isoflop.release import verify
 
@@ -178,6 +185,7 @@ _COMMANDS = {
     "compress": _compress,
     "summary": _summary,
     "savings": _savings,
+    "demo": _demo,
     "release": _release,
     "verify": _verify,
     "launch": _launch,

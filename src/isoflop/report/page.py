@@ -45,13 +45,13 @@ _PLACES = {
 }
 
 
-def write_report(metrics: Path, plots: Path, ship: Path, dropped: Path, report: Path) -> None:
+def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, report: Path) -> None:
     """Write ``report/index.html``. The same inputs give the same bytes.
 
     Args:
         metrics: folder of the metrics files (JSON).
         plots: folder of the pictures (PNG) and of the training curves.
-        ship: folder of what is shipped.
+        choice: choice.json of what is shipped.
         dropped: CSV of the images that cleaning dropped.
 
     Raises:
@@ -80,7 +80,7 @@ def write_report(metrics: Path, plots: Path, ship: Path, dropped: Path, report: 
         quantized=quantized,
         controls=controls_in_words(metrics, facts["variants"]),
         sessions=facts["sessions"],
-        **_headline(facts, read_facts(ship / "choice.json")),
+        **_headline(facts, read_facts(choice)),
         **_law(facts["scaling"]),
         **_training(facts),
         **_conditions(facts),
