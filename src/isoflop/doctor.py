@@ -16,6 +16,8 @@ from typing import Literal
 from isoflop.cpu import computes_in_bf16, processor
 from isoflop.damage import changed_outputs, copies, damaged_objects, remove
 from isoflop.errors import UserError
+from isoflop.project_files import runs_installed_code
+from isoflop.stage_code import CODE_FILE, installed, said_of_stale, stale_stages
 
 _LITTLE_DISK = 2e9  # bytes
 _RESUME = Path(".isoflop") / "resume"
@@ -43,6 +45,7 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _packages,
         _torch,
         _params,
+        _code,
         _git,
         _dvc,
         _remote,
@@ -129,6 +132,18 @@ def _params(project: Path) -> Finding:
     except UserError as error:
         return Finding("params", "fail", str(error), "`isoflop check` after each change says what is left")
     return Finding("params", "ok", f"params.yaml fits all {len(schemas)} stages")
+
+
+def _code(project: Path) -> Finding:
+    if not runs_installed_code(project):
+        return Finding("code", "ok", "the project's own, which DVC looks at")
+    try:
+        stale = stale_stages(project)
+    except UserError as error:
+        return Finding("code", "fail", str(error), "`isoflop upgrade`")
+    if stale:
+        return Finding("code", "fail", said_of_stale(stale), "`isoflop upgrade`, then `dvc repro`")
+    return Finding("code", "ok", f"{installed().package} is what {CODE_FILE} says")
 
 
 def _git(project: Path) -> Finding:

@@ -23,6 +23,7 @@ from isoflop.errors import UserError, is_out_of_memory
 from isoflop.executions import note_execution
 from isoflop.params import Section, load_params, variant_keys
 from isoflop.processes import is_first_process, process_name
+from isoflop.stage_code import check_own_code
 
 In = Annotated[Path, "input"]
 Out = Annotated[Path, "output"]
@@ -60,6 +61,7 @@ def run(main: Callable[..., None]) -> None:
     outputs: dict[Path, Path] = {}
     began = time.monotonic()
     try:
+        check_own_code()
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 values[name] = load_params(annotation, variant=variant)
