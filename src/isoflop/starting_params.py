@@ -61,17 +61,15 @@ def starting_params(preset: str, survey: Survey, path: str) -> tuple[str, list[C
 
 def _training_images(survey: Survey, prepare: Any) -> int:
     """How many ``prepare`` would put into the training split, were all of them kept."""
-    labels = {name: label for label, name in enumerate(survey.classes)}
+    numbers = {name: label for label, name in enumerate(survey.classes)}
     places = list(survey.places.values())
-    splits = assign_splits(
-        range(len(places)),
-        [labels[name] for _, name in places],
-        [split for split, _ in places],
-        survey.classes,
-        val_fraction=prepare["val_fraction"],
-        test_fraction=prepare["test_fraction"],
-        seed=prepare["seed"],
-    )
+    labels = [numbers[name] for _, name in places]
+    official = [split for split, _ in places]
+    how = {name: prepare[name] for name in ("val_fraction", "test_fraction", "seed")}
+    try:
+        splits = assign_splits(range(len(places)), labels, official, survey.classes, **how)
+    except UserError as error:
+        raise UserError(f"--images: a class is too small for the splits: {error}") from None
     return Counter(splits.values())["train"]
 
 
