@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,11 @@ def timed(clone: Path, *command: str) -> float:
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "dvc", *command], cwd=clone, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - began
+
+
+def peak_mb() -> int:
+    """Of memory, of the largest process so far that this one has waited for."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
 
 
 def size(folder: Path) -> tuple[int, int]:
@@ -69,7 +75,7 @@ def main() -> None:
         for stage, made in (("download", "data/raw"), ("prepare", "data/prepared")):
             seconds = timed(clone, "repro", "--single-item", stage)
             facts = {"seconds": round(seconds, 2), "images_per_s": round(options.images / seconds)}
-            say(stage=stage, **facts, bytes_an_image=size(clone / made)[0] // options.images)
+            say(stage=stage, **facts, peak_mb=peak_mb(), bytes_an_image=size(clone / made)[0] // options.images)
         say(nothing_to_do_s=round(timed(clone, "repro", "prepare"), 2))
         content = (clone / "data" / "raw" / "images.bin").read_bytes()
         began = time.monotonic()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Images, Split
+from isoflop.batches import steps_an_epoch
 from isoflop.costs import count_macs, count_parameters, count_training_flops
 from isoflop.hardware import hardware
 from isoflop.initialization import initialized
 from isoflop.loading import all_images
 from isoflop.model_files import Model, save_model
+from isoflop.privacy import check_private, mechanism
 from isoflop.recipe import Recipe, Train
 from isoflop.resume import resumable
 from isoflop.throughput import throughput
@@ -35,6 +38,10 @@ def train_base(
     """Train ``model`` at ``train.width``; write its folder, its curves, what came out and how fast it was."""
     images = all_images(data, views)
     built = architecture(model, train.width, data)
+    private = mechanism(train.privacy, len(images), steps_an_epoch(len(images), recipe), recipe.epochs)
+    if private:
+        check_private(built.family, recipe, hardware(train))
+        recipe = recipe.model_copy(update={"precision": "fp32"})
     net = initialized(built, images, train.seed)
     with resumable(images, "base", asdict(built), recipe.model_dump(), train.model_dump()) as checkpoint:
         fitted = fit(
@@ -49,9 +56,12 @@ def train_base(
             validate_every=train.validate_every,
             curves=curves,
             checkpoint=checkpoint,
+            private=private,
         )
-        save_model(Model(net, built, data.meaning), folder)
-        facts = {"parameters": count_parameters(net), "macs": count_macs(net, built)} | fitted_facts(fitted)
+        spent = private.facts(fitted.steps) if private else None
+        save_model(Model(net, built, data.meaning, spent), folder)
+        facts: dict[str, Any] = {"parameters": count_parameters(net), "macs": count_macs(net, built)}
+        facts |= fitted_facts(fitted) | ({"privacy": spent} if spent else {})
         metrics.write_text(json.dumps(facts, indent=1) + "\n")
         measured = throughput(
             fitted, count_training_flops(net, built, recipe.progressive_resizing), recipe, hardware(train)

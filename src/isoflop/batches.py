@@ -59,6 +59,9 @@ class TrainingBatches:
     Image i enters as view (offset_i + epoch) mod (K + 1), where view 0 is the image itself. The sizes of the batches of
     an epoch differ by at most one, so none is too small for batch statistics. Of ``world`` processes each takes its
     share of every batch, in ``micro_batches`` parts one after the other: the global batch stays ``recipe.batch_size``.
+
+    With ``poisson`` every step's batch has each image with probability 1 / steps, drawn from the machine's entropy, as
+    private training asks; it may be empty.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class TrainingBatches:
         rank: int = 0,
         world: int = 1,
         micro_batches: int = 1,
+        poisson: bool = False,
     ) -> None:
         if recipe.batch_size > len(images):
             raise UserError(
@@ -84,7 +88,8 @@ class TrainingBatches:
             )
         self.epoch = 0
         self.losses: npt.NDArray[np.float32] | None = None
-        self.steps = max(1, round(len(images) / recipe.batch_size))  # of the optimizer, an epoch
+        self.steps = steps_an_epoch(len(images), recipe)
+        self._poisson = poisson
         self._images, self._recipe, self._seed, self._device = images, recipe, seed, device
         self._rank, self._world, self._micro_batches = rank, world, micro_batches
         self._stored = _stored(images.split.images, device)
@@ -100,19 +105,32 @@ class TrainingBatches:
         return self.steps * self._micro_batches
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._poisson:
+            yield from self._poisson_batches()
+            return
         draws = self._draw().to(self._device)
         for places in np.array_split(np.arange(len(draws.numbers_N)), self.steps):
             for part in np.array_split(places[self._rank :: self._world], self._micro_batches):
                 yield self._batch(draws.part(slice(int(part[0]), int(part[-1]) + 1, self._world)))
 
+    def _poisson_batches(self) -> Iterator[Batch]:
+        rng = np.random.default_rng()
+        for _ in range(self.steps):
+            numbers = self._images.indices[rng.random(len(self._images)) * self.steps < 1]
+            yield self._batch(self._placed(numbers, np.ones(len(numbers), np.float32), rng).to(self._device))
+
     def _draw(self) -> _Draws:
-        recipe = self._recipe
         rng = np.random.default_rng([self._seed, 1, self.epoch])
-        indices = self._images.indices
-        if self.losses is None or not recipe.skip_easy:
-            numbers, weights = shuffled(indices, rng)
-        else:
-            numbers, weights = hard_first(indices, self.losses[indices], recipe.skip_easy, rng)
+        indices, skip = self._images.indices, self._recipe.skip_easy
+        if self.losses is None or not skip:
+            return self._placed(*shuffled(indices, rng), rng)
+        return self._placed(*hard_first(indices, self.losses[indices], skip, rng), rng)
+
+    def _placed(
+        self, numbers: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], rng: np.random.Generator
+    ) -> _Draws:
+        """How each of the images ``numbers`` enters."""
+        recipe = self._recipe
         drawn = rng.random((len(numbers), 5))  # flip, shift down, shift right, centre of the cutout
         views = (self._offsets[numbers] + self.epoch) % (1 + len(self._images.views))
         shifts = np.floor(drawn[:, 1:3] * (2 * recipe.shift + 1)).astype(np.int64) - recipe.shift
@@ -148,6 +166,11 @@ class TrainingBatches:
         pixels = tuple(one.to(place) for one in pixels)
         others = self._stored_views[(views_B.clamp(min=1) - 1, *pixels)].to(self._device)
         return torch.where(draws.views_N[:, None, None, None] == 0, taken, others)
+
+
+def steps_an_epoch(images: int, recipe: Recipe) -> int:
+    """Of the optimizer."""
+    return max(1, round(images / recipe.batch_size))
 
 
 def _stored(images: Images, device: torch.device) -> Tensor:

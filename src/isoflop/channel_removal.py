@@ -35,7 +35,7 @@ def channel_remover(
     example = torch.zeros(1, built.channels, built.image_size, built.image_size)
     # a stem whitens the patches: it is as small as that takes
     ignored = [net.get_submodule(name) for name, _ in net.named_children() if name in ("head", "stem")]
-    unwrapped = [(net.position, 2)] if isinstance(net, Vit) else None  # parameters outside layers, and their axis
+    unwrapped = [(net.position.weight, 2)] if isinstance(net, Vit) else None  # outside of known layers, axis
     if isinstance(net, Vit):
         ignored += [net.patches]
         for block in net.blocks:

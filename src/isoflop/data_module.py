@@ -20,11 +20,18 @@ class Data(pl.LightningDataModule):
     """Hands each process its share of the batches, on its device."""
 
     def __init__(
-        self, images: TrainingImages, recipe: Recipe, seed: int, micro_batches: int, losses: Callable[[], Losses]
+        self,
+        images: TrainingImages,
+        recipe: Recipe,
+        seed: int,
+        micro_batches: int,
+        losses: Callable[[], Losses],
+        *,
+        poisson: bool,
     ) -> None:
         super().__init__()
         self._images, self._recipe, self._seed, self._micro_batches = images, recipe, seed, micro_batches
-        self._losses = losses
+        self._losses, self._poisson = losses, poisson
 
     def train_dataloader(self) -> Epochs:
         trainer = self.trainer
@@ -37,6 +44,7 @@ class Data(pl.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             micro_batches=self._micro_batches,
+            poisson=self._poisson,
         )
         return Epochs(batches, trainer, self._seed, self._losses)
 

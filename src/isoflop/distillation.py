@@ -15,6 +15,7 @@ from isoflop.arrays import Images, Split
 from isoflop.errors import UserError
 from isoflop.model_files import Model, digest, save_model
 from isoflop.params import Section
+from isoflop.privacy import check_not_private
 from isoflop.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def distill(
     from isoflop.resume import resumable
     from isoflop.training import Fitted, fit
 
+    check_not_private(base.privacy, "distill")
     recipe = recipe.model_copy(update={"epochs": params.epochs})
     student = _student(base, params.width_ratio)
     images = all_images(data, views)

@@ -24,7 +24,7 @@ class Graph:
 
 
 def read_graph(project: Path, targets: Sequence[str] = ()) -> Graph:
-    """``targets`` (all stages, if none is named) and what they need.
+    """``targets`` (all stages, if none is named; ``sweep`` is all ``sweep@…``) and what they need.
 
     Raises:
         UserError: dvc.yaml is not valid, or a target is no stage of it.
@@ -39,14 +39,20 @@ def read_graph(project: Path, targets: Sequence[str] = ()) -> Graph:
             graph = networkx.relabel_nodes(repo.index.graph, lambda stage: _name(stage, project))
     except DvcException as error:
         raise UserError(f"dvc.yaml: {' '.join(str(error).split())}") from None
-    unknown = [target for target in targets if target not in graph]
+    named = {target: [name for name in graph if target in (name, _group(name))] for target in targets}
+    unknown = [target for target, stages_of in named.items() if not stages_of]
     if unknown:
         raise UserError(f"dvc.yaml: found no stage {', '.join(unknown)}, expected of {', '.join(sorted(graph))}")
-    needed = set(targets or graph).union(*(networkx.descendants(graph, target) for target in targets))
+    wanted = [name for stages_of in named.values() for name in stages_of]
+    needed = set(wanted or graph).union(*(networkx.descendants(graph, name) for name in wanted))
     graph = graph.subgraph(needed)
-    parents = {
-        stage: sorted(graph.successors(stage)) for stage in networkx.lexicographical_topological_sort(graph.reverse())
-    }
+    places = {name: place for place, name in enumerate(stages)}
+    first = {name: min(places[other] for other in places if _group(other) == _group(name)) for name in needed}
+    in_order = networkx.lexicographical_topological_sort(
+        graph.reverse(),  # as dvc.yaml has them, but of a group the last first: of a sweep it is the largest
+        key=lambda name: (first[name], -places[name]),
+    )
+    parents = {stage: sorted(graph.successors(stage)) for stage in in_order}
     measures = [name for name in needed if (getattr(stages[name], "meta", None) or {}).get("alone")]
     alone = frozenset(measures).union(*(networkx.ancestors(graph, name) for name in measures))
     roots = [stages[name] for name, before in parents.items() if not before]
@@ -57,6 +63,10 @@ def read_graph(project: Path, targets: Sequence[str] = ()) -> Graph:
         if path.is_dir() and project.resolve() in path.parents
     )
     return Graph(parents, alone, folders)
+
+
+def _group(name: str) -> str:
+    return name.partition("@")[0]
 
 
 def _name(stage: Any, project: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def model_card(
         f"images of {data['image_size']} x {data['image_size']} pixels and "
         f"{_plural(data['channels'], 'channel', 'channels')}.\n\nWhy this variant: {why}.\n",
         _data(data),
+        _privacy(file),
         _measured(name, variants, latency),
         _usage(file, data),
     ]
@@ -35,6 +37,20 @@ def _data(data: dict[str, Any]) -> str:
         f"- Images: {images['train']:,} to train, {images['val']:,} to validate, {images['test']:,} to test; "
         f"{data['dropped']['total']:,} of {images['source']:,} were dropped in cleaning\n"
         f"- A picture of another size was made square by `{data['resize']}` and resized\n"
+    )
+
+
+def _privacy(file: Path) -> str:
+    said = open_classifier(file).session.get_modelmeta().custom_metadata_map.get("privacy")
+    if not said:
+        return ""
+    spent = json.loads(said)
+    return (
+        f"## Privacy\n\nTrained by DP-SGD: ({spent['epsilon']:g}, {spent['delta']:g})-differential privacy for a "
+        f"training image added or removed ({spent['steps']:,} steps, noise multiplier "
+        f"{spent['noise_multiplier']:.3f}, clip norm {spent['clip_norm']:g}, sample rate {spent['sample_rate']:.4g}). "
+        "Cleaning, normalization, the choice among variants, the ranges of 8 bits and what the report says of the "
+        "training images are outside of it.\n"
     )
 
 

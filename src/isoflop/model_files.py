@@ -25,6 +25,7 @@ class Model:
     net: nn.Module
     architecture: Architecture
     meaning: Meaning
+    privacy: dict[str, float] | None = None  # what it was trained with, ``Mechanism.facts``; None: nothing
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -35,6 +36,7 @@ def save_model(model: Model, folder: Path) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
     (folder / _WEIGHTS).write_bytes(save(weights))  # not save_file: its error on a full disk is no OSError
     description = {"architecture": asdict(model.architecture), "meaning": asdict(model.meaning)}
+    description |= {"privacy": model.privacy} if model.privacy else {}
     (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
 
 
@@ -62,7 +64,7 @@ def load_model(folder: Path) -> Model:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{folder}: not a readable model ({why}); `dvc checkout` restores it") from None
-    return Model(net.eval(), architecture, meaning)
+    return Model(net.eval(), architecture, meaning, description.get("privacy"))
 
 
 def digest(net: nn.Module) -> str:

@@ -63,7 +63,7 @@ def _parameters_by_kind(net: nn.Module) -> dict[str, list[nn.Parameter]]:
             elif layer == "head":
                 kind = "head"
             else:
-                kind = "first" if layer in ("", layers[0]) else "hidden"
+                kind = "first" if layer in ("position", layers[0]) else "hidden"
             kinds[kind].append(weight)
     return kinds
 

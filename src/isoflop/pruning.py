@@ -17,6 +17,7 @@ from isoflop.channel_removal import channel_remover, channels, settle_norms
 from isoflop.errors import UserError
 from isoflop.model_files import Model, digest, resize, save_model
 from isoflop.params import Section
+from isoflop.privacy import check_not_private
 from isoflop.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def prune(
     from isoflop.resume import resumable
     from isoflop.training import fit
 
+    check_not_private(base.privacy, "prune")
     built, images = base.architecture, all_images(data, views)
     before = count_parameters(base.net), count_macs(base.net, built)
     ratio = _ratio(base, params, before[1])

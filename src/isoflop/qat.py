@@ -11,6 +11,7 @@ from pydantic import Field
 from isoflop.arrays import Images, Split
 from isoflop.model_files import Model, digest, save_model
 from isoflop.params import Section
+from isoflop.privacy import check_not_private
 from isoflop.recipe import Recipe
 
 
@@ -38,6 +39,7 @@ def train_quantized(
     from isoflop.rounding import rounding
     from isoflop.training import fit
 
+    check_not_private(base.privacy, "qat")
     net, images = deepcopy(base.net), all_images(data, views)
     tuning = finetuning(recipe, params.learning_rate, params.epochs)
     start = digest(base.net), recipe.model_dump(), params.model_dump()

@@ -17,6 +17,7 @@ from pydantic import Field
 from isoflop.arrays import Images, Split
 from isoflop.model_files import Model, digest, save_model
 from isoflop.params import Section
+from isoflop.privacy import check_not_private
 from isoflop.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def sparsify(
     from isoflop.resume import resumable
     from isoflop.training import fit
 
+    check_not_private(base.privacy, "sparsify")
     net = deepcopy(base.net)
     layers = _layers(net)
     for layer in layers:

@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from isoflop.loading import TrainingImages
 from isoflop.losses import Teacher
 from isoflop.memory import keep_freed_memory, largest_batch
 from isoflop.models.vit import Vit
+from isoflop.privacy import Mechanism, per_image_gradients
 from isoflop.recipe import Recipe
 from isoflop.training_module import Plan, Row, Training
 
@@ -60,6 +62,7 @@ def fit(
     validate_every: int = 1,
     curves: Path | None = None,
     checkpoint: Path | None = None,
+    private: Mechanism | None = None,
     progress: bool = True,
 ) -> Fitted:
     """Train ``net`` in place; it ends on the CPU in evaluation mode.
@@ -72,6 +75,7 @@ def fit(
         curves: folder that DVCLive writes, an epoch a row.
         checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
             from there, and ends with the bytes of an undisturbed one. The caller removes the folder.
+        private: train with differential privacy (Poisson batches, clipped gradients, noise), in 32 bits.
         progress: show a progress bar, if standard error is a terminal.
 
     Raises:
@@ -83,10 +87,10 @@ def fit(
     _check_network(net, recipe, on)
     keep_freed_memory()
     flops_an_image = _flops_an_image(net, val, recipe, teacher)
-    steps_an_epoch = TrainingBatches(images, recipe, seed, device=torch.device("cpu")).steps
+    steps = TrainingBatches(images, recipe, seed, device=torch.device("cpu")).steps
     seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
-    plan = Plan(steps_an_epoch, recipe.epochs, seconds, validate_every, patience, images_budget)
-    training = Training(net, width, len(images.split), val, recipe, plan, teacher)
+    plan = Plan(steps, recipe.epochs, seconds, validate_every, patience, images_budget)
+    training = Training(net, width, len(images.split), val, recipe, plan, teacher, private)
     training.curves = Curves(curves) if curves else None
     training.best = {"nll": math.inf, "weights": None, "epoch": 0} if patience else None
     trainer = _trainer(recipe, on, checkpoint, progress)
@@ -95,9 +99,10 @@ def fit(
     if on.compile:
         net.compile()
     torch.manual_seed(seed)
-    data = Data(images, recipe, seed, on.micro_batches, training.losses)
+    data = Data(images, recipe, seed, on.micro_batches, training.losses, poisson=private is not None)
     try:
-        _run(trainer, training, data, checkpoint)
+        with per_image_gradients(net) if private else nullcontext():
+            _run(trainer, training, data, checkpoint)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

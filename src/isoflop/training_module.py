@@ -29,6 +29,7 @@ from isoflop.losses import (
 )
 from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer
+from isoflop.privacy import Mechanism, private_optimizer
 from isoflop.recipe import Recipe
 
 _SEES_ALL_FROM = 0.85  # of the training: from here on recipe.skip_easy skips nothing (Qin et al. 2024: 0.875)
@@ -56,7 +57,15 @@ class Training(pl.LightningModule):
     """A network in training: loss, optimizer, schedule, averaging, validation."""
 
     def __init__(
-        self, net: nn.Module, width: int, images: int, val: Split, recipe: Recipe, plan: Plan, teacher: Teacher | None
+        self,
+        net: nn.Module,
+        width: int,
+        images: int,
+        val: Split,
+        recipe: Recipe,
+        plan: Plan,
+        teacher: Teacher | None,
+        private: Mechanism | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -66,6 +75,7 @@ class Training(pl.LightningModule):
         self.curves: Curves | None = None
         self.seconds, self.timed_images = 0.0, 0
         self._width, self._val, self._recipe, self.plan = width, val, recipe, plan
+        self._private = private
         self._teacher = [teacher] if teacher else []  # in a list: its weights are not this module's
         self._earlier, self._start, self._epoch_start = 0.0, 0.0, 0.0  # seconds; of before a resume, and clock readings
         self._sums = torch.zeros(2)  # of this epoch: loss, batches
@@ -89,10 +99,11 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         images_BCHW = normalize(batch.images, self._val.meaning)
         loss_B = self._losses_of(images_BCHW, batch.labels)
-        loss = (loss_B * batch.weights).mean()
+        loss = (loss_B * batch.weights).mean() if not self._private else loss_B.sum()
         if self._recipe.skip_easy:
             self._last.index_put_((batch.numbers,), torch.stack([loss_B.detach(), torch.ones_like(loss_B)], 1))
-        self._sums[0] += loss.detach()  # on the device: logging never waits for a step
+        # on the device: logging never waits for a step
+        self._sums[0] += loss.detach() if not self._private else loss.detach() / max(1, len(loss_B))
         self._sums[1] += 1
         self.timed_images += len(batch.labels)
         return loss
@@ -198,6 +209,8 @@ class Training(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         bf16 = self.trainer.precision == "bf16-mixed"
         optimizer = make_optimizer(self.net, self._recipe, self._width, torch.bfloat16 if bf16 else torch.float32)
+        if self._private:
+            optimizer = private_optimizer(optimizer, self._private)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(self._recipe, self._progress(step))
         )

@@ -48,6 +48,17 @@ class _Block(nn.Module):
         return added
 
 
+class _Positions(nn.Module):
+    """A module of its own, as Opacus finds each image's gradient by module."""
+
+    def __init__(self, patches: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.02 * torch.randn(1, patches, size))
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        return x_BTE + self.weight
+
+
 class Vit(nn.Module):
     takes_any_size = False
 
@@ -56,13 +67,13 @@ class Vit(nn.Module):
         self.checkpoints_activations = False  # computed again by backward, not kept (Chen et al. 2016)
         size = 4 * of.width
         self.patches = nn.Conv2d(of.channels, size, of.patch_size, stride=of.patch_size)
-        self.position = nn.Parameter(0.02 * torch.randn(1, (of.image_size // of.patch_size) ** 2, size))
+        self.position = _Positions((of.image_size // of.patch_size) ** 2, size)
         self.blocks = nn.Sequential(*(_Block(of) for _ in range(of.depth)))
         self.norm = nn.LayerNorm(size)
         self.head = nn.Linear(size, of.num_classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        x_BTE = self.patches(images_BCHW).flatten(2).transpose(1, 2) + self.position
+        x_BTE = self.position(self.patches(images_BCHW).flatten(2).transpose(1, 2))
         for block in self.blocks:
             keeps = not (self.checkpoints_activations and self.training)
             x_BTE = block(x_BTE) if keeps else checkpoint(block, x_BTE, use_reentrant=False)
