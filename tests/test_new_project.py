@@ -55,6 +55,8 @@ def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None
     assert code
     missing = [dep for dep in code if not (package / "isoflop" / dep.removeprefix("src/isoflop/")).is_file()]
     assert not missing
+    for file in (ROOT / "src" / "isoflop").rglob("*.py"):
+        assert (package / file.relative_to(ROOT / "src")).is_file(), "packages in pyproject.toml lacks a folder"
     carried = package / "isoflop" / "project"
     for file in [ROOT / "dvc.yaml", ROOT / ".gitignore", ROOT / ".dvcignore", *(ROOT / "presets").glob("*.yaml")]:
         assert (carried / file.relative_to(ROOT)).read_bytes() == file.read_bytes()
@@ -125,6 +127,13 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: forecast: code.yaml: another code of forecast than the installed isoflop ")
     assert "`isoflop upgrade`" in line
+    other = tmp_path / "other"  # whose stage has another option, too
+    shutil.copytree(newer, other)
+    stage = other / "isoflop" / "stages" / "forecast.py"
+    assert "law: In," in stage.read_text()
+    stage.write_text(stage.read_text().replace("law: In,", "law: In, runs: In,"))
+    refused = run_installed(other, "dvc", "repro", "--single-item", "--force", "forecast", cwd=project, check=False)
+    assert "error: forecast: code.yaml: another code of forecast" in refused.stderr and "usage" not in refused.stderr
     findings = json.loads(run_installed(newer, "isoflop", "doctor", "--json", cwd=project, check=False).stdout)
     assert {finding["about"]: finding["status"] for finding in findings}["code"] == "fail"
     run_installed(package, "dvc", "checkout", "--force", cwd=project)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,12 @@ def test_without_an_identity_the_cure_is_named(
 
 def test_a_folder_that_is_empty_is_taken_and_a_project_is_not(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "new").mkdir()
-    assert cli.main(["init", "new", "--images", str(place / "photos")]) == 0
+    with contextlib.chdir(place / "new"):
+        assert cli.main(["init", ".", "--images", str(place / "photos")]) == 0
+        assert Path("params.yaml").is_file(), "the folder is still the one that the shell is in"
     assert f"data.path: {place / 'photos'} (where they are" in capsys.readouterr().out, "absolute, as it was given"
     assert run_command("git", "status", "--porcelain", cwd=place / "new").stdout == ""
+    assert not list(place.glob(".new*"))
     assert refused(capsys, "new", "--images", "photos").startswith("error: new: a project already; `isoflop upgrade`")
 
 

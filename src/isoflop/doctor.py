@@ -83,7 +83,7 @@ def _python(_: Path) -> Finding:
     return Finding("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
 
 
-def _packages(_: Path) -> Finding:
+def _packages(project: Path) -> Finding:
     from packaging.requirements import Requirement
 
     wanted = [Requirement(line) for line in metadata.requires("isoflop") or ()]
@@ -99,15 +99,19 @@ def _packages(_: Path) -> Finding:
         if not need.specifier.contains(version, prereleases=True):
             amiss.append(f"{need.name} {version} is not {need.specifier}")
     if amiss:
-        return Finding("packages", "fail", ", ".join(amiss), "`make install` brings those that were tested")
+        return Finding("packages", "fail", ", ".join(amiss), f"{_installation(project)} brings them")
     return Finding("packages", "ok", f"isoflop {metadata.version('isoflop')}, and what it needs")
 
 
-def _torch(_: Path) -> Finding:
+def _installation(project: Path) -> str:
+    return "`pip install --upgrade isoflop`" if runs_installed_code(project) else "`make install`"
+
+
+def _torch(project: Path) -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("torch", "fail", f"cannot be imported: {error}", "`make install`")
+        return Finding("torch", "fail", f"cannot be imported: {error}", _installation(project))
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         return Finding("torch", "ok", f"{torch.__version__} on {count} x {torch.cuda.get_device_name()}")

@@ -120,15 +120,31 @@ def _check_place(folder: Path, images: Path | None) -> None:
 
 @contextlib.contextmanager
 def _laid_beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its place where all goes well, and is gone where not."""
+    """A new folder beside ``folder`` that takes its place where all goes well, and is gone where not.
+
+    What is in it goes into a ``folder`` that is there, which may be where the user's shell stands, or a mount.
+    """
     final = folder.resolve()
     partial = final.with_name(f".{final.name}.partial{os.getpid()}")
     partial.mkdir()
     try:
         yield partial
-        os.rename(partial, final)  # over an empty folder, too
+        if final.exists():
+            _move_into(partial, final)
+        else:
+            os.rename(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_into(partial: Path, empty: Path) -> None:
+    try:
+        for path in sorted(partial.iterdir()):
+            shutil.move(path, empty / path.name)
+    except BaseException:
+        for path in empty.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 def _start_git(partial: Path) -> None:
