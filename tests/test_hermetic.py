@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from isoflop.contract import PLUMBING
+from isoflop.stage_code import PLUMBING
 from tests.conftest import ROOT, run_command
 
 

@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"isoflop {version('isoflop')}")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
+    _add_init(commands)
     preset = _command(
         commands,
         "preset",
@@ -111,6 +112,33 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_savings(commands)
     return whole
+
+
+def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = _command(
+        commands,
+        "init",
+        "lay a new project, for your own images",
+        "Lay a project in a new folder: params.yaml for the images of FOLDER (one folder a class, train, val and test "
+        "above if you have splits), dvc.yaml that runs this installed package, git and DVC repositories, and a first "
+        "commit. Says what it found, what it chose and why.",
+        "isoflop init fruit --images photos && cd fruit && dvc repro",
+    )
+    init.add_argument("folder", type=Path, metavar="DIR", help="new, or empty")
+    init.add_argument("--images", type=Path, metavar="FOLDER", help="or a zip or tar; without it a preset's data set")
+    init.add_argument("--copy", action="store_true", help="the images into DIR, where DVC keeps and shares them")
+    init.add_argument("--preset", metavar="NAME", help="to start from (default: images; without images digits)")
+
+    upgrade = _command(
+        commands,
+        "upgrade",
+        "bring a project to the installed version of isoflop",
+        "Write dvc.yaml and code.yaml of a project that `isoflop init` made for the installed version; `dvc repro` "
+        "then runs again the stages whose code is another. Changes of your own in dvc.yaml are kept where they can "
+        "be, and never lost unasked.",
+        "pip install --upgrade isoflop && isoflop upgrade && dvc repro",
+    )
+    upgrade.add_argument("--force", action="store_true", help="write dvc.yaml anew over changes that git has")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

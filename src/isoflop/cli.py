@@ -55,6 +55,25 @@ def _failed(message: str) -> int:
     return 1
 
 
+def _init(options: argparse.Namespace) -> None:
+    from isoflop.new_project import create_project, show
+
+    if options.copy and options.images is None:
+        raise UserError("--copy: found without --images, expected a folder of images to copy")
+    show(create_project(options.folder, options.images, preset=options.preset, copy=options.copy))
+
+
+def _upgrade(options: argparse.Namespace) -> None:
+    from isoflop.checking import check, stage_schemas
+    from isoflop.project_files import upgrade
+
+    project = find_project(Path.cwd())
+    changed = upgrade(project, force=options.force)
+    print(f"other code than before: {', '.join(changed)}; `dvc repro` runs them" if changed else "nothing has changed")
+    with contextlib.chdir(project):
+        check(stage_schemas(project).values())
+
+
 def _preset(options: argparse.Namespace) -> None:
     from isoflop.presets import apply_preset, read_presets
 
@@ -178,6 +197,8 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 _COMMANDS = {
+    "init": _init,
+    "upgrade": _upgrade,
     "preset": _preset,
     "check": _check,
     "doctor": _doctor,

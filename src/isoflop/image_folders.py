@@ -68,7 +68,7 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
     Raises:
         UserError: no images, none in class folders, or class folders beside train.
     """
-    places = _placed([entry.name for entry in entries() if is_image(entry)], source)
+    places = placed_images([entry.name for entry in entries() if is_image(entry)], source)
     classes = sorted({name for _, name in places.values()})
     labels = {name: label for label, name in enumerate(classes)}
     shown = (entry for entry in entries() if entry.name in places)
@@ -109,7 +109,7 @@ def is_image(entry: Entry) -> bool:
     return start.startswith(_MAGICS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or start[4:12] == b"ftypavif"
 
 
-def _placed(names: list[str], source: str) -> dict[str, Place]:
+def placed_images(names: list[str], source: str) -> dict[str, Place]:
     """Split and class of each image that lies in a class folder; a note tells of the others."""
     if not names:
         raise UserError(

@@ -22,7 +22,9 @@ from isoflop.damage import locked_outputs
 from isoflop.errors import UserError
 from isoflop.executions import dvc_md5
 from isoflop.params import read_params
+from isoflop.project_files import runs_installed_code
 from isoflop.shipping import SHIPPED
+from isoflop.stage_code import checkout, installed
 
 _SUMS, _MANIFEST, _SIGNATURE = "SHA256SUMS", "manifest.json", "model.sig"
 _PACKAGES = ("isoflop", "torch", "onnx", "onnxruntime", "numpy", "albumentations", "pytorch-lightning", "dvc")
@@ -108,7 +110,7 @@ def _check_sums(folder: Path, apart: Path | None) -> str:
 def _manifest(project: Path, outputs: dict[str, set[str]]) -> dict[str, Any]:
     choice = json.loads((project / "ship" / "choice.json").read_text())
     variants = json.loads((project / "metrics" / "variants.json").read_text())
-    code = {file.relative_to(project).as_posix(): _sha256(file) for file in _sources(project)}
+    code = {name: _sha256(file) for name, file in _sources(project).items()}
     return {
         "chosen": choice["chosen"],
         "model": {"sha256": _sha256(project / "ship" / "model.onnx")},
@@ -131,11 +133,11 @@ def _check_current(project: Path) -> None:
         raise UserError(f"ship: not made of what is here: {', '.join(changed)} would run again; `dvc repro` first")
 
 
-def _sources(project: Path) -> list[Path]:
-    return [
-        project / "dvc.yaml",
-        *sorted(file for part in ("src", "stages") for file in (project / part).rglob("*.py")),
-    ]
+def _sources(project: Path) -> dict[str, Path]:
+    """The graph and all code, by name: the project's own, or the installed package's where it runs that."""
+    code = installed() if runs_installed_code(project) else checkout(project)
+    files = {file for part in (code.package, code.stages) for file in part.rglob("*.py")}
+    return {"dvc.yaml": project / "dvc.yaml"} | dict(sorted((code.name(file), file) for file in files))
 
 
 def _revision(project: Path) -> str | None:

@@ -23,6 +23,7 @@ from isoflop.errors import UserError, is_out_of_memory
 from isoflop.executions import note_execution
 from isoflop.params import Section, load_params, variant_keys
 from isoflop.processes import is_first_process, process_name
+from isoflop.stage_code import check_own_code
 
 In = Annotated[Path, "input"]
 Out = Annotated[Path, "output"]
@@ -55,11 +56,13 @@ def run(main: Callable[..., None]) -> None:
     together, each runs the whole function, and only the first one's outputs are kept.
     """
     arguments = contract(main)
-    values = vars(_parser(main, arguments).parse_args())
-    variant = values.pop("variant", None)
+    variant: str | None = None
     outputs: dict[Path, Path] = {}
     began = time.monotonic()
     try:
+        check_own_code()  # first, as other code may have other options
+        values = vars(_parser(main, arguments).parse_args())
+        variant = values.pop("variant", None)
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 values[name] = load_params(annotation, variant=variant)
