@@ -1,6 +1,6 @@
 """Choose the variant to ship and write the folder that goes out."""
 
-from isoflop.params import Section
+from isoflop.params import Section, key
 from isoflop.shipping import Ship, write_tradeoff
 from isoflop.shipping import ship as write_ship
 from isoflop.stage import In, Out, run
@@ -9,12 +9,13 @@ from isoflop.tradeoff_picture import write_tradeoff_picture
 
 class Params(Section):
     ship: Ship
+    source: str = key("data.source")  # for the model card
 
 
 def main(
     params: Params, variants: In, latency: In, data: In, onnx: In, ship: Out, tradeoff: Out, tradeoff_picture: Out
 ) -> None:
-    candidates = write_ship(variants, latency, data, onnx, params.ship, ship)
+    candidates = write_ship(variants, latency, data, onnx, params.ship, params.source, ship)
     write_tradeoff(candidates, tradeoff)
     write_tradeoff_picture(candidates, tradeoff_picture)
 

@@ -16,6 +16,7 @@ from tests.conftest import ROOT, run_command
 # Which stages a section, or a part of one, makes stale. The longest key that fits a parameter decides.
 TABLE: dict[str, set[str]] = {
     "data": {"download"},
+    "data.source": {"download", "ship"},
     "prepare": {"prepare"},
     "augment": {"augment"},
     "model": {"train", "sweep"},

@@ -125,8 +125,13 @@ def _why_none(base: Candidate, params: Ship) -> str:
     )
 
 
-def ship(variants: Path, latency: Path, data: Path, onnx: Path, params: Ship, folder: Path) -> list[Candidate]:
+def ship(
+    variants: Path, latency: Path, data: Path, onnx: Path, params: Ship, data_source: str, folder: Path
+) -> list[Candidate]:
     """Write ``folder``: model.onnx, choice.json, MODEL_CARD.md, SHA256SUMS.
+
+    Args:
+        data_source: where the images come from, as ``data.source`` has it; for the card.
 
     Returns:
         The candidates, the chosen one first.
@@ -153,7 +158,8 @@ def ship(variants: Path, latency: Path, data: Path, onnx: Path, params: Ship, fo
         "candidates": [_reported(item, choices[0], choice) for item in choices],
     }
     (folder / "choice.json").write_text(json.dumps(facts, indent=1) + "\n")
-    card = model_card(choice.chosen.name, choice.why, _read(variants), timings, _read(data), folder / "model.onnx")
+    measured = _read(variants), timings, _read(data)
+    card = model_card(choice.chosen.name, choice.why, *measured, data_source, folder / "model.onnx")
     (folder / "MODEL_CARD.md").write_text(card)
     sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(folder.iterdir())]
     (folder / "SHA256SUMS").write_text("".join(sums))
