@@ -17,9 +17,10 @@ def test_a_registered_version_is_fetched_by_name_from_a_clone(smoke: Path, tmp_p
     run_command("dvc", "remote", "add", "-d", "team", str(tmp_path / "remote"), cwd=project)
     commit(project, "add the team's remote")
     run_command("dvc", "push", "ship", cwd=project)
-    someone = {"GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@example.invalid"}
-    run_command("gto", "register", "classifier", "--version", "v1.0.0", cwd=project, **someone)
-    run_command("gto", "assign", "classifier", "--version", "v1.0.0", "--stage", "prod", cwd=project, **someone)
+    run_command("git", "config", "user.name", "test", cwd=project)
+    run_command("git", "config", "user.email", "test@example.invalid", cwd=project)
+    run_command("gto", "register", "classifier", "--version", "v1.0.0", cwd=project)
+    run_command("gto", "assign", "classifier", "--version", "v1.0.0", "--stage", "prod", cwd=project)
     assert "classifier@v1.0.0" in run_command("git", "tag", cwd=project).stdout.split()
     with warnings.catch_warnings(), Repo(str(project)) as repo:
         warnings.simplefilter("ignore")  # DVC's own dependencies warn

@@ -199,11 +199,12 @@ def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_p
 
 def test_the_card_has_the_metadata_that_the_hub_reads(measured: Path, tmp_path: Path) -> None:
     """Read by Hugging Face's own parser, which refuses results without task, data set or value."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, ModelCardData
 
     shipped(measured, tmp_path / "ship")
     content = (tmp_path / "ship/MODEL_CARD.md").read_text()
     card = ModelCard(content)
+    assert isinstance(card.data, ModelCardData)
     facts = json.loads((measured / "variants.json").read_text())["base-int8"]
     assert (card.data.library_name, card.data.pipeline_tag) == ("onnx", "image-classification")
     assert card.data.model_name == "base-int8" and card.data.license is None

@@ -24,6 +24,7 @@ TABLE: dict[str, set[str]] = {
     "recipe.epochs": {"train", "sweep", "distill", "prune", "sparsify", "qat", "forecast"},
     "train": {"train"},
     "train.width": {"train", "forecast"},
+    "train.logger": set(),
     "evaluate": {"evaluate"},
     "sweep.runs": {"sweep"},
     "sweep.widths": {"scaling", "sweep@new"},

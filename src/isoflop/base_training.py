@@ -9,10 +9,12 @@ from pathlib import Path
 from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Images, Split
 from isoflop.costs import count_macs, count_parameters, count_training_flops
+from isoflop.experiment_loggers import ExperimentLog
 from isoflop.hardware import hardware
 from isoflop.initialization import initialized
 from isoflop.loading import all_images
 from isoflop.model_files import Model, save_model
+from isoflop.processes import is_first_process
 from isoflop.recipe import Recipe, Train
 from isoflop.resume import resumable
 from isoflop.throughput import throughput
@@ -36,7 +38,11 @@ def train_base(
     images = all_images(data, views)
     built = architecture(model, train.width, data)
     net = initialized(built, images, train.seed)
-    with resumable(images, "base", asdict(built), recipe.model_dump(), train.model_dump()) as checkpoint:
+    asked = {"model": model.model_dump(), "recipe": recipe.model_dump(), "train": train.model_dump()}
+    log = ExperimentLog(train.logger, "base", asked) if train.logger and is_first_process() else None
+    with resumable(
+        images, "base", asdict(built), recipe.model_dump(), train.model_dump(exclude={"logger"})
+    ) as checkpoint:
         fitted = fit(
             net,
             images,
@@ -48,6 +54,7 @@ def train_base(
             patience=train.patience,
             validate_every=train.validate_every,
             curves=curves,
+            log=log,
             checkpoint=checkpoint,
         )
         save_model(Model(net, built, data.meaning), folder)

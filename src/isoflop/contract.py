@@ -18,7 +18,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from isoflop.params import Section, declared_keys, variant_keys
+from isoflop.params import Section, tracked_keys, variant_keys
 from isoflop.stage import In, Out, contract, is_varied, option
 
 _PACKAGE_DATA = (".html", ".css")  # read by the modules beside them, as a template is by its page
@@ -31,6 +31,7 @@ PLUMBING = frozenset(
         "src/isoflop/damage.py",
         "src/isoflop/errors.py",
         "src/isoflop/executions.py",
+        "src/isoflop/experiment_loggers.py",
         "src/isoflop/params.py",
         "src/isoflop/processes.py",
         "src/isoflop/stage.py",
@@ -133,7 +134,7 @@ def _expected_keys(name: str, cmd: str) -> set[str]:
     kinds = [kind for kind in contract(_main(name)).values() if _is_section(kind)]
     variant = _options(cmd).get("--variant")
     varied = {f"{by}.{variant[0]}" for kind in kinds for by in variant_keys(kind).values()} if variant else set()
-    return varied | {key for kind in kinds for key in declared_keys(kind).values()}
+    return varied | {key for kind in kinds for key in tracked_keys(kind)}
 
 
 def _body(stage: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from isoflop.params import Section
+from isoflop.params import Section, untracked
 
 Scale = Annotated[float, Field(gt=0, le=1)]
 
@@ -62,3 +62,4 @@ class Train(Section):
     activation_checkpointing: bool  # of a vit: less memory, a third more computing
     validate_every: int = Field(ge=1)  # epochs; the last one always ends with a validation
     patience: int | None = Field(ge=1)  # epochs without a better validation NLL before stopping; null: never
+    logger: Literal["tensorboard", "mlflow", "wandb"] | None = untracked()  # to .isoflop/logs; null: none

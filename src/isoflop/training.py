@@ -20,6 +20,7 @@ from isoflop.costs import count_macs, count_training_flops
 from isoflop.curves import Curves
 from isoflop.data_module import Data
 from isoflop.errors import UserError, is_out_of_memory
+from isoflop.experiment_loggers import ExperimentLog
 from isoflop.hardware import Hardware, trainer_options
 from isoflop.loading import TrainingImages
 from isoflop.losses import Teacher
@@ -59,6 +60,7 @@ def fit(
     patience: int | None = None,
     validate_every: int = 1,
     curves: Path | None = None,
+    log: ExperimentLog | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> Fitted:
@@ -70,6 +72,7 @@ def fit(
         patience: stop after so many epochs without a better validation NLL, and keep the best epoch's weights.
         validate_every: epochs from one validation to the next; the last epoch always ends with one.
         curves: folder that DVCLive writes, an epoch a row.
+        log: told the same rows.
         checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
             from there, and ends with the bytes of an undisturbed one. The caller removes the folder.
         progress: show a progress bar, if standard error is a terminal.
@@ -87,7 +90,7 @@ def fit(
     seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
     plan = Plan(steps_an_epoch, recipe.epochs, seconds, validate_every, patience, images_budget)
     training = Training(net, width, len(images.split), val, recipe, plan, teacher)
-    training.curves = Curves(curves) if curves else None
+    training.told = [*([Curves(curves)] if curves else []), *([log] if log else [])]
     training.best = {"nll": math.inf, "weights": None, "epoch": 0} if patience else None
     trainer = _trainer(recipe, on, checkpoint, progress)
     if teacher:
@@ -149,9 +152,10 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path |
         trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if training.curves and trainer.is_global_zero:
-        training.curves.write(training.history)  # also where the checkpoint was of the last epoch
-        training.curves.end()
+    if trainer.is_global_zero:
+        for rows in training.told:
+            rows.write(training.history)  # also where the checkpoint was of the last epoch
+            rows.end()
 
 
 def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:

@@ -19,6 +19,7 @@ from isoflop.batches import Batch
 from isoflop.curves import Curves
 from isoflop.data_module import Losses
 from isoflop.errors import UserError
+from isoflop.experiment_loggers import ExperimentLog
 from isoflop.loading import evaluation_batches
 from isoflop.losses import (
     Teacher,
@@ -63,7 +64,7 @@ class Training(pl.LightningModule):
         self.average = _moving_average(net, recipe.ema_decay) if recipe.ema_decay else None
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None  # nll and weights of the best epoch
-        self.curves: Curves | None = None
+        self.told: list[Curves | ExperimentLog] = []  # the rows of history as they come
         self.seconds, self.timed_images = 0.0, 0
         self._width, self._val, self._recipe, self.plan = width, val, recipe, plan
         self._teacher = [teacher] if teacher else []  # in a list: its weights are not this module's
@@ -153,8 +154,9 @@ class Training(pl.LightningModule):
             )
         self.history.append(row)
         self._stop_early()
-        if self.curves and self.trainer.is_global_zero:
-            self.curves.write(self.history)
+        if self.trainer.is_global_zero:
+            for rows in self.told:
+                rows.write(self.history)
 
     @torch.no_grad()
     def _validate(self) -> Row:
