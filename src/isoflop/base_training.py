@@ -55,6 +55,7 @@ def train_base(
             validate_every=train.validate_every,
             curves=curves,
             log=log,
+            doing=f"training width {train.width}",
             checkpoint=checkpoint,
         )
         save_model(Model(net, built, data.meaning), folder)

@@ -34,6 +34,7 @@ PLUMBING = frozenset(
         "src/isoflop/experiment_loggers.py",
         "src/isoflop/params.py",
         "src/isoflop/processes.py",
+        "src/isoflop/progress.py",
         "src/isoflop/stage.py",
         "stages/__init__.py",
     }

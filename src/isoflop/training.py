@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from isoflop.arrays import Split
@@ -26,6 +26,7 @@ from isoflop.loading import TrainingImages
 from isoflop.losses import Teacher
 from isoflop.memory import keep_freed_memory, largest_batch
 from isoflop.models.vit import Vit
+from isoflop.progress import progress as shown
 from isoflop.recipe import Recipe
 from isoflop.training_module import Plan, Row, Training
 
@@ -63,6 +64,7 @@ def fit(
     log: ExperimentLog | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
+    doing: str = "training",
 ) -> Fitted:
     """Train ``net`` in place; it ends on the CPU in evaluation mode.
 
@@ -75,7 +77,7 @@ def fit(
         log: told the same rows.
         checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
             from there, and ends with the bytes of an undisturbed one. The caller removes the folder.
-        progress: show a progress bar, if standard error is a terminal.
+        progress: show how far it is, as ``doing``.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -90,9 +92,10 @@ def fit(
     seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
     plan = Plan(steps_an_epoch, recipe.epochs, seconds, validate_every, patience, images_budget)
     training = Training(net, width, len(images.split), val, recipe, plan, teacher)
+    training.images_an_epoch = len(images)
     training.told = [*([Curves(curves)] if curves else []), *([log] if log else [])]
     training.best = {"nll": math.inf, "weights": None, "epoch": 0} if patience else None
-    trainer = _trainer(recipe, on, checkpoint, progress)
+    trainer = _trainer(recipe, on, checkpoint)
     if teacher:
         teacher.net.eval().to(trainer.strategy.root_device)
     if on.compile:
@@ -100,7 +103,8 @@ def fit(
     torch.manual_seed(seed)
     data = Data(images, recipe, seed, on.micro_batches, training.losses)
     try:
-        _run(trainer, training, data, checkpoint)
+        with shown(doing, "images") if progress else nullcontext() as training.task:
+            _run(trainer, training, data, checkpoint)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -180,14 +184,11 @@ def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:
     )
 
 
-def _trainer(recipe: Recipe, on: Hardware, checkpoint: Path | None, progress: bool) -> pl.Trainer:
+def _trainer(recipe: Recipe, on: Hardware, checkpoint: Path | None) -> pl.Trainer:
     # deterministic algorithms fill memory before it is used; nothing here reads it before it is written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     callbacks: list[Callback] = []
-    progress = progress and sys.stderr.isatty()
-    if progress:
-        callbacks.append(RichProgressBar(leave=False))
     if checkpoint:
         callbacks.append(ModelCheckpoint(checkpoint, "last", every_n_epochs=1, enable_version_counter=False))
     return pl.Trainer(
@@ -197,7 +198,7 @@ def _trainer(recipe: Recipe, on: Hardware, checkpoint: Path | None, progress: bo
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=checkpoint is not None,
-        enable_progress_bar=progress,
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         deterministic=True,

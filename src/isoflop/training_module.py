@@ -30,6 +30,7 @@ from isoflop.losses import (
 )
 from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer
+from isoflop.progress import Task
 from isoflop.recipe import Recipe
 
 _SEES_ALL_FROM = 0.85  # of the training: from here on recipe.skip_easy skips nothing (Qin et al. 2024: 0.875)
@@ -64,6 +65,8 @@ class Training(pl.LightningModule):
         self.average = _moving_average(net, recipe.ema_decay) if recipe.ema_decay else None
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None  # nll and weights of the best epoch
+        self.task: Task | None = None  # that shows how far it is
+        self.images_an_epoch = images
         self.told: list[Curves | ExperimentLog] = []  # the rows of history as they come
         self.seconds, self.timed_images = 0.0, 0
         self._width, self._val, self._recipe, self.plan = width, val, recipe, plan
@@ -81,6 +84,8 @@ class Training(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._start = time.monotonic()
+        if self.task:
+            self.task.begin(self._seen())
 
     def on_train_epoch_start(self) -> None:
         self._sums = torch.zeros(2, device=self.device)
@@ -134,8 +139,14 @@ class Training(pl.LightningModule):
             self.average.update_parameters(self.net)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self._progress(self.global_step) >= 1:
+        share = self._progress(self.global_step)
+        if share >= 1:
             self.trainer.should_stop = True
+        if self.task and share > 0:  # 0 before the first step of several parts
+            self.task.update(seen := self._seen(), max(seen, round(seen / share)))
+
+    def _seen(self) -> int:
+        return round(self.images_an_epoch * self.global_step / self.plan.steps_an_epoch)
 
     def on_train_epoch_end(self) -> None:
         loss, batches = (float(value) for value in self.trainer.strategy.reduce(self._sums, reduce_op="sum"))
