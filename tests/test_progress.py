@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from isoflop import progress as module
 from isoflop.progress import Task, progress, tracked
 from tests.conftest import ROOT
 
@@ -76,7 +75,7 @@ def test_lines_are_sparse_and_what_is_short_says_nothing(capsys: pytest.CaptureF
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("isoflop.progress.time.monotonic", lambda: now[0])
     return now
 
 

@@ -85,7 +85,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         self._start = time.monotonic()
         if self.task:
-            self.task.begin(self._seen())
+            self.task.begin(self._images(self.global_step))
 
     def on_train_epoch_start(self) -> None:
         self._sums = torch.zeros(2, device=self.device)
@@ -143,10 +143,11 @@ class Training(pl.LightningModule):
         if share >= 1:
             self.trainer.should_stop = True
         if self.task and share > 0:  # 0 before the first step of several parts
-            self.task.update(seen := self._seen(), max(seen, round(seen / share)))
+            self.task.update(self._images(self.global_step), self._images(self.global_step / share))
 
-    def _seen(self) -> int:
-        return round(self.images_an_epoch * self.global_step / self.plan.steps_an_epoch)
+    def _images(self, steps: float) -> int:
+        """How many images so many steps see."""
+        return round(self.images_an_epoch * steps / self.plan.steps_an_epoch)
 
     def on_train_epoch_end(self) -> None:
         loss, batches = (float(value) for value in self.trainer.strategy.reduce(self._sums, reduce_op="sum"))
