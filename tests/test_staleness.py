@@ -40,6 +40,7 @@ TABLE: dict[str, set[str]] = {
     "variants.qat": {"qat", "compare"},
     "variants.candidates": {"export@new", "quantize@new", "compare", "benchmark"},
     "variants.float16": {"float16@new", "compare", "benchmark"},
+    "variants.tflite": {"tflite@new"},
     "export": {"export"},
     "quantize": {"quantize"},
     "benchmark": {"benchmark"},
