@@ -46,6 +46,8 @@ def test_the_help_groups_the_commands_and_says_what_a_status_means(capsys: pytes
     for status, meaning in STATUSES.items():
         assert re.search(rf"^ +{status}  {re.escape(meaning)}$", shown, re.MULTILINE)
     assert max(map(len, shown.splitlines())) <= 112
+    documented = (ROOT / "docs/commands.md").read_text()
+    assert all(f"| {status} | {meaning} |" in documented for status, meaning in STATUSES.items())
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,24 @@ def test_bash_completes_commands_options_and_choices() -> None:
     assert "README.md" in offered("predict", "REA")
 
 
-@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes_commands_and_options() -> None:
+    def offered(line: str) -> set[str]:
+        ask = f"isoflop completion fish | source; complete -C '{line}'"
+        done = run_command("fish", "--no-config", "-c", ask, cwd=ROOT)
+        return {shown.partition("\t")[0] for shown in done.stdout.splitlines()}
+
+    assert {"plan", "preset", "predict"} <= offered("isoflop p")
+    assert {"--flops", "--json"} <= offered("isoflop plan --")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_can_read_its_script(tmp_path: Path) -> None:
+    (tmp_path / "_isoflop").write_text(run_command("isoflop", "completion", "zsh", cwd=ROOT).stdout)
+    run_command("zsh", "-n", "_isoflop", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
 def test_other_shells_get_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0
     shown = capsys.readouterr().out

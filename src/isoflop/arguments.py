@@ -297,9 +297,10 @@ def _add_completion(commands: Commands) -> None:
         "completion",
         "print the code with which a shell completes isoflop's commands",
         "Print a script for the shell that completes commands, options, choices and the names of files.",
-        'eval "$(isoflop completion bash)"        # in ~/.bashrc; zsh: in ~/.zshrc after compinit',
+        'eval "$(isoflop completion bash)"        # in ~/.bashrc; zsh: in ~/.zshrc after compinit\n'
+        "  isoflop completion fish | source          # in ~/.config/fish/config.fish",
     )
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.add_argument("shell", choices=("bash", "zsh", "fish", "tcsh"))
 
 
 def _add_json(command: argparse.ArgumentParser, what: str) -> None:
