@@ -28,6 +28,7 @@ _CODE = (".py", *_PACKAGE_DATA)
 PLUMBING = frozenset(
     {
         "src/isoflop/__init__.py",
+        "src/isoflop/command_help.py",
         "src/isoflop/damage.py",
         "src/isoflop/errors.py",
         "src/isoflop/executions.py",

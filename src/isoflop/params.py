@@ -64,11 +64,22 @@ def variant_keys(schema: type[Section]) -> dict[str, str]:
 
 def tracked_keys(schema: type[Section]) -> Iterator[str]:
     """The dotted keys whose values decide what a stage makes: a section's own, or those within it where some do not."""
+    apart = set(untracked_keys(schema))
     for name, dotted in declared_keys(schema).items():
         section = schema.model_fields[name].annotation
         fields = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
-        kept = [field for field, info in fields.items() if not _extra(info, "untracked")]
-        yield from [dotted] if len(kept) == len(fields) else [f"{dotted}.{field}" for field in kept]
+        within = [f"{dotted}.{field}" for field in fields]
+        yield from [key for key in within if key not in apart] if apart & set(within) else [dotted]
+
+
+def untracked_keys(schema: type[Section]) -> Iterator[str]:
+    """The dotted keys that a stage reads and that can change no output of it."""
+    for name, dotted in declared_keys(schema).items():
+        section = schema.model_fields[name].annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from (
+                f"{dotted}.{field}" for field, info in section.model_fields.items() if _extra(info, "untracked")
+            )
 
 
 def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str | None = None) -> SectionT:
