@@ -1,6 +1,6 @@
 """Choose the variant to ship and write the files that go out."""
 
-from isoflop.params import Section
+from isoflop.params import Section, key
 from isoflop.shipping import Ship, write_tradeoff
 from isoflop.shipping import ship as write_ship
 from isoflop.stage import In, Out, run
@@ -9,6 +9,7 @@ from isoflop.tradeoff_picture import write_tradeoff_picture
 
 class Params(Section):
     ship: Ship
+    source: str = key("data.source")  # for the model card
 
 
 def main(
@@ -25,7 +26,7 @@ def main(
     tradeoff_picture: Out,
 ) -> None:
     files = {"model": model, "choice": choice, "card": card, "sums": sums}
-    candidates = write_ship(variants, latency, data, onnx, params.ship, **files)
+    candidates = write_ship(variants, latency, data, onnx, params.ship, params.source, **files)
     write_tradeoff(candidates, tradeoff)
     write_tradeoff_picture(candidates, tradeoff_picture)
 

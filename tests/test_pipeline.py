@@ -61,7 +61,7 @@ def test_the_shipped_model_classifies_an_image(smoke: Path, tmp_path: Path) -> N
         files.append(str(tmp_path / f"{index}.png"))
         Image.fromarray(pixels).resize((80, 80), Image.Resampling.NEAREST).convert("RGB").save(files[-1])
     answer = run_command("isoflop", "predict", "ship/model.onnx", *files, "--json", "--top", "3", cwd=smoke).stdout
-    predictions = json.loads(answer)
+    predictions = json.loads(answer)["predictions"]
     assert len(predictions) == 10
     best = [prediction["top"][0]["class"] for prediction in predictions]
     assert json.loads((smoke / "metrics/evaluate.json").read_text())["accuracy"] > 0.6

@@ -148,7 +148,7 @@ def write_variants(folder: Path) -> None:
     write_data(folder)
     params = Ship(objective="latency", max_accuracy_drop=0.01, max_latency_ms=None)
     variants, latency, data = (metrics / f"{name}.json" for name in ("variants", "latency", "data"))
-    chosen_first = ship(variants, latency, data, folder / "onnx", params, **ship_files(folder / "ship"))
+    chosen_first = ship(variants, latency, data, folder / "onnx", params, "digits", **ship_files(folder / "ship"))
     write_tradeoff(chosen_first, folder / "plots" / "tradeoff.csv")
     write_tradeoff_picture(chosen_first, folder / "plots" / "tradeoff.png")
 

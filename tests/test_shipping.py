@@ -156,7 +156,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
     wanted = Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 1.0, "max_latency_ms": None} | changes)
     variants, latency, data = (measured / f"{name}.json" for name in ("variants", "latency", "data"))
-    return ship(variants, latency, data, measured / "onnx", wanted, **ship_files(folder))
+    return ship(variants, latency, data, measured / "onnx", wanted, "digits", **ship_files(folder))
 
 
 def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
@@ -197,6 +197,26 @@ def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_p
     assert done.returncode == 0 and done.stdout.strip() in [str(digit) for digit in range(10)], done.stderr
 
 
+def test_the_card_has_the_metadata_that_the_hub_reads(measured: Path, tmp_path: Path) -> None:
+    """Read by Hugging Face's own parser, which refuses results without task, data set or value."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    shipped(measured, tmp_path / "ship")
+    content = (tmp_path / "ship/MODEL_CARD.md").read_text()
+    card = ModelCard(content)
+    assert isinstance(card.data, ModelCardData)
+    facts = json.loads((measured / "variants.json").read_text())["base-int8"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("onnx", "image-classification")
+    assert card.data.model_name == "base-int8" and card.data.license is None
+    results = {result.metric_type: result for result in card.data.eval_results or []}
+    assert {kind: result.metric_value for kind, result in results.items()} == {
+        "accuracy": facts["accuracy"],
+        "nll": facts["nll"],
+    }
+    assert all((one.dataset_type, one.dataset_split) == ("digits", "test") for one in results.values())
+    assert card.text.lstrip().startswith("# base-int8\n")
+
+
 def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
     choices = shipped(measured, tmp_path / "ship")
     write_tradeoff(choices, tmp_path / "tradeoff.csv")
@@ -221,10 +241,10 @@ def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> 
     wanted, targets = params("bytes", 1.0), ship_files(tmp_path / "ship")
     files = {name: measured / f"{name}.json" for name in ("variants", "latency", "data")}
     with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected one for each compared variant"):
-        ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, **targets)
+        ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
     (tmp_path / "cut.json").write_text('{"base": ')
     with pytest.raises(UserError, match=r"cut\.json: not readable metrics"):
-        ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, **targets)
+        ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
     assert list((tmp_path / "ship").iterdir()) == []
 
 

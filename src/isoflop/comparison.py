@@ -17,6 +17,7 @@ from isoflop.evaluation import expected_calibration_error, reliability
 from isoflop.model_files import Model, load_model
 from isoflop.onnx_files import Floats, OnnxClassifier, cores, open_classifier
 from isoflop.paired import class_changes, paired
+from isoflop.progress import tracked
 
 _WORST_CLASSES = 5
 _ECE_BINS = 15  # as Guo et al. 2017 have them
@@ -53,7 +54,7 @@ def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path])
     references = {folder.name: _reference(load_model(folder), splits["test"]) for folder in models}
     blocks: dict[str, dict[str, Any]] = {}
     base_NK: Floats | None = None
-    for file in onnx:
+    for file in tracked(onnx, "measuring accuracy", "files"):
         classifier = open_classifier(file, threads=cores())
         if classifier.variant not in references:
             known = ", ".join(sorted(references))

@@ -14,7 +14,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel
 
-from isoflop.params import Section, declared_keys, variant_keys
+from isoflop.params import Section, tracked_keys, variant_keys
 from isoflop.stage import In, Out, contract, is_varied, option
 from isoflop.stage_code import CODE_SUFFIXES, checkout, code_of_stage
 from isoflop.yaml_text import dump_graph, load
@@ -91,7 +91,7 @@ def _expected_keys(name: str, cmd: str) -> set[str]:
     kinds = [kind for kind in contract(_main(name)).values() if _is_section(kind)]
     variant = _options(cmd).get("--variant")
     varied = {f"{by}.{variant[0]}" for kind in kinds for by in variant_keys(kind).values()} if variant else set()
-    return varied | {key for kind in kinds for key in declared_keys(kind).values()}
+    return varied | {key for kind in kinds for key in tracked_keys(kind)}
 
 
 def _body(stage: Any) -> Any:

@@ -63,7 +63,7 @@ def show(findings: list[Finding], as_json: bool) -> None:
         UserError: something fails, so that the exit status says so.
     """
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print(json.dumps({"findings": [asdict(finding) for finding in findings]}, indent=1))
     else:
         from rich.console import Console
         from rich.text import Text

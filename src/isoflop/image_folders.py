@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from rich.console import Console
-from rich.progress import track
-
 from isoflop.archives import Entry
 from isoflop.errors import UserError
+from isoflop.progress import tracked
 from isoflop.raw_format import ImagePacker, Manifest, SplitName
 
 _SPLITS: dict[str, SplitName] = {
@@ -72,11 +70,8 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
     classes = sorted({name for _, name in places.values()})
     labels = {name: label for label, name in enumerate(classes)}
     shown = (entry for entry in entries() if entry.name in places)
-    hide = not sys.stderr.isatty()
     with ImagePacker(raw) as packer:
-        for entry in track(
-            shown, "packing images", len(places), console=Console(stderr=True), disable=hide, transient=True
-        ):
+        for entry in tracked(shown, "packing images", "images", len(places)):
             split, name = places[entry.name]
             with entry.open() as content:
                 packer.add(entry.name, labels[name], split, content)

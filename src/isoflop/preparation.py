@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -21,14 +20,13 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from isoflop.arrays import Meaning, SplitWriter
 from isoflop.cleaning import REASONS, Cleaning, Prepare, drop_and_split
 from isoflop.errors import UserError
 from isoflop.images import UndecodableError, as_channels, decode, fit_to_square, from_array
 from isoflop.normalization import Statistics, fixed_normalization
+from isoflop.progress import tracked
 from isoflop.readers import RawDataset, RawImage
 from isoflop.splitting import SPLITS
 
@@ -128,7 +126,7 @@ def _write_splits(
         statistics = Statistics(params.channels)
         indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
         with SplitWriter(folders[split], shape) as writer:
-            for start in range(0, len(indices), _COPY_BATCH):
+            for start in tracked(range(0, len(indices), _COPY_BATCH), f"writing {split}", "batches"):
                 batch = indices[start : start + _COPY_BATCH]
                 images_NHWC = _read_scratch(scratch, batch, shape)
                 statistics.add(images_NHWC)
@@ -152,8 +150,7 @@ def _looks(raw: Iterable[RawImage], params: Prepare) -> Iterator[tuple[RawImage,
     """``look_at`` in threads (decoding and resampling release the interpreter lock), in order, a few batches ahead."""
     workers = os.cpu_count() or 1
     pending: deque[tuple[list[RawImage], Future[list[Look]]]] = deque()
-    console = Console(stderr=True)
-    shown = track(raw, "looking at images", console=console, disable=not sys.stderr.isatty(), transient=True)
+    shown = tracked(raw, "looking at images", "images")
     with ThreadPoolExecutor(workers) as pool:
         try:
             for batch in _batches(shown):

@@ -132,6 +132,7 @@ def ship(
     data: Path,
     onnx: Path,
     params: Ship,
+    data_source: str,
     *,
     model: Path,
     choice: Path,
@@ -139,6 +140,9 @@ def ship(
     sums: Path,
 ) -> list[Candidate]:
     """Write the files that go out: the model, why it was chosen, its card, and the checksums of these three.
+
+    Args:
+        data_source: where the images come from, as ``data.source`` has it; for the card.
 
     Returns:
         The candidates, the chosen one first.
@@ -164,7 +168,8 @@ def ship(
         "candidates": [_reported(item, choices[0], made) for item in choices],
     }
     choice.write_text(json.dumps(facts, indent=1) + "\n")
-    card.write_text(model_card(made.chosen.name, made.why, _read(variants), timings, _read(data), model))
+    measured = _read(variants), timings, _read(data)
+    card.write_text(model_card(made.chosen.name, made.why, *measured, data_source, model))
     listed = dict(zip(SHIPPED, (card, choice, model), strict=True))
     sums.write_text(
         "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in listed.items())

@@ -31,11 +31,14 @@ CODE_SUFFIXES = (".py", *_PACKAGE_DATA)
 PLUMBING = frozenset(
     {
         "src/isoflop/__init__.py",
+        "src/isoflop/command_help.py",
         "src/isoflop/damage.py",
         "src/isoflop/errors.py",
         "src/isoflop/executions.py",
+        "src/isoflop/experiment_loggers.py",
         "src/isoflop/params.py",
         "src/isoflop/processes.py",
+        "src/isoflop/progress.py",
         "src/isoflop/stage.py",
         "src/isoflop/stage_code.py",
         "stages/__init__.py",
