@@ -4,19 +4,15 @@ from isoflop.params import Section
 from isoflop.shipping import Ship, write_tradeoff
 from isoflop.shipping import ship as write_ship
 from isoflop.stage import In, Out, run
-from isoflop.tradeoff_picture import write_tradeoff_picture
 
 
 class Params(Section):
     ship: Ship
 
 
-def main(
-    params: Params, variants: In, latency: In, data: In, onnx: In, ship: Out, tradeoff: Out, tradeoff_picture: Out
-) -> None:
+def main(params: Params, variants: In, latency: In, data: In, onnx: In, ship: Out, tradeoff: Out) -> None:
     candidates = write_ship(variants, latency, data, onnx, params.ship, ship)
     write_tradeoff(candidates, tradeoff)
-    write_tradeoff_picture(candidates, tradeoff_picture)
 
 
 if __name__ == "__main__":

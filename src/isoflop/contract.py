@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from isoflop.params import Section, declared_keys, variant_keys
 from isoflop.stage import In, Out, contract, is_varied, option
 
-_PACKAGE_DATA = (".html", ".css")  # read by the modules beside them, as a template is by its page
+_PACKAGE_DATA = (".html", ".css", ".js")  # read by the modules beside them, as a template is by its page
 _CODE = (".py", *_PACKAGE_DATA)
 
 # What every stage runs through and what cannot change a result: an edit here must not retrain the world.

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from isoflop.code_hash import code_sha256
 from isoflop.damage import locked_outputs
 from isoflop.errors import UserError
 from isoflop.executions import dvc_md5
@@ -93,14 +94,14 @@ def verify(folder: Path, public_key: Path | None) -> list[str]:
 def _manifest(project: Path, outputs: dict[str, set[str]]) -> dict[str, Any]:
     choice = json.loads((project / "ship" / "choice.json").read_text())
     variants = json.loads((project / "metrics" / "variants.json").read_text())
-    code = {file.relative_to(project).as_posix(): _sha256(file) for file in _sources(project)}
+    code = code_sha256(project, [Path("src", "isoflop"), Path("stages")])
     return {
         "chosen": choice["chosen"],
         "model": {"sha256": _sha256(project / "ship" / "model.onnx")},
         "data": {name: max(md5s) for name, md5s in outputs.items() if name.startswith("data/")},  # MD5s of DVC
         "metrics": variants[choice["chosen"]],
         "params": read_params(project / "params.yaml"),
-        "code": {"revision": _revision(project), "sha256": hashlib.sha256(json.dumps(code).encode()).hexdigest()},
+        "code": {"revision": _revision(project), "sha256": code, "dvc_yaml_sha256": _sha256(project / "dvc.yaml")},
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 
@@ -114,13 +115,6 @@ def _check_current(project: Path) -> None:
     changed = json.loads(done.stdout)
     if changed:
         raise UserError(f"ship: not made of what is here: {', '.join(changed)} would run again; `dvc repro` first")
-
-
-def _sources(project: Path) -> list[Path]:
-    return [
-        project / "dvc.yaml",
-        *sorted(file for part in ("src", "stages") for file in (project / part).rglob("*.py")),
-    ]
 
 
 def _revision(project: Path) -> str | None:

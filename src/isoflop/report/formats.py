@@ -48,6 +48,22 @@ def ms(milliseconds: float | None) -> str:
     return f"{milliseconds:.3g}{_THIN}ms" if milliseconds < 1000 else f"{count(milliseconds)}{_THIN}ms"
 
 
+def seconds(number: float) -> str:
+    """1.234 → 1.23 s, 754 → 12.6 min, 9000 → 2.5 h"""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if number >= 2 * unit:
+            return f"{number / unit:.3g}{_THIN}{name}"
+    return f"{number:.3g}{_THIN}s"
+
+
+def flops(number: float) -> str:
+    """1.33e11 → 133 GFLOP"""
+    for unit, name in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if number >= unit:
+            return f"{number / unit:.3g}{_THIN}{name}"
+    return f"{number:.3g}{_THIN}FLOP"
+
+
 def times(ratio: float) -> str:
     """3.1416 → 3.1×"""
     return f"{ratio:.0f}×" if ratio >= 20 else f"{ratio:.1f}×" if ratio >= 2 else f"{ratio:.2f}×"
@@ -96,6 +112,8 @@ FILTERS: dict[str, Callable[..., str]] = {
         count,
         size,
         ms,
+        seconds,
+        flops,
         times,
         loss,
         between,
