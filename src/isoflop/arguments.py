@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "Show the variants with accuracy, size and latency, what the scaling law says, and where the report is.",
         "dvc repro && isoflop summary",
     )
+    _add_report(commands)
     _add_savings(commands)
     return whole
 
@@ -118,6 +119,22 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.add_argument("--json", action="store_true", help="print a list of findings")
     doctor.add_argument("--cache", action="store_true", help="read all of DVC's cache again: is each file whole?")
     doctor.add_argument("--remove-damaged", action="store_true", help="and delete those that are not")
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = _command(
+        commands,
+        "report",
+        "say where the report is, or put runs side by side on a page",
+        "Without options: the path of the report that `dvc repro` wrote. With --compare: a page of revisions and "
+        "experiments side by side: the parameters that differ, the metrics with their differences and intervals, the "
+        "training curves and the trade-offs. One alone is set beside the workspace. Nothing is run or checked out.",
+        "isoflop report --compare main my-experiment",
+    )
+    report.add_argument("--compare", nargs="+", metavar="REV", help="revisions of git, or experiments of DVC")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="of --compare (default: compare.html beside the report)"
+    )
 
 
 def _add_savings(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from isoflop.figures import COLOURS, new_figure, shortened, svg
+from isoflop.figures import COLOURS, new_figure, svg
 from isoflop.report import formats
 from isoflop.report.curves import Points
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_LAYERS = 12
+_LONGEST = 28  # of a label
 _QUANTITIES = {"nll": "validation loss (NLL)", "loss": "training loss", "accuracy": "validation accuracy"}
 
 
@@ -28,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Point:
-    """A variant in a trade-off. ``group`` colours it: 0 for what is not chosen, 1 and more for what is."""
+    """A variant in a trade-off. ``run`` colours it where there are several; of one, only what ships is coloured."""
 
     label: str
     accuracy: float
@@ -36,7 +37,8 @@ class Point:
     high: float
     latency_ms: float
     bytes: int
-    group: int
+    run: int
+    shipped: bool
 
 
 def draw_curves(quantity: str, series: Mapping[str, Points]) -> Figure:
@@ -62,18 +64,19 @@ def draw_tradeoff(points: Sequence[Point], by: str) -> Figure:
     """Accuracy against ``latency_ms`` or ``bytes`` on a logarithmic axis, with the Pareto front of the measured values
     and the intervals of the accuracies; labels stand in a column, as variants often tie."""
     cost = {point: getattr(point, by) / (1 if by == "latency_ms" else 1000) for point in points}
+    several = len({point.run for point in points}) > 1
     figure = new_figure(5.0, max(3.3, 0.9 + 0.24 * len(points)))
     axes = figure.subplots()
     front = pareto_front(points, by)
     steps = [cost[point] for point in front], [100 * point.accuracy for point in front]
     axes.plot(*steps, color="#888888", drawstyle="steps-post", ls="--", lw=1.2, zorder=1)
     for point in points:
-        colour = _colour(point)
+        colour = _colour(point, several)
         axes.plot([cost[point]] * 2, [100 * point.low, 100 * point.high], color=colour, lw=1, alpha=0.3, zorder=1)
-        axes.plot(cost[point], 100 * point.accuracy, "D" if point.group else "o", ms=6, color=colour, zorder=3)
+        axes.plot(cost[point], 100 * point.accuracy, "D" if point.shipped else "o", ms=6, color=colour, zorder=3)
     _log_costs(axes, list(cost.values()))
     axes.set_ylim(top=min(axes.get_ylim()[1], 100.4))
-    _label(axes, points, cost)
+    _label(axes, points, cost, several)
     _plain(axes)
     noun = "median latency, ms" if by == "latency_ms" else "size of the file, kB"
     axes.set(xlabel=f"{noun} (logarithmic)", ylabel="test accuracy, %")
@@ -126,31 +129,31 @@ def _log_costs(axes: Axes, costs: Sequence[float]) -> None:
 
     axes.set_xscale("log")
     axes.margins(0.12, 0.12)
-    subs = (1.0, 2.0, 5.0) if max(costs) < 100 * min(costs) else (1.0,)
-    if max(costs) < 4 * min(costs):
-        subs = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+    spread = max(costs) / min(costs)
+    fine, middle, coarse = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0), (1.0, 2.0, 5.0), (1.0,)
+    subs: tuple[float, ...] = fine if spread < 4 else middle if spread < 100 else coarse
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:.3g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _label(axes: Axes, points: Sequence[Point], cost: Mapping[Point, float]) -> None:
+def _label(axes: Axes, points: Sequence[Point], cost: Mapping[Point, float], several: bool) -> None:
     """The name of each point in a column at the right, as high as the points are ordered."""
     ordered = sorted(points, key=lambda point: (-point.accuracy, cost[point]))
     for place, point in enumerate(ordered):
         axes.annotate(
-            shortened(point.label) if len(ordered) > 1 else point.label,
+            point.label if len(point.label) <= _LONGEST else point.label[: _LONGEST - 1] + "…",
             (cost[point], 100 * point.accuracy),
             xytext=(1.05, 1 - (place + 0.5) / len(ordered)),
             textcoords="axes fraction",
             va="center",
             fontsize=9,
-            color=_colour(point) if point.group else "#000000",
+            color=_colour(point, several) if several or point.shipped else "#000000",
             arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6},
             annotation_clip=False,
             parse_math=False,
         )
 
 
-def _colour(point: Point) -> str:
-    return COLOURS[point.group % 6] if point.group else "#888888"
+def _colour(point: Point, several: bool) -> str:
+    return COLOURS[point.run % 6] if several else COLOURS[1] if point.shipped else "#888888"

@@ -28,6 +28,11 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−") + " points"
 
 
+def p_value(value: float) -> str:
+    """0.0574 → 0.057, 0.00001 → < 0.001"""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
 def count(number: float | None) -> str:
     """1234567 → 1 234 567"""
     return _UNKNOWN if number is None else f"{number:,.0f}".replace(",", _THIN)
@@ -109,6 +114,7 @@ FILTERS: dict[str, Callable[..., str]] = {
         percent,
         signed_percent,
         points,
+        p_value,
         count,
         size,
         ms,

@@ -115,7 +115,7 @@ def compression(
     images = facts["data"]["images"]["test"]
     points = [
         Point(row.name + (" (shipped)" if row.shipped else ""), row.accuracy, *share_interval(row.accuracy, images),
-              row.latency_ms, row.bytes, int(row.shipped))
+              row.latency_ms, row.bytes, 0, row.shipped)
         for row in rows
     ]  # fmt: skip
     shipped = next(row.name for row in rows if row.shipped)
