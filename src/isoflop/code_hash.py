@@ -14,7 +14,7 @@ def code_sha256(root: Path, parts: Iterable[Path]) -> str:
     Args:
         parts: relative to ``root``, as the files are named in the hash.
     """
-    hashes = {}
+    hashes: dict[str, str] = {}
     for part in parts:
         files = sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]
         hashes |= {file.relative_to(root).as_posix(): _sha256(file) for file in files}

@@ -67,6 +67,8 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
 
     try:
         files = DVCFileSystem(url=str(project), rev=commit)
+        if not files.isfile("dvc.lock"):
+            raise UserError(f"--compare {name}: found no dvc.lock in it, expected the one of a `dvc repro`, committed")
         wanted = [file for file in _FILES if files.isfile(file)]
         for part in _FOLDERS:
             wanted += [found for found in files.find(part)] if files.isdir(part) else []
@@ -79,4 +81,4 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
             f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())})"
         ) from None
     if not any((folder / "metrics").glob("*.json")):
-        raise UserError(f"--compare {name}: found no metrics in it, expected the commit of a dvc.lock by `dvc repro`")
+        raise UserError(f"--compare {name}: found no metrics in it, expected some by `dvc repro`")
