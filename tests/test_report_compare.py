@@ -25,6 +25,7 @@ def compared(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, change in (("narrow", "train.width=8"), ("longer", "recipe.epochs=8")):
         run_command("dvc", "exp", "run", "--name", name, "-S", change, "evaluate", cwd=clone)
         run_command("git", "checkout", "-q", ".", cwd=clone)
+    run_command("dvc", "checkout", "-q", cwd=clone)
     return clone
 
 

@@ -64,6 +64,7 @@ def _resolved(repo: Any, name: str) -> str:
 def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
 
     try:
         files = DVCFileSystem(url=str(project), rev=commit)
@@ -76,7 +77,7 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
             target = folder / file.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files.read_bytes(file))
-    except (DvcException, OSError) as error:
+    except (DvcException, DataIndexDirError, OSError) as error:
         raise UserError(
             f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())})"
         ) from None
