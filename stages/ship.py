@@ -4,7 +4,6 @@ from isoflop.params import Section, key
 from isoflop.shipping import Ship, write_tradeoff
 from isoflop.shipping import ship as write_ship
 from isoflop.stage import In, Out, run
-from isoflop.tradeoff_picture import write_tradeoff_picture
 
 
 class Params(Section):
@@ -23,12 +22,10 @@ def main(
     card: Out,
     sums: Out,
     tradeoff: Out,
-    tradeoff_picture: Out,
 ) -> None:
     files = {"model": model, "choice": choice, "card": card, "sums": sums}
     candidates = write_ship(variants, latency, data, onnx, params.ship, params.source, **files)
     write_tradeoff(candidates, tradeoff)
-    write_tradeoff_picture(candidates, tradeoff_picture)
 
 
 if __name__ == "__main__":

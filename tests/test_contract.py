@@ -56,7 +56,11 @@ def check(copy: Path, *flags: str) -> str:
         ("      - src/isoflop/arrays.py\n", "", "code deps: missing src/isoflop/arrays.py"),
         ("deps:\n      - ${path.raw}\n", "deps:\n", "data deps: missing ${path.raw}"),
         ("    params: [augment]\n", "    params: [augment, model]\n", "params: needless model"),
-        ("      - ${path.dropped}\n    metrics", "    metrics", "outs: missing ${path.dropped}"),
+        (
+            "      - ${path.dropped}\n      - ${path.plots}/dropped",
+            "      - ${path.plots}/dropped",
+            "outs: missing ${path.dropped}",
+        ),
         ("foreach: ${variants.qat}", "foreach: ${variants.prune}", "foreach: missing ${variants.qat}"),
         (" --variant ${key} --of", " --of", "cmd has the options"),
         ("--views ${path.views} --contact", "--vews ${path.views} --contact", "cmd has the options"),

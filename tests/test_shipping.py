@@ -21,7 +21,6 @@ from isoflop.comparison import compare
 from isoflop.errors import UserError
 from isoflop.model_files import save_model
 from isoflop.shipping import Candidate, Ship, candidates, choose, ship, write_tradeoff
-from isoflop.tradeoff_picture import pareto_front, write_tradeoff_picture
 from tests.conftest import run_command, ship_files
 from tests.exports import exported, quantized, trained
 from tests.networks import digits_split
@@ -117,14 +116,6 @@ def test_the_test_split_is_not_looked_at() -> None:
     assert choose([BASE, worse], params("latency", 0.0)).chosen is worse
 
 
-def test_the_pareto_front() -> None:
-    points = [
-        candidate(name, 0.9, latency, 1, accuracy=accuracy)
-        for name, latency, accuracy in [("a", 1, 0.9), ("b", 2, 0.95), ("c", 3, 0.93), ("d", 1, 0.8), ("e", 4, 0.96)]
-    ]
-    assert [item.name for item in pareto_front(points)] == ["a", "b", "e"]
-
-
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two measured ONNX files, their metrics, and data.json."""
@@ -137,7 +128,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "onnx").mkdir()
     files = [exported(model, folder / "onnx" / "base.onnx")]
     files.append(quantized(files[0], train))
-    variants = compare(folder / "val", folder / "test", [folder / "base"], files)
+    variants = compare(folder / "val", folder / "test", [folder / "base"], files)[0]
     latency = benchmark(files, Benchmark(batch_sizes=[1], threads=[1], repeats=10, warmup=1))
     data = {
         "classes": [str(digit) for digit in range(9)] + ["*nine* <b>"],
@@ -225,12 +216,6 @@ def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
     assert list(rows["base"]) == ["variant", "latency_ms", "accuracy", "bytes", "parameters", "chosen"]
     assert {name: row["chosen"] for name, row in rows.items()} == {"base-int8": "yes", "base": "no"}
     assert int(rows["base"]["bytes"]) == (measured / "onnx/base.onnx").stat().st_size
-    for name in ("a.png", "b.png"):
-        write_tradeoff_picture(choices, tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.width > 600
-    write_tradeoff_picture([candidate("$only$ <one>", 0.9, 1.0, 100)], tmp_path / "one.png")
 
 
 def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> None:

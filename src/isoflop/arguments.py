@@ -120,6 +120,7 @@ def parser() -> WholeParser:
         "dvc repro && isoflop summary",
     )
     _add_json(summary, "variants, latency_of, scaling, forecast, report")
+    _add_report(commands)
     _add_savings(commands)
     _add_completion(commands)
     return whole
@@ -164,6 +165,22 @@ def _add_doctor(commands: Commands) -> None:
     _add_json(doctor, "findings: of each about, status (ok, warn, fail), found, cure")
     doctor.add_argument("--cache", action="store_true", help="read all of DVC's cache again: is each file whole?")
     doctor.add_argument("--remove-damaged", action="store_true", help="and delete those that are not")
+
+
+def _add_report(commands: Commands) -> None:
+    report = _command(
+        commands,
+        "report",
+        "say where the report is, or put runs side by side on a page",
+        "Without options: the path of the report that `dvc repro` wrote. With --compare: a page of revisions and "
+        "experiments side by side: the parameters that differ, the metrics with their differences and intervals, the "
+        "training curves and the trade-offs. One alone is set beside the workspace. Nothing is run or checked out.",
+        "isoflop report --compare main my-experiment",
+    )
+    report.add_argument("--compare", nargs="+", metavar="REV", help="revisions of git, or experiments of DVC")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="of --compare (default: compare.html beside the report)"
+    )
 
 
 def _add_savings(commands: Commands) -> None:

@@ -17,7 +17,7 @@ from yaml import YAMLError
 
 from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
-from isoflop.params import PARAMS_FILE, Section, declared_keys, load_params, read_params, value_at, variant_keys
+from isoflop.params import PARAMS_FILE, Section, Shown, declared_keys, load_params, read_params, value_at, variant_keys
 from isoflop.project_files import runs_installed_code
 from isoflop.sources import Data
 from isoflop.stage import contract
@@ -56,7 +56,12 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
             takes the import of albumentations.
     """
     schemas = list(schemas)
-    fields = {dotted: schema.model_fields[name] for schema in schemas for name, dotted in declared_keys(schema).items()}
+    fields = {
+        dotted: schema.model_fields[name]
+        for schema in schemas
+        for name, dotted in declared_keys(schema).items()
+        if schema.model_fields[name].annotation != Shown
+    }
     varied = {name for schema in schemas for name in variant_keys(schema)}
     fields |= {name: FieldInfo(annotation=fields[name].annotation) for name in varied}  # as the section stands
     known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))

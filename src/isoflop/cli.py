@@ -148,6 +148,20 @@ def _summary(options: argparse.Namespace) -> None:
     print_summary(find_project(Path.cwd()), as_json=options.json)
 
 
+def _report(options: argparse.Namespace) -> None:
+    from isoflop.report.compare import write_comparison
+
+    project = find_project(Path.cwd())
+    report = Path(os.path.relpath(project / "report" / "index.html"))
+    if options.compare:
+        file = options.out or report.with_name("compare.html")
+        print(f"{file}: {' beside '.join(write_comparison(project, options.compare, file))}")
+    elif report.is_file():
+        print(report)
+    else:
+        raise UserError(f"{report}: not found; `dvc repro` writes it")
+
+
 def _launch(options: argparse.Namespace) -> None:
     from isoflop.launch import launch
 
@@ -236,6 +250,7 @@ _COMMANDS = {
     "predict": _predict,
     "compress": _compress,
     "summary": _summary,
+    "report": _report,
     "savings": _savings,
     "demo": _demo,
     "release": _release,

@@ -29,6 +29,8 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+Shown = dict[str, Any]  # a section that a stage shows as it stands: what it may be, the stages say that use it
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 

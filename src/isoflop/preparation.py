@@ -23,7 +23,9 @@ from PIL import Image
 
 from isoflop.arrays import Meaning, SplitWriter
 from isoflop.cleaning import REASONS, Cleaning, Prepare, drop_and_split
+from isoflop.dropped_picture import MOST_IMAGES, write_dropped_picture
 from isoflop.errors import UserError
+from isoflop.executions import dvc_md5
 from isoflop.images import UndecodableError, as_channels, decode, fit_to_square, from_array
 from isoflop.normalization import Statistics, fixed_normalization
 from isoflop.progress import tracked
@@ -45,11 +47,14 @@ class Look:
     problem: str | None = None
 
 
-def prepare(raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path) -> dict[str, object]:
-    """Clean, resize and split ``raw``; write the folders of ``train``, ``val`` and ``test`` and the list ``dropped``.
+def prepare(
+    raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path, dropped_picture: Path
+) -> dict[str, object]:
+    """Clean, resize and split ``raw``; write the folders of ``train``, ``val`` and ``test``, the list ``dropped``, and
+    a picture of the first dropped images of each reason.
 
     Returns:
-        What ``metrics/data.json`` says.
+        What ``metrics/data.json`` says; ``md5`` names each split as dvc.lock does.
 
     Raises:
         UserError: no images, one class only, a class with too few images or without any in a split, or an
@@ -65,8 +70,9 @@ def prepare(raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped:
             raise UserError("data: found no images, expected some of each class")
         drop_and_split(cleaning, classes, params)
         meaning = _write_splits(cleaning, classes, params, folders, scratch)
+        _draw_dropped(cleaning, (params.image_size, params.image_size, params.channels), scratch, dropped_picture)
     _write_dropped(cleaning, dropped)
-    return _metrics(cleaning, meaning, params)
+    return _metrics(cleaning, meaning, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
 
 
 def look_at(image: RawImage, params: Prepare) -> Look:
@@ -184,6 +190,20 @@ def _write_dropped(cleaning: Cleaning, file: Path) -> None:
         writer.writerow(["name", "reason", "detail"])
         for index, (reason, detail) in sorted(cleaning.dropped.items()):
             writer.writerow([cleaning.catalogue.names[index], reason, detail])
+
+
+def _draw_dropped(cleaning: Cleaning, shape: tuple[int, ...], scratch: IO[bytes], file: Path) -> None:
+    by_reason: dict[str, list[int]] = {reason: [] for reason in REASONS}
+    for index, (reason, _) in sorted(cleaning.dropped.items()):
+        if len(by_reason[reason]) < MOST_IMAGES:
+            by_reason[reason].append(index)
+    nothing = np.zeros((0, *shape), np.uint8)
+    images = {
+        reason: _read_scratch(scratch, indices, shape) if indices and reason != "undecodable" else nothing
+        for reason, indices in by_reason.items()
+    }
+    names = {reason: [cleaning.catalogue.names[index] for index in indices] for reason, indices in by_reason.items()}
+    write_dropped_picture(images, names, file)
 
 
 def _metrics(cleaning: Cleaning, meaning: Meaning, params: Prepare) -> dict[str, object]:

@@ -25,7 +25,7 @@ from isoflop.stage_code import (
 
 _GRAPH = "dvc.yaml"
 _IGNORE_FILES = (".gitignore", ".dvcignore")
-_CODE_FOLDERS = ("src/isoflop/", "stages/")
+_CODE_FOLDERS = ("src/isoflop", "stages")
 _HEAD = """\
 # The graph, as isoflop has it; its stages are modules of the installed package. What DVC is to know of their code is
 # in code.yaml. `isoflop upgrade` writes both anew for another version, and refuses where you have changed this file.
@@ -63,7 +63,11 @@ def wired_graph(text: str) -> str:
     content = load("".join(lines).replace("python -m stages.", f"python -m {STAGES_PACKAGE}."))
     for name, whole in content["stages"].items():
         stage = whole.get("do", whole)
-        data = [dep for dep in stage.pop("deps", []) if not str(dep).startswith(_CODE_FOLDERS)]
+        deps = stage.pop("deps", [])
+        data = [dep for dep in deps if Path(dep).parts[0] != "stages" and not Path(dep).is_relative_to("src/isoflop")]
+        if _CODE_FOLDERS[0] in deps:  # all code, which it names
+            stage["cmd"] = stage["cmd"].replace(" ".join(_CODE_FOLDERS), CODE_FILE.name)
+            data.append(CODE_FILE.name)
         place = list(stage).index("cmd") + 1
         if data:
             stage.insert(place, "deps", data)
