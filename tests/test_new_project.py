@@ -58,7 +58,13 @@ def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None
     for file in (ROOT / "src" / "isoflop").rglob("*.py"):
         assert (package / file.relative_to(ROOT / "src")).is_file(), "packages in pyproject.toml lacks a folder"
     carried = package / "isoflop" / "project"
-    for file in [ROOT / "dvc.yaml", ROOT / ".gitignore", ROOT / ".dvcignore", *(ROOT / "presets").glob("*.yaml")]:
+    for file in [
+        *(ROOT / ".dvc" / "plots").iterdir(),
+        ROOT / "dvc.yaml",
+        ROOT / ".gitignore",
+        ROOT / ".dvcignore",
+        *(ROOT / "presets").glob("*.yaml"),
+    ]:
         assert (carried / file.relative_to(ROOT)).read_bytes() == file.read_bytes()
     assert not (carried / "src").exists() and not (package / "stages").exists(), "a name that others use"
 
@@ -97,13 +103,16 @@ def test_the_commands_work_in_it(made: Path, package: Path, tmp_path: Path) -> N
 
     assert "fits all" in isoflop("check")
     assert "smoke" in isoflop("preset")
-    findings = {finding["about"]: finding for finding in json.loads(isoflop("doctor", "--json"))}
+    findings = {finding["about"]: finding for finding in json.loads(isoflop("doctor", "--json"))["findings"]}
     assert findings["code"]["status"] == findings["params"]["status"] == findings["dvc"]["status"] == "ok"
     assert str(package) in findings["code"]["found"]
     assert "base (shipped)" in isoflop("summary")
     assert json.loads(isoflop("savings", "--json"))["restored"] == 0
     picture = next((project.parent / "meine fotos ä" / "c").glob("*.png"))
-    assert json.loads(isoflop("predict", "ship/model.onnx", str(picture), "--json"))[0]["top"][0]["class"] in CLASSES
+    assert (
+        json.loads(isoflop("predict", "ship/model.onnx", str(picture), "--json"))["predictions"][0]["top"][0]["class"]
+        in CLASSES
+    )
     assert "prepare: restored in" in isoflop("launch", "--jobs", "1", "prepare")  # in a copy that is elsewhere
     isoflop("release")
     assert len(json.loads((project / "release" / "manifest.json").read_text())["code"]["sha256"]) == 64
@@ -135,14 +144,15 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     refused = run_installed(other, "dvc", "repro", "--single-item", "--force", "forecast", cwd=project, check=False)
     assert "error: forecast: code.yaml: another code of forecast" in refused.stderr and "usage" not in refused.stderr
     findings = json.loads(run_installed(newer, "isoflop", "doctor", "--json", cwd=project, check=False).stdout)
-    assert {finding["about"]: finding["status"] for finding in findings}["code"] == "fail"
+    assert {finding["about"]: finding["status"] for finding in findings["findings"]}["code"] == "fail"
     run_installed(package, "dvc", "checkout", "--force", cwd=project)
 
     said = run_installed(newer, "isoflop", "upgrade", cwd=project).stdout
     assert said == "other code than before: forecast, score; `dvc repro` runs them\n"
     assert run_command("git", "status", "--porcelain", cwd=project).stdout.split() == ["M", "code.yaml"]
-    assert stale(project) == {"forecast", "score"}
-    assert executed(run_installed(newer, "dvc", "repro", cwd=project).stdout) == {"forecast", "score"}
+    others = {"forecast", "score", "report"}  # which names the code
+    assert stale(project) == others
+    assert executed(run_installed(newer, "dvc", "repro", cwd=project).stdout) == others
     assert run_installed(newer, "isoflop", "upgrade", cwd=project).stdout == "nothing has changed\n"
 
 

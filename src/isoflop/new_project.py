@@ -14,7 +14,7 @@ from pathlib import Path
 from isoflop.errors import UserError
 from isoflop.image_survey import Survey, entries, survey
 from isoflop.presets import named_preset, presets_of_package
-from isoflop.project_files import project_texts
+from isoflop.project_files import plot_templates, project_texts
 from isoflop.starting_params import Choice, starting_params
 
 _IMAGES = Path("data") / "images"  # data.path of every preset
@@ -63,6 +63,9 @@ def create_project(folder: Path, images: Path | None, *, preset: str | None, cop
             (partial / "params.yaml").write_text(text)
         _run("dvc", "init", "-q", cwd=partial)
         (partial / ".dvc" / "config").write_text(_DVC_CONFIG)
+        (partial / ".dvc" / "plots").mkdir(exist_ok=True)
+        for name, text in plot_templates().items():
+            (partial / name).write_text(text)
         if images is not None and found is not None and copy:
             _copy(images, found, partial / path)
             _run("dvc", "add", "-q", path, cwd=partial)

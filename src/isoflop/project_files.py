@@ -24,6 +24,7 @@ from isoflop.stage_code import (
 )
 
 _GRAPH = "dvc.yaml"
+_PLOTS = Path(".dvc") / "plots"
 _IGNORE_FILES = (".gitignore", ".dvcignore")
 _CODE_FOLDERS = ("src/isoflop", "stages")
 _HEAD = """\
@@ -52,6 +53,12 @@ def project_texts() -> dict[str, str]:
     graph = wired_graph((package_folder() / _GRAPH).read_text())
     ignored = {name: (package_folder() / name).read_text() for name in _IGNORE_FILES}
     return {_GRAPH: graph, CODE_FILE.name: _code_text(graph), **ignored}
+
+
+def plot_templates() -> dict[str, str]:
+    """What dvc.yaml's plots are drawn by, by name; for a folder in which `dvc init` has run."""
+    files = sorted((package_folder() / _PLOTS).glob("*.json"))
+    return {(_PLOTS / file.name).as_posix(): file.read_text() for file in files}
 
 
 def wired_graph(text: str) -> str:
@@ -101,8 +108,9 @@ def upgrade(project: Path, *, force: bool) -> list[str]:
         if not _is_committed(project, there):
             raise UserError(f"{_GRAPH}: has changes that are not committed, which --force would lose; commit them")
     written = {CODE_FILE.name: files[CODE_FILE.name]} | ({} if keeps else {_GRAPH: files[_GRAPH]})
-    for name, text in written.items():
-        partial = project / f".{name}.partial"
+    (project / _PLOTS).mkdir(parents=True, exist_ok=True)
+    for name, text in (written | plot_templates()).items():
+        partial = (project / name).with_name(f".{Path(name).name}.partial")
         partial.write_text(text)
         os.replace(partial, project / name)
     return changed
