@@ -177,6 +177,11 @@ def _git(project: Path) -> Finding:
 def _dvc(project: Path) -> Finding:
     if not (project / ".dvc").is_dir():
         return Finding("dvc", "fail", "not initialized here", "`dvc init`, or `dvc init --no-scm` outside git")
+    lock = project / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(lock.read_text() if lock.exists() else "{}")
+    except ValueError:  # DVC writes it in place: killed at that moment, no later command of DVC gets past it
+        return Finding("dvc", "fail", f"{lock}: cut short, by a kill of DVC", "`rm .dvc/tmp/rwlock`")
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
 
