@@ -56,7 +56,7 @@ def clone_project(folder: Path, preset: str = "smoke") -> Path:
 
 
 def repro(clone: Path, *arguments: str) -> str:
-    """What `dvc repro` prints; where a kill has cut DVC's own lock short, after the cure that `isoflop doctor` names."""
+    """What `dvc repro` prints; after the cure that `isoflop doctor` names where a kill has cut short DVC's own lock."""
     run = partial(subprocess.run, _command(*arguments), cwd=clone, capture_output=True, text=True, check=False)
     done = run()
     if "Unable to read RWLock-file" in done.stderr:
