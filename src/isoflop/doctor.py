@@ -16,6 +16,7 @@ from typing import Literal
 from isoflop.cpu import computes_in_bf16, processor
 from isoflop.damage import changed_outputs, copies, damaged_objects, remove
 from isoflop.errors import UserError
+from isoflop.params import read_params
 from isoflop.project_files import runs_installed_code
 from isoflop.stage_code import CODE_FILE, installed, said_of_stale, stale_stages
 
