@@ -49,12 +49,12 @@ Entries = dict[Name, dict[str, Any]]
 class Variants(Section):
     """Section ``variants``. What an entry replaces is checked by the stage whose section it is."""
 
-    distill: Entries
-    prune: Entries
-    sparsify: Entries
-    qat: Entries
-    candidates: Candidates
-    float16: Names
+    distill: Entries  # name: {of: model, key: value in place of section distill's}
+    prune: Entries  # the same of section prune
+    sparsify: Entries  # the same of section sparsify
+    qat: Entries  # the same of section qat
+    candidates: Candidates  # base first: what is exported, quantized, measured and may be shipped
+    float16: Names  # of these also a file with weights of 16 bits
 
     def made_by(self) -> dict[str, str]:
         """Stage → of every model, the base among them."""
