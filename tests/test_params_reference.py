@@ -7,10 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import yaml
+
 from isoflop.params_reference import DEFAULTS, REFERENCE, field_comments
 from isoflop.recipe import Recipe
 from tests.conftest import ROOT, run_command
-from tests.test_staleness import leaves, yaml
+from tests.test_staleness import leaves
 
 
 def test_the_page_is_current() -> None:

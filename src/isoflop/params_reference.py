@@ -11,6 +11,7 @@ import inspect
 import io
 import re
 import sys
+import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ def reference(project: Path) -> str:
     for name, section in defaults.items():
         inside = [dotted for dotted in _leaves(section, name, keys)]
         stages = dict.fromkeys(stage.rstrip("@") for dotted in inside for stage in keys[dotted].seen_by)
-        parts += [f"## {name}\n", *(f"{text}\n" for text in _introductions(name, intros, stages, project))]
+        parts += [f"## {name}\n", *(f"{_wrapped(text)}\n" for text in _introductions(name, intros, stages, project))]
         rows = [_row(dotted, keys[dotted], value_at(defaults, dotted, DEFAULTS)) for dotted in inside]
         parts.append("\n".join([*_TITLES, *rows]) + "\n")
     return "\n".join(parts)
@@ -146,7 +147,7 @@ def _row(dotted: str, known: Key, default: Any) -> str:
 
 def allowed(info: FieldInfo) -> str:
     """The values that a field takes, in words: types, bounds and choices, from pydantic's own JSON schema."""
-    one = create_model("One", __base__=Section, value=(Annotated[info.annotation, info], ...))  # type: ignore[call-overload]
+    one = create_model("One", __base__=Section, value=(Annotated[info.annotation, info], ...))
     return _in_words(one.model_json_schema()["properties"]["value"])
 
 
@@ -183,6 +184,10 @@ def _range(schema: Mapping[str, Any], kind: str) -> str:
     elif "exclusiveMaximum" in schema:
         bounds.append(f"below {schema['exclusiveMaximum']:,}")
     return f"{kind} {' and '.join(bounds)}".rstrip()
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _plain(text: str) -> str:
