@@ -14,6 +14,7 @@ import yaml
 
 from isoflop.arguments import parser
 from isoflop.params_reference import REFERENCE
+from isoflop.scaling.diagnosis import GRAVE
 from tests.conftest import ROOT, run_command
 from tests.pages import DOCS, PAGES, blocks, code, prose
 
@@ -166,3 +167,9 @@ def test_every_page_is_in_the_index() -> None:
 def test_no_page_but_the_tutorial_and_howtos_looks_as_if_it_were_run() -> None:
     run = ("tutorial.md", "model-family.md")
     assert [identity(page) for page in PAGES if page.name not in run and blocks(page.read_text(), "console")] == []
+
+
+def test_the_doubts_that_forbid_belief_are_those_of_the_code() -> None:
+    text = (DOCS / "explanation" / "scaling-law.md").read_text()
+    table = [line.split("|")[1] for line in text[text.index("\n## When not") :].splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(table))) == GRAVE

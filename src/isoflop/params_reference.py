@@ -147,7 +147,8 @@ def _row(dotted: str, known: Key, default: Any) -> str:
 
 def allowed(info: FieldInfo) -> str:
     """The values that a field takes, in words: types, bounds and choices, from pydantic's own JSON schema."""
-    one = create_model("One", __base__=Section, value=(Annotated[info.annotation, info], ...))
+    definition: Any = (Annotated[info.annotation, info], ...)
+    one = create_model("One", __base__=Section, value=definition)
     return _in_words(one.model_json_schema()["properties"]["value"])
 
 
