@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 
 repro: .venv/installed
 	isoflop check
-	dvc repro
+	dvc repro --keep-going
 	isoflop summary
 
 install: .venv/installed

@@ -60,9 +60,9 @@ def run_without_room(clone: Path, stage: str, disk: Path, share: float) -> list[
     command = commands(clone)[stage]
     places = outputs(command)
     needed = sum(_bytes(clone / path) for path in places.values())
-    pages = max(1, int(share * needed) // _PAGE)
-    with small_disk(disk, pages * _PAGE):
-        if not share:
+    pages = int(share * needed) // _PAGE
+    with small_disk(disk, max(1, pages) * _PAGE):
+        if not pages:
             (disk / _FILLER).write_bytes(bytes(_PAGE))
         for place, path in places.items():
             command[place] = str(disk / Path(path).name)

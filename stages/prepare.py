@@ -13,9 +13,10 @@ class Params(Section):
     prepare: Prepare
 
 
-def main(params: Params, raw: In, train: Out, val: Out, test: Out, dropped: Out, metrics: Out) -> None:
+def main(params: Params, raw: In, train: Out, val: Out, test: Out, dropped: Out, dropped_picture: Out,
+         metrics: Out) -> None:  # fmt: skip
     folders = {"train": train, "val": val, "test": test}
-    facts = prepare(read_raw(raw), params.prepare, folders, dropped)
+    facts = prepare(read_raw(raw), params.prepare, folders, dropped, dropped_picture)
     metrics.write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -1,11 +1,33 @@
 """Put everything that was measured on one self-contained page."""
 
+from isoflop.params import Section, Shown
 from isoflop.report.page import write_report
 from isoflop.stage import In, Out, run
 
 
-def main(metrics: In, plots: In, ship: In, dropped: In, report: Out) -> None:
-    write_report(metrics, plots, ship, dropped, report)
+class Params(Section):
+    data: Shown
+    prepare: Shown
+    augment: Shown
+    model: Shown
+    recipe: Shown
+    train: Shown
+    evaluate: Shown
+    sweep: Shown
+    scaling: Shown
+    distill: Shown
+    prune: Shown
+    sparsify: Shown
+    qat: Shown
+    variants: Shown
+    export: Shown
+    quantize: Shown
+    benchmark: Shown
+    ship: Shown
+
+
+def main(params: Params, metrics: In, plots: In, choice: In, dropped: In, code: list[In], report: Out) -> None:
+    write_report(metrics, plots, choice, dropped, code, params.model_dump(), report)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,31 @@
-"""Choose the variant to ship and write the folder that goes out."""
+"""Choose the variant to ship and write the files that go out."""
 
-from isoflop.params import Section
+from isoflop.params import Section, key
 from isoflop.shipping import Ship, write_tradeoff
 from isoflop.shipping import ship as write_ship
 from isoflop.stage import In, Out, run
-from isoflop.tradeoff_picture import write_tradeoff_picture
 
 
 class Params(Section):
     ship: Ship
+    source: str = key("data.source")  # for the model card
 
 
 def main(
-    params: Params, variants: In, latency: In, data: In, onnx: In, ship: Out, tradeoff: Out, tradeoff_picture: Out
+    params: Params,
+    variants: In,
+    latency: In,
+    data: In,
+    onnx: In,
+    model: Out,
+    choice: Out,
+    card: Out,
+    sums: Out,
+    tradeoff: Out,
 ) -> None:
-    candidates = write_ship(variants, latency, data, onnx, params.ship, ship)
+    files = {"model": model, "choice": choice, "card": card, "sums": sums}
+    candidates = write_ship(variants, latency, data, onnx, params.ship, params.source, **files)
     write_tradeoff(candidates, tradeoff)
-    write_tradeoff_picture(candidates, tradeoff_picture)
 
 
 if __name__ == "__main__":

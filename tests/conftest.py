@@ -43,6 +43,13 @@ def copy_project(target: Path, preset: str = "smoke") -> Path:
     return target
 
 
+def ship_files(folder: Path) -> dict[str, Path]:
+    """Where ``shipping.ship`` is to write, in the new folder ``folder``."""
+    folder.mkdir(parents=True)
+    names = {"model": "model.onnx", "choice": "choice.json", "card": "MODEL_CARD.md", "sums": "SHA256SUMS"}
+    return {kind: folder / name for kind, name in names.items()}
+
+
 def commit(repository: Path, message: str) -> None:
     """Commit everything, as somebody."""
     run_command("git", "add", "-A", cwd=repository)

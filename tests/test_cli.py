@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from pydantic import Field
 
 from isoflop import cli
+from isoflop.arguments import parser
 from isoflop.augmentation import Augment
 from isoflop.checking import check
 from isoflop.cleaning import Prepare
+from isoflop.command_help import STATUSES
 from isoflop.errors import UserError
 from isoflop.params import Section, key
 from isoflop.sources import Data
 from tests.conftest import ROOT, run_command
 
-COMMANDS = ("preset", "check", "predict", "summary")
+COMMANDS = sorted(parser().commands.choices)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -29,6 +34,118 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     assert leave.value.code == 0
     shown = capsys.readouterr().out
     assert "example:\n" in shown and f"isoflop {command}" in shown
+
+
+def test_the_help_groups_the_commands_and_says_what_a_status_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "\nMore\n" not in shown, "a command that no group has"
+    for command in COMMANDS:
+        assert len(re.findall(rf"^  {command} ", shown, re.MULTILINE)) == 1
+    for status, meaning in STATUSES.items():
+        assert re.search(rf"^ +{status}  {re.escape(meaning)}$", shown, re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= 112
+    documented = (ROOT / "docs/commands.md").read_text()
+    assert all(f"| {status} | {meaning} |" in documented for status, meaning in STATUSES.items())
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["plan"], "error: isoflop plan: one of the arguments --flops --loss --parameters --latency-ms is required; "),
+        (["plan", "--flops", "x"], "error: isoflop plan: argument --flops: found 'x', expected a positive number; "),
+        (["plam"], "error: isoflop: argument COMMAND: invalid choice: 'plam' (choose from "),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(command: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        cli.main(command)
+    shown = capsys.readouterr().err
+    assert leave.value.code == 2 and shown.startswith(said) and shown.count("\n") == 1
+
+
+def test_a_bug_has_a_status_of_its_own_and_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cli._COMMANDS, "summary", lambda options: 1 / 0)
+    assert cli.main(["summary"]) == 70
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and "ZeroDivisionError" in shown
+
+
+JSON: dict[str, tuple[list[str], set[str]]] = {
+    "preset": ([], {"presets"}),
+    "check": ([], {"file", "stages"}),
+    "doctor": ([], {"findings"}),
+    "summary": ([], {"variants", "latency_of", "scaling", "forecast", "report"}),
+    "savings": ([], {"stages", "ran_here", "restored"}),
+    "plan": (["--flops", "1e12"], {"loss", "parameters", "flops"}),
+    "verify": (["ship"], {"folder", "checked"}),
+    "predict": (["ship/model.onnx", "digit.png"], {"predictions"}),
+}
+
+
+@pytest.mark.parametrize("command", JSON)
+def test_json_is_one_object_and_nothing_else(smoke: Path, command: str, tmp_path: Path) -> None:
+    arguments, keys = JSON[command]
+    Image.new("L", (8, 8), 128).save(tmp_path / "digit.png")
+    arguments = [str(tmp_path / item) if item.endswith(".png") else item for item in arguments]
+    done = run_command("isoflop", command, *arguments, "--json", cwd=smoke)
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict) and keys <= set(found) and done.stderr == ""
+
+
+@pytest.mark.parametrize("command", [name for name in JSON if name != "predict"])
+def test_under_json_an_error_is_still_one_line(command: str, tmp_path: Path) -> None:
+    done = run_command("isoflop", command, *JSON[command][0], "--json", cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_bash_completes_commands_options_and_choices() -> None:
+    """In a real bash: what the function that is registered for isoflop offers for a line."""
+    script = run_command("isoflop", "completion", "bash", cwd=ROOT).stdout
+
+    def offered(*words: str) -> set[str]:
+        line = " ".join(f"'{word}'" for word in ("isoflop", *words))
+        ask = (
+            f"COMP_WORDS=({line})\nCOMP_CWORD={len(words)}\n"
+            "set -- $(complete -p isoflop)\n"
+            'while [ "$1" != -F ]; do shift; done\n'
+            '"$2" isoflop\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+        )
+        done = run_command("bash", "--norc", "-c", f"{script}\n{ask}", cwd=ROOT)
+        return {word.strip() for word in done.stdout.splitlines()}
+
+    assert {"plan", "preset", "predict"} <= offered("p") and "summary" not in offered("p")
+    assert {"--flops", "--json"} <= offered("plan", "--")
+    assert {"minmax", "entropy"} <= offered("compress", "--method", "")
+    assert "README.md" in offered("predict", "REA")
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes_commands_and_options() -> None:
+    def offered(line: str) -> set[str]:
+        ask = f"isoflop completion fish | source; complete -C '{line}'"
+        done = run_command("fish", "--no-config", "-c", ask, cwd=ROOT)
+        return {shown.partition("\t")[0] for shown in done.stdout.splitlines()}
+
+    assert {"plan", "preset", "predict"} <= offered("isoflop p")
+    assert {"--flops", "--json"} <= offered("isoflop plan --")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_can_read_its_script(tmp_path: Path) -> None:
+    (tmp_path / "_isoflop").write_text(run_command("isoflop", "completion", "zsh", cwd=ROOT).stdout)
+    run_command("zsh", "-n", "_isoflop", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
+def test_other_shells_get_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    shown = capsys.readouterr().out
+    assert "isoflop" in shown and "compress" in shown
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

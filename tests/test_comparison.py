@@ -43,7 +43,7 @@ def base(folder: Path, test: Split) -> Model:
 
 def compared(folder: Path, *names: str) -> dict[str, dict[str, Any]]:
     models = [folder / "models" / name for name in ("base", "distilled")]
-    return compare(folder / "val", folder / "test", models, [folder / "onnx" / f"{name}.onnx" for name in names])
+    return compare(folder / "val", folder / "test", models, [folder / "onnx" / f"{name}.onnx" for name in names])[0]
 
 
 def test_a_block_for_each_file_in_their_order(folder: Path, base: Model, test: Split) -> None:
@@ -69,7 +69,7 @@ def test_a_block_for_each_file_in_their_order(folder: Path, base: Model, test: S
 
 def test_val_is_measured_apart_from_test(folder: Path, base: Model) -> None:
     there = compared(folder, "base")["base"]
-    swapped = compare(folder / "test", folder / "val", [folder / "models" / "base"], [folder / "onnx" / "base.onnx"])
+    swapped = compare(folder / "test", folder / "val", [folder / "models" / "base"], [folder / "onnx" / "base.onnx"])[0]
     assert (there["val_accuracy"], there["val_nll"]) == (swapped["base"]["accuracy"], swapped["base"]["nll"])
     assert there["val_nll"] != there["nll"]
 

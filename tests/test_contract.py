@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isoflop.contract import import_closure, violations
+from isoflop.contract import violations
+from isoflop.stage_code import checkout, import_closure
 from tests.conftest import ROOT, run_command
 
 
@@ -55,7 +56,11 @@ def check(copy: Path, *flags: str) -> str:
         ("      - src/isoflop/arrays.py\n", "", "code deps: missing src/isoflop/arrays.py"),
         ("deps:\n      - ${path.raw}\n", "deps:\n", "data deps: missing ${path.raw}"),
         ("    params: [augment]\n", "    params: [augment, model]\n", "params: needless model"),
-        ("      - ${path.dropped}\n    metrics", "    metrics", "outs: missing ${path.dropped}"),
+        (
+            "      - ${path.dropped}\n      - ${path.plots}/dropped",
+            "      - ${path.plots}/dropped",
+            "outs: missing ${path.dropped}",
+        ),
         ("foreach: ${variants.qat}", "foreach: ${variants.prune}", "foreach: missing ${variants.qat}"),
         (" --variant ${key} --of", " --of", "cmd has the options"),
         ("--views ${path.views} --contact", "--vews ${path.views} --contact", "cmd has the options"),
@@ -92,5 +97,5 @@ def test_the_closure_follows_functions_and_skips_type_checking(tmp_path: Path) -
     )
     (package / "b.py").write_text("")
     (package / "c.py").write_text("import isoflop.a\n")
-    closure = import_closure(package / "a.py", tmp_path)
-    assert closure == {"src/isoflop/__init__.py", "src/isoflop/a.py", "src/isoflop/c.py"}
+    closure = import_closure(package / "a.py", checkout(tmp_path))
+    assert set(closure) == {"src/isoflop/__init__.py", "src/isoflop/a.py", "src/isoflop/c.py"}

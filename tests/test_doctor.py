@@ -36,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def doctor(capsys: pytest.CaptureFixture[str], status: int) -> Found:
     assert cli.main(["doctor", "--json"]) == status
-    return {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)}
+    return {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
 
 
 def follow(found: Found, about: str, cwd: Path, **places: str) -> None:

@@ -54,6 +54,10 @@ def test_the_most_confident_mistakes_come_first() -> None:
     assert worst_mistakes(logits, np.array([0, 0, 0, 1]), 5) == [1, 0]
 
 
+def test_no_images_have_no_saliency(tmp_path: Path) -> None:
+    assert smooth_gradients(fresh_net(), digits_split(tmp_path / "test", 0, 20), []).shape == (0, 8, 8)
+
+
 def test_saliency_finds_the_pixel_that_decides(tmp_path: Path) -> None:
     import torch
     from torch import nn
@@ -78,7 +82,7 @@ def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
         folder.mkdir()
         evaluated = Evaluated(fresh_net().eval(), test, params)
         tables = [folder / file for file in ("m.json", "confusion.csv", "reliability.csv", "per_class.csv")]
-        pictures = [folder / file for file in ("c.png", "r.png", "m.png", "s.png")]
+        pictures = [folder / file for file in ("c.png", "r.svg", "m.png", "s.png")]
         evaluated.write_tables(*tables)
         evaluated.draw(*pictures)
     for file in tables + pictures:
@@ -87,6 +91,7 @@ def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     metrics = json.loads(tables[0].read_text())
     assert sum(row["actual"] == row["predicted"] for row in rows) / 200 == pytest.approx(metrics["accuracy"])
+    assert pictures.pop(1).read_text().count("<text") > 10  # text that can be read and searched, not outlines
     for picture in pictures:
         with Image.open(picture) as opened:
             assert min(opened.size) > 100

@@ -41,6 +41,16 @@ def test_stages_killed_at_random_moments_end_as_undisturbed_ones(clone: Path, mo
     assert lock(clone) == wanted and leftovers(clone) == []
 
 
+def test_a_lock_of_dvc_that_a_kill_cut_short_is_named_with_its_cure(clone: Path) -> None:
+    lock_file = clone / ".dvc" / "tmp" / "rwlock"
+    lock_file.write_text("")
+    assert "RWLock-file" in run_command("dvc", "repro", cwd=clone, check=False).stderr
+    said = run_command("isoflop", "doctor", cwd=clone, check=False)
+    assert said.returncode == 1 and "rm .dvc/tmp/rwlock" in said.stdout
+    lock_file.unlink()
+    assert executed(run_command("dvc", "repro", cwd=clone).stdout) == set()
+
+
 @pytest.mark.parametrize("stage", ["prepare", "train", "export@base", "scaling", "report"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(

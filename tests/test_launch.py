@@ -34,8 +34,8 @@ def test_the_order_and_what_each_stage_waits_for(smoke: Path) -> None:
     assert list(parents)[3:-1] == list(reversed(STUDY)), "the longest first"
     assert set(STUDY) < set(read_graph(smoke, ["sweep"]).parents), "as `dvc repro sweep` understands it"
     whole = read_graph(smoke)
-    assert set(whole.parents) == set(entries(smoke)) and whole.roots == ["download"]
-    assert whole.alone == {"benchmark", "ship", "report"} and whole.given == {"data/images"}
+    assert set(whole.parents) == set(entries(smoke)) and whole.roots == ["download", "onnxruntime_web"]
+    assert whole.alone == {"benchmark", "ship", "demo", "report"} and whole.given == {"data/images"}
 
 
 def test_a_dvc_file_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_a_dvc_file_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (clone / "photos" / "a.txt").write_text("a")
     run_command("dvc", "add", "photos", cwd=clone)
     monkeypatch.chdir(tmp_path)  # names do not depend on where one stands
-    assert read_graph(clone).roots == ["download", "photos.dvc"]
+    assert read_graph(clone).roots == ["download", "onnxruntime_web", "photos.dvc"]
 
 
 def test_what_ran_at_the_same_time_is_what_ran_in_turn(smoke: Path, tmp_path: Path) -> None:

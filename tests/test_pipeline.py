@@ -61,7 +61,7 @@ def test_the_shipped_model_classifies_an_image(smoke: Path, tmp_path: Path) -> N
         files.append(str(tmp_path / f"{index}.png"))
         Image.fromarray(pixels).resize((80, 80), Image.Resampling.NEAREST).convert("RGB").save(files[-1])
     answer = run_command("isoflop", "predict", "ship/model.onnx", *files, "--json", "--top", "3", cwd=smoke).stdout
-    predictions = json.loads(answer)
+    predictions = json.loads(answer)["predictions"]
     assert len(predictions) == 10
     best = [prediction["top"][0]["class"] for prediction in predictions]
     assert json.loads((smoke / "metrics/evaluate.json").read_text())["accuracy"] > 0.6
@@ -101,7 +101,8 @@ def test_a_variant_more_runs_its_own_stages_alone(clone: Path) -> None:
     ]
     first = run_command("dvc", "exp", "run", *(part for change in more for part in ("-S", change)), cwd=clone)
     own = {"distill@small", "export@small", "quantize@small"}
-    assert executed(first.stdout) == own | {"compare", "benchmark", "ship", "report"}
+    # the times, measured anew, may have another one ship, which the demo follows
+    assert executed(first.stdout) - {"demo"} == own | {"compare", "benchmark", "ship", "report"}
     variants = json.loads((clone / "metrics/variants.json").read_text())
     assert variants["small"]["parameters"] < variants["distilled"]["parameters"]
     points = {line.split(",")[0] for line in (clone / "plots/tradeoff.csv").read_text().split()}

@@ -102,7 +102,7 @@ def test_more_images_than_a_batch_stay_in_order(tmp_path: Path, model: Path) -> 
 def test_json_has_its_documented_form(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = write_image(tmp_path / "0.png", 0)
     assert cli.main(["predict", str(model), str(image), "--json", "--top", "2"]) == 0
-    (answer,) = json.loads(capsys.readouterr().out)
+    (answer,) = json.loads(capsys.readouterr().out)["predictions"]
     assert answer["image"] == str(image)
     assert [entry["class"] for entry in answer["top"]] == QUARTERS[:2]
     assert answer["top"][0]["probability"] == pytest.approx(1, abs=0.01)

@@ -43,6 +43,20 @@ def test_what_ships_is_checked_as_it_is(project: Path, capsys: pytest.CaptureFix
     assert said(capsys, 0, "verify", "ship") == "3 files are what SHA256SUMS says; it is not signed\n"
 
 
+def test_the_demo_is_checked_apart_and_not_released(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = project / "ship" / "demo"
+    (demo / "index.html").write_text("a page")
+    assert "ship: demo/index.html is not listed in SHA256SUMS" in said(capsys, 1, "verify", "ship")
+    run_command("sh", "-c", "sha256sum index.html > SHA256SUMS", cwd=demo)
+    assert said(capsys, 0, "verify", "ship").splitlines()[1] == "demo: 1 files are what SHA256SUMS says"
+    said(capsys, 0, "release")
+    assert not (project / "release" / "demo").exists()
+    (demo / "index.html").write_text("another page")
+    assert "ship/demo: index.html is altered" in said(capsys, 1, "verify", "ship")
+    shutil.copytree(demo, project / "release" / "demo")  # with a list of its own nothing is smuggled into a release
+    assert "release: demo/SHA256SUMS is not listed" in said(capsys, 1, "verify", "release")
+
+
 def test_a_signed_release_tells_every_change(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     private, public = write_keys(project)
     _, other = write_keys(project, "other")
@@ -96,5 +110,5 @@ def test_mistakes_are_one_line_and_leave_nothing(project: Path, capsys: pytest.C
     assert "ship: not made of what is here: " in said(capsys, 1, "release", "--force")
     (project / "params.yaml").write_text(params)
     (project / "ship" / "model.onnx").write_bytes(b"another")
-    assert "ship: not what dvc.lock says" in said(capsys, 1, "release", "--force")
+    assert "ship/model.onnx: not what dvc.lock says" in said(capsys, 1, "release", "--force")
     assert "model.onnx is altered" in said(capsys, 1, "verify", "ship")

@@ -21,8 +21,7 @@ from isoflop.comparison import compare
 from isoflop.errors import UserError
 from isoflop.model_files import save_model
 from isoflop.shipping import Candidate, Ship, candidates, choose, ship, write_tradeoff
-from isoflop.tradeoff_picture import pareto_front, write_tradeoff_picture
-from tests.conftest import run_command
+from tests.conftest import run_command, ship_files
 from tests.exports import exported, quantized, trained
 from tests.networks import digits_split
 
@@ -117,14 +116,6 @@ def test_the_test_split_is_not_looked_at() -> None:
     assert choose([BASE, worse], params("latency", 0.0)).chosen is worse
 
 
-def test_the_pareto_front() -> None:
-    points = [
-        candidate(name, 0.9, latency, 1, accuracy=accuracy)
-        for name, latency, accuracy in [("a", 1, 0.9), ("b", 2, 0.95), ("c", 3, 0.93), ("d", 1, 0.8), ("e", 4, 0.96)]
-    ]
-    assert [item.name for item in pareto_front(points)] == ["a", "b", "e"]
-
-
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two measured ONNX files, their metrics, and data.json."""
@@ -137,7 +128,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "onnx").mkdir()
     files = [exported(model, folder / "onnx" / "base.onnx")]
     files.append(quantized(files[0], train))
-    variants = compare(folder / "val", folder / "test", [folder / "base"], files)
+    variants = compare(folder / "val", folder / "test", [folder / "base"], files)[0]
     latency = benchmark(files, Benchmark(batch_sizes=[1], threads=[1], repeats=10, warmup=1))
     data = {
         "classes": [str(digit) for digit in range(9)] + ["*nine* <b>"],
@@ -156,7 +147,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
     wanted = Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 1.0, "max_latency_ms": None} | changes)
     variants, latency, data = (measured / f"{name}.json" for name in ("variants", "latency", "data"))
-    return ship(variants, latency, data, measured / "onnx", wanted, folder)
+    return ship(variants, latency, data, measured / "onnx", wanted, "digits", **ship_files(folder))
 
 
 def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
@@ -197,6 +188,26 @@ def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_p
     assert done.returncode == 0 and done.stdout.strip() in [str(digit) for digit in range(10)], done.stderr
 
 
+def test_the_card_has_the_metadata_that_the_hub_reads(measured: Path, tmp_path: Path) -> None:
+    """Read by Hugging Face's own parser, which refuses results without task, data set or value."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    shipped(measured, tmp_path / "ship")
+    content = (tmp_path / "ship/MODEL_CARD.md").read_text()
+    card = ModelCard(content)
+    assert isinstance(card.data, ModelCardData)
+    facts = json.loads((measured / "variants.json").read_text())["base-int8"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("onnx", "image-classification")
+    assert card.data.model_name == "base-int8" and card.data.license is None
+    results = {result.metric_type: result for result in card.data.eval_results or []}
+    assert {kind: result.metric_value for kind, result in results.items()} == {
+        "accuracy": facts["accuracy"],
+        "nll": facts["nll"],
+    }
+    assert all((one.dataset_type, one.dataset_split) == ("digits", "test") for one in results.values())
+    assert card.text.lstrip().startswith("# base-int8\n")
+
+
 def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
     choices = shipped(measured, tmp_path / "ship")
     write_tradeoff(choices, tmp_path / "tradeoff.csv")
@@ -205,12 +216,6 @@ def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
     assert list(rows["base"]) == ["variant", "latency_ms", "accuracy", "bytes", "parameters", "chosen"]
     assert {name: row["chosen"] for name, row in rows.items()} == {"base-int8": "yes", "base": "no"}
     assert int(rows["base"]["bytes"]) == (measured / "onnx/base.onnx").stat().st_size
-    for name in ("a.png", "b.png"):
-        write_tradeoff_picture(choices, tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.width > 600
-    write_tradeoff_picture([candidate("$only$ <one>", 0.9, 1.0, 100)], tmp_path / "one.png")
 
 
 def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> None:
@@ -218,14 +223,14 @@ def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> 
     del variants["base-int8"]
     with pytest.raises(UserError, match="ship: found base-int8 in one of variants and latency, expected the same"):
         candidates(variants, latency)
-    wanted = params("bytes", 1.0)
+    wanted, targets = params("bytes", 1.0), ship_files(tmp_path / "ship")
     files = {name: measured / f"{name}.json" for name in ("variants", "latency", "data")}
     with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected one for each compared variant"):
-        ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, tmp_path / "ship")
+        ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
     (tmp_path / "cut.json").write_text('{"base": ')
     with pytest.raises(UserError, match=r"cut\.json: not readable metrics"):
-        ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, tmp_path / "ship")
-    assert not (tmp_path / "ship").exists()
+        ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
+    assert list((tmp_path / "ship").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,25 @@ def test_a_users_mistake_is_one_line(project: Path) -> None:
     assert done.returncode == 1 and done.stderr.count("\n") == 1
 
 
+def test_an_interrupt_leaves_nothing_and_no_traceback(project: Path) -> None:
+    """As Ctrl-C does, while the stage works; the status is that of SIGINT."""
+    (project / "interrupted.py").write_text(
+        "import os, signal\nfrom isoflop.stage import Out, run\n\n\ndef main(model: Out) -> None:\n"
+        "    model.write_text('half')\n    os.kill(os.getpid(), signal.SIGINT)\n\n\nrun(main)\n"
+    )
+    done = run_command(sys.executable, "interrupted.py", "--model", "whole", cwd=project, check=False)
+    assert (done.returncode, done.stderr) == (130, "") and not list(project.glob("*whole*"))
+
+
+def test_a_wrong_command_line_is_one_line(project: Path) -> None:
+    (project / "empty.py").write_text(
+        "from isoflop.stage import Out, run\n\n\ndef main(model: Out) -> None: ...\n\n\nrun(main)\n"
+    )
+    done = run_command(sys.executable, "empty.py", cwd=project, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: empty.py: the following arguments are required: --model; ")
+
+
 def test_too_little_memory_is_one_line(project: Path) -> None:
     done = run_stage(project, "memory", "one.txt")
     said = "error: adder: out of memory; a smaller recipe.batch_size or train.width needs less ("

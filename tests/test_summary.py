@@ -10,7 +10,7 @@ import pytest
 
 from isoflop import cli
 from isoflop.report.formats import loss
-from tests.test_report import VARIANTS, project
+from tests.report_project import VARIANTS, project
 
 __all__ = ["project"]  # the fixture
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeAlias
+
+from isoflop.command_help import CommandParser, WholeParser, epilog
+
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 
 def _positive(text: str) -> float:
@@ -50,23 +56,31 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
+    return int(text)
+
+
 def _bootstraps(text: str) -> int:
     if not text.isdecimal() or int(text) < 20:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected at least 20")
     return int(text)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> WholeParser:
     """Of the whole command line; `command` of what it parses is None where none is named."""
-    whole = argparse.ArgumentParser(
+    whole = WholeParser(
         prog="isoflop",
-        description="How big should my image classifier be, and how small can I ship it? `dvc repro` runs the "
-        "pipeline; these commands stand beside it.",
-        epilog="isoflop COMMAND --help says more, with an example.",
+        usage="isoflop COMMAND ...",
+        description="How big should my image classifier be, and how small can I ship it?\n"
+        "`dvc repro` runs the pipeline; these commands stand beside it.",
     )
     whole.add_argument("--version", action="version", version=f"isoflop {version('isoflop')}")
-    commands = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", prog="isoflop", parser_class=CommandParser)
+    whole.commands = commands
 
+    _add_init(commands)
     preset = _command(
         commands,
         "preset",
@@ -77,8 +91,9 @@ def parser() -> argparse.ArgumentParser:
     )
     preset.add_argument("name", nargs="?", metavar="NAME", help="a preset; without it they are listed")
     preset.add_argument("--force", action="store_true", help="overwrite a params.yaml that is kept nowhere else")
+    _add_json(preset, "presets: of each name and description; or applied: the name")
 
-    _command(
+    check = _command(
         commands,
         "check",
         "validate params.yaml before any stage runs",
@@ -86,27 +101,59 @@ def parser() -> argparse.ArgumentParser:
         "mistake is named in one line.",
         "isoflop check && dvc repro",
     )
+    _add_json(check, "file, stages: how many it fits")
 
     _add_doctor(commands)
     _add_predict(commands)
+    _add_demo(commands)
     _add_compress(commands)
     _add_plan(commands)
     _add_fit(commands)
     _add_launch(commands)
     _add_release(commands)
 
-    _command(
+    summary = _command(
         commands,
         "summary",
         "show what the last `dvc repro` came to",
         "Show the variants with accuracy, size and latency, what the scaling law says, and where the report is.",
         "dvc repro && isoflop summary",
     )
+    _add_json(summary, "variants, latency_of, scaling, forecast, report")
+    _add_report(commands)
     _add_savings(commands)
+    _add_completion(commands)
     return whole
 
 
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_init(commands: Commands) -> None:
+    init = _command(
+        commands,
+        "init",
+        "lay a new project, for your own images",
+        "Lay a project in a new folder: params.yaml for the images of FOLDER (one folder a class, train, val and test "
+        "above if you have splits), dvc.yaml that runs this installed package, git and DVC repositories, and a first "
+        "commit. Says what it found, what it chose and why.",
+        "isoflop init fruit --images photos && cd fruit && dvc repro",
+    )
+    init.add_argument("folder", type=Path, metavar="DIR", help="new, or empty")
+    init.add_argument("--images", type=Path, metavar="FOLDER", help="or a zip or tar; without it a preset's data set")
+    init.add_argument("--copy", action="store_true", help="the images into DIR, where DVC keeps and shares them")
+    init.add_argument("--preset", metavar="NAME", help="to start from (default: images; without images digits)")
+
+    upgrade = _command(
+        commands,
+        "upgrade",
+        "bring a project to the installed version of isoflop",
+        "Write dvc.yaml and code.yaml of a project that `isoflop init` made for the installed version; `dvc repro` "
+        "then runs again the stages whose code is another. Changes of your own in dvc.yaml are kept where they can "
+        "be, and never lost unasked.",
+        "pip install --upgrade isoflop && isoflop upgrade && dvc repro",
+    )
+    upgrade.add_argument("--force", action="store_true", help="write dvc.yaml anew over changes that git has")
+
+
+def _add_doctor(commands: Commands) -> None:
     doctor = _command(
         commands,
         "doctor",
@@ -115,12 +162,28 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "the disk, and trainings that were cut off. The exit status is 1 where the pipeline cannot run.",
         "isoflop doctor",
     )
-    doctor.add_argument("--json", action="store_true", help="print a list of findings")
+    _add_json(doctor, "findings: of each about, status (ok, warn, fail), found, cure")
     doctor.add_argument("--cache", action="store_true", help="read all of DVC's cache again: is each file whole?")
     doctor.add_argument("--remove-damaged", action="store_true", help="and delete those that are not")
 
 
-def _add_savings(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_report(commands: Commands) -> None:
+    report = _command(
+        commands,
+        "report",
+        "say where the report is, or put runs side by side on a page",
+        "Without options: the path of the report that `dvc repro` wrote. With --compare: a page of revisions and "
+        "experiments side by side: the parameters that differ, the metrics with their differences and intervals, the "
+        "training curves and the trade-offs. One alone is set beside the workspace. Nothing is run or checked out.",
+        "isoflop report --compare main my-experiment",
+    )
+    report.add_argument("--compare", nargs="+", metavar="REV", help="revisions of git, or experiments of DVC")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="of --compare (default: compare.html beside the report)"
+    )
+
+
+def _add_savings(commands: Commands) -> None:
     savings = _command(
         commands,
         "savings",
@@ -129,10 +192,10 @@ def _add_savings(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "from a cache, and the FLOPs of the trainings in it that were so not spent again.",
         "dvc repro --pull && isoflop savings",
     )
-    savings.add_argument("--json", action="store_true", help="print JSON")
+    _add_json(savings, "stages, and totals")
 
 
-def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_predict(commands: Commands) -> None:
     predict = _command(
         commands,
         "predict",
@@ -144,10 +207,24 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict.add_argument("model", type=Path, metavar="MODEL.onnx", help="such as ship/model.onnx")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file")
     predict.add_argument("--top", type=int, default=1, metavar="K", help="classes an image, best first (default: 1)")
-    predict.add_argument("--json", action="store_true", help='print a list of {"image": ..., "top": [...]}')
+    _add_json(predict, "predictions: of each image, top (a list of class, probability)")
 
 
-def _add_compress(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: Commands) -> None:
+    demo = _command(
+        commands,
+        "demo",
+        "try the shipped model in the browser",
+        "Serve ship/demo on 127.0.0.1 and open it: a page that runs the shipped model in the browser on images that "
+        "you drop, choose or draw. No image leaves the browser.",
+        "isoflop demo",
+    )
+    demo.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a copy of it (default: ship/demo)")
+    demo.add_argument("--port", type=_port, default=0, help="to listen on (default: 0, any that is free)")
+    demo.add_argument("--no-browser", action="store_true", help="serve only")
+
+
+def _add_compress(commands: Commands) -> None:
     compress = _command(
         commands,
         "compress",
@@ -174,10 +251,10 @@ def _add_compress(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     compress.add_argument("--portable", action="store_true", help="for x86 processors without VNNI: weights of 7 bits")
     compress.add_argument("--force", action="store_true", help="write into a folder that holds something")
-    compress.add_argument("--json", action="store_true", help="print what compress.json holds")
+    _add_json(compress, "what compress.json holds")
 
 
-def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_plan(commands: Commands) -> None:
     plan = _command(
         commands,
         "plan",
@@ -194,10 +271,10 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     asked.add_argument(
         "--latency-ms", type=_positive, metavar="T", help="median latency, in the report's headline setting"
     )
-    plan.add_argument("--json", action="store_true", help="print JSON")
+    _add_json(plan, "the best size, its loss and intervals, doubts")
 
 
-def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_fit(commands: Commands) -> None:
     fit = _command(
         commands,
         "fit",
@@ -231,10 +308,10 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     fit.add_argument("--bootstrap-seed", type=_natural, default=0, metavar="SEED", help="default: 0")
     fit.add_argument("--out", type=Path, default=Path("scaling"), metavar="FOLDER", help="default: scaling")
     fit.add_argument("--force", action="store_true", help="write into a folder that holds files")
-    fit.add_argument("--json", action="store_true", help="print JSON")
+    _add_json(fit, "what scaling.json holds")
 
 
-def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_release(commands: Commands) -> None:
     release = _command(
         commands,
         "release",
@@ -246,6 +323,7 @@ def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     release.add_argument("--out", type=Path, default=Path("release"), metavar="FOLDER", help="default: release")
     release.add_argument("--key", type=Path, metavar="KEY.pem", help="private; never put it into git")
     release.add_argument("--force", action="store_true", help="replace the folder")
+    _add_json(release, "what manifest.json holds")
 
     verify = _command(
         commands,
@@ -257,9 +335,10 @@ def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     verify.add_argument("folder", type=Path, metavar="FOLDER")
     verify.add_argument("--public-key", type=Path, metavar="PUBLIC.pem")
+    _add_json(verify, "folder, checked: what holds, a line each")
 
 
-def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_launch(commands: Commands) -> None:
     launch = _command(
         commands,
         "launch",
@@ -278,10 +357,25 @@ def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     launch.add_argument("--gpus", type=_devices, default=0, metavar="X", help="a stage; may be a share (default: 0)")
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, long: str, example: str
-) -> argparse.ArgumentParser:
+def _add_completion(commands: Commands) -> None:
+    completion = _command(
+        commands,
+        "completion",
+        "print the code with which a shell completes isoflop's commands",
+        "Print a script for the shell that completes commands, options, choices and the names of files.",
+        'eval "$(isoflop completion bash)"        # in ~/.bashrc; zsh: in ~/.zshrc after compinit\n'
+        "  isoflop completion fish | source          # in ~/.config/fish/config.fish",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish", "tcsh"))
+
+
+def _add_json(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--json", action="store_true", help=f"print a JSON object: {what}")
+
+
+def _command(commands: Commands, name: str, short: str, long: str, example: str) -> CommandParser:
     formatter = argparse.RawDescriptionHelpFormatter
+    wrapped = textwrap.fill(long, 100)
     return commands.add_parser(
-        name, help=short, description=long, epilog=f"example:\n  {example}", formatter_class=formatter
+        name, help=short, description=wrapped, epilog=epilog(name, example), formatter_class=formatter
     )

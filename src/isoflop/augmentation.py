@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
-from rich.console import Console
-from rich.progress import Progress
 
 from isoflop.arrays import Images, Split, write_views
 from isoflop.errors import UserError
 from isoflop.params import PARAMS_FILE, Section
+from isoflop.progress import progress
 
 if TYPE_CHECKING:
     from albumentations import BaseCompose, BasicTransform
@@ -73,11 +71,9 @@ def write_augmented(
     chunks = [(view, start) for view in range(views) for start in range(0, len(train), _CHUNK)]
     job = _Job(str(train.images.filename), str(array.filename), int(array.offset), policy, seed)
     del array
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
-        bar = progress.add_task("augmenting", total=len(chunks))
-        for _ in _run(job, chunks, workers):
-            progress.advance(bar)
+    with progress("augmenting", "images", views * len(train)) as task:
+        for number, _ in enumerate(_run(job, chunks, workers), 1):
+            task.update(views * len(train) * number / len(chunks))
 
 
 @dataclass(frozen=True)

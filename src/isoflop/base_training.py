@@ -11,11 +11,13 @@ from isoflop.architecture import ModelParams, architecture
 from isoflop.arrays import Images, Split
 from isoflop.batches import steps_an_epoch
 from isoflop.costs import count_macs, count_parameters, count_training_flops
+from isoflop.experiment_loggers import ExperimentLog
 from isoflop.hardware import hardware
 from isoflop.initialization import initialized
 from isoflop.loading import all_images
 from isoflop.model_files import Model, save_model
 from isoflop.privacy import check_private, mechanism
+from isoflop.processes import is_first_process
 from isoflop.recipe import Recipe, Train
 from isoflop.resume import resumable
 from isoflop.throughput import throughput
@@ -43,7 +45,11 @@ def train_base(
         check_private(built.family, recipe, hardware(train))
         recipe = recipe.model_copy(update={"precision": "fp32"})
     net = initialized(built, images, train.seed)
-    with resumable(images, "base", asdict(built), recipe.model_dump(), train.model_dump()) as checkpoint:
+    asked = {"model": model.model_dump(), "recipe": recipe.model_dump(), "train": train.model_dump()}
+    log = ExperimentLog(train.logger, "base", asked) if train.logger and is_first_process() else None
+    with resumable(
+        images, "base", asdict(built), recipe.model_dump(), train.model_dump(exclude={"logger"})
+    ) as checkpoint:
         fitted = fit(
             net,
             images,
@@ -55,6 +61,8 @@ def train_base(
             patience=train.patience,
             validate_every=train.validate_every,
             curves=curves,
+            log=log,
+            doing=f"training width {train.width}",
             checkpoint=checkpoint,
             private=private,
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +16,12 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from rich.console import Console
-from rich.progress import Progress
 
 from isoflop.cpu import processor
 from isoflop.errors import UserError
 from isoflop.onnx_files import INPUT, OnnxClassifier, cores, open_classifier
 from isoflop.params import Section
+from isoflop.progress import tracked
 
 _RUNS_A_TURN = 5
 _FEWEST_TURNS = 4
@@ -68,17 +66,15 @@ def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, A
     cells = [(batch, threads) for threads in counts for batch in sorted(fixed or set(params.batch_sizes))]
     conditions = _conditions(_cell_name(*cells[0]))
     blocks: dict[str, dict[str, Any]] = {name: {} for name in names}
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
-        for batch, threads in progress.track(cells, description="benchmarking"):
-            classifiers = [open_classifier(file, threads) for file in files]
-            feed = {INPUT: _images(classifiers, files, batch)}
-            opened = [classifier.session for classifier in classifiers]
-            times = time_in_turns(opened, feed, params.repeats, params.warmup)
-            cell = _cell_name(batch, threads)
-            conditions[f"runs_{cell}"] = times[0].size
-            for name, times_TR in zip(names, times, strict=True):
-                blocks[name][cell] = _summary(times_TR, times[0], batch)
+    for batch, threads in tracked(cells, f"timing {len(files)} variants in turns", "settings"):
+        classifiers = [open_classifier(file, threads) for file in files]
+        feed = {INPUT: _images(classifiers, files, batch)}
+        opened = [classifier.session for classifier in classifiers]
+        times = time_in_turns(opened, feed, params.repeats, params.warmup)
+        cell = _cell_name(batch, threads)
+        conditions[f"runs_{cell}"] = times[0].size
+        for name, times_TR in zip(names, times, strict=True):
+            blocks[name][cell] = _summary(times_TR, times[0], batch)
     return blocks | {"conditions": conditions}
 
 

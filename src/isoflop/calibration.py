@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from isoflop.arrays import Images, Labels
 from isoflop.onnx_files import Port
+from isoflop.progress import tracked
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -72,7 +73,7 @@ def activation_ranges(
         )
         calibrator.infer_session = _session(calibrator.augmented_model_path)
         batch = min(_BATCH, port.batch)
-        for start in range(0, len(inputs_N), batch):
+        for start in tracked(range(0, len(inputs_N), batch), f"calibrating by {method}", "batches"):
             calibrator.collect_data(_Reader(port.entry, np.ascontiguousarray(inputs_N[start : start + batch])))
         found = calibrator.compute_data()
     ends = {name: data.range_value for name, data in found.items()}

@@ -17,26 +17,32 @@ from yaml import YAMLError
 
 from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
-from isoflop.params import PARAMS_FILE, Section, declared_keys, load_params, read_params, value_at, variant_keys
+from isoflop.params import PARAMS_FILE, Section, Shown, declared_keys, load_params, read_params, value_at, variant_keys
+from isoflop.project_files import runs_installed_code
 from isoflop.sources import Data
 from isoflop.stage import contract
+from isoflop.stage_code import STAGES_PACKAGE, installed
 from isoflop.variants import Variants, misfits
 
 
 def stage_schemas(project: Path) -> dict[str, type[Section]]:
-    """Stage → the schema of the parameters that it sees, of all stages in ``project`` that see any.
+    """Stage → the schema of the parameters that it sees, of all stages that see any: those in ``project``, or the
+    installed package's where it runs those.
 
     Raises:
         UserError: the project has no stages.
     """
-    names = sorted(file.stem for file in (project / "stages").glob("[!_]*.py"))
+    if runs_installed_code(project):
+        package, names = STAGES_PACKAGE, installed().stage_names()
+    else:
+        package, names = "stages", sorted(file.stem for file in (project / "stages").glob("[!_]*.py"))
+        if str(project) not in sys.path:
+            sys.path.insert(0, str(project))
     if not names:
         raise UserError(f"{project / 'stages'}: found no stages, expected a module for each stage of dvc.yaml")
-    if str(project) not in sys.path:
-        sys.path.insert(0, str(project))
     schemas = {}
     for name in names:
-        for annotation in contract(importlib.import_module(f"stages.{name}").main).values():
+        for annotation in contract(importlib.import_module(f"{package}.{name}").main).values():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 schemas[name] = annotation
     return schemas
@@ -50,7 +56,12 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
             takes the import of albumentations.
     """
     schemas = list(schemas)
-    fields = {dotted: schema.model_fields[name] for schema in schemas for name, dotted in declared_keys(schema).items()}
+    fields = {
+        dotted: schema.model_fields[name]
+        for schema in schemas
+        for name, dotted in declared_keys(schema).items()
+        if schema.model_fields[name].annotation != Shown
+    }
     varied = {name for schema in schemas for name in variant_keys(schema)}
     fields |= {name: FieldInfo(annotation=fields[name].annotation) for name in varied}  # as the section stands
     known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))

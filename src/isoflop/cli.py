@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from isoflop.arguments import parser
 from isoflop.errors import UserError
 
+_BUG = 70  # EX_SOFTWARE of sysexits.h
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a mistake said in one line, 2 for a wrong usage."""
+    """Run the command line; returns the exit status, see ``isoflop.command_help.STATUSES``."""
     whole = parser()
     options = whole.parse_args(arguments)
     if options.command is None:
@@ -35,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except Exception:  # a bug of ours; a script can tell it from a mistake of its own
+        traceback.print_exc()
+        return _BUG
     return 0
 
 
@@ -55,17 +62,40 @@ def _failed(message: str) -> int:
     return 1
 
 
+def _init(options: argparse.Namespace) -> None:
+    from isoflop.new_project import create_project, show
+
+    if options.copy and options.images is None:
+        raise UserError("--copy: found without --images, expected a folder of images to copy")
+    show(create_project(options.folder, options.images, preset=options.preset, copy=options.copy))
+
+
+def _upgrade(options: argparse.Namespace) -> None:
+    from isoflop.checking import check, stage_schemas
+    from isoflop.project_files import upgrade
+
+    project = find_project(Path.cwd())
+    changed = upgrade(project, force=options.force)
+    print(f"other code than before: {', '.join(changed)}; `dvc repro` runs them" if changed else "nothing has changed")
+    with contextlib.chdir(project):
+        check(stage_schemas(project).values())
+
+
 def _preset(options: argparse.Namespace) -> None:
     from isoflop.presets import apply_preset, read_presets
 
     project = find_project(Path.cwd())
     if options.name is None:
         presets = read_presets(project)
+        if options.json:
+            return _print_json({"presets": [{"name": item.name, "description": item.description} for item in presets]})
         width = max(len(preset.name) for preset in presets)
         for preset in presets:
             print(f"{preset.name:{width}}  {preset.description}".rstrip())
     else:
         preset = apply_preset(project, options.name, force=options.force)
+        if options.json:
+            return _print_json({"applied": preset.name})
         print(f"params.yaml is now the preset {preset.name}; `dvc repro` runs it")
 
 
@@ -75,6 +105,8 @@ def _check(options: argparse.Namespace) -> None:
     with contextlib.chdir(find_project(Path.cwd())):
         schemas = stage_schemas(Path.cwd())
         check(schemas.values())
+    if options.json:
+        return _print_json({"file": "params.yaml", "stages": len(schemas)})
     print(f"params.yaml: fits all {len(schemas)} stages")
 
 
@@ -94,8 +126,6 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _compress(options: argparse.Namespace) -> None:
-    import json
-
     from isoflop.foreign_models import compress, show
     from isoflop.quantization import Quantize
 
@@ -109,13 +139,27 @@ def _compress(options: argparse.Namespace) -> None:
     )
     pixels = {name: getattr(options, name) for name in ("size", "scale", "mean", "std")}
     found = compress(options.model, options.calibration, options.out, params, **pixels, force=options.force)
-    print(json.dumps(found, indent=1)) if options.json else show(found, options.out)
+    _print_json(found) if options.json else show(found, options.out)
 
 
 def _summary(options: argparse.Namespace) -> None:
     from isoflop.summary import print_summary
 
-    print_summary(find_project(Path.cwd()))
+    print_summary(find_project(Path.cwd()), as_json=options.json)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from isoflop.report.compare import write_comparison
+
+    project = find_project(Path.cwd())
+    report = Path(os.path.relpath(project / "report" / "index.html"))
+    if options.compare:
+        file = options.out or report.with_name("compare.html")
+        print(f"{file}: {' beside '.join(write_comparison(project, options.compare, file))}")
+    elif report.is_file():
+        print(report)
+    else:
+        raise UserError(f"{report}: not found; `dvc repro` writes it")
 
 
 def _launch(options: argparse.Namespace) -> None:
@@ -129,14 +173,26 @@ def _release(options: argparse.Namespace) -> None:
     from isoflop.release import release
 
     manifest = release(find_project(Path.cwd()), options.out, key=options.key, force=options.force)
+    if options.json:
+        return _print_json(manifest)
     signed = "signed" if options.key else "not signed"
     print(f"{options.out}: {manifest['chosen']}, code {manifest['code']['revision'] or 'outside git'}, {signed}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from isoflop.demo.server import serve
+
+    folder = options.folder or find_project(Path.cwd()) / "ship" / "demo"
+    serve(folder, options.port, browser=not options.no_browser)
 
 
 def _verify(options: argparse.Namespace) -> None:
     from isoflop.release import verify
 
-    print("\n".join(verify(options.folder, options.public_key)))
+    checked = verify(options.folder, options.public_key)
+    if options.json:
+        return _print_json({"folder": str(options.folder), "checked": checked})
+    print("\n".join(checked))
 
 
 def _savings(options: argparse.Namespace) -> None:
@@ -170,19 +226,39 @@ def _fit(options: argparse.Namespace) -> None:
     print_fit(found, options.out, as_json=options.json)
 
 
+def _completion(options: argparse.Namespace) -> None:
+    import shtab
+
+    whole = parser()
+    for command in whole.commands.choices.values():
+        for action in command._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(whole, options.shell))
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    print(json.dumps(found, indent=1))
+
+
 _COMMANDS = {
+    "init": _init,
+    "upgrade": _upgrade,
     "preset": _preset,
     "check": _check,
     "doctor": _doctor,
     "predict": _predict,
     "compress": _compress,
     "summary": _summary,
+    "report": _report,
     "savings": _savings,
+    "demo": _demo,
     "release": _release,
     "verify": _verify,
     "launch": _launch,
     "plan": _plan,
     "fit": _fit,
+    "completion": _completion,
 }
 
 

@@ -17,6 +17,7 @@ from isoflop.evaluation import expected_calibration_error, reliability
 from isoflop.model_files import Model, load_model
 from isoflop.onnx_files import Floats, OnnxClassifier, cores, open_classifier
 from isoflop.paired import class_changes, paired
+from isoflop.progress import tracked
 
 _WORST_CLASSES = 5
 _ECE_BINS = 15  # as Guo et al. 2017 have them
@@ -31,8 +32,14 @@ class _Reference:
     test_logits_NK: Floats
 
 
-def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """A block of facts for each file of ``onnx``, named by its stem: what ``metrics/variants.json`` says.
+Blocks = dict[str, dict[str, Any]]
+
+
+def compare(
+    val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path]
+) -> tuple[Blocks, Split, dict[str, Labels]]:
+    """A block of facts for each file of ``onnx``, named by its stem: what ``metrics/variants.json`` says; the test
+    split, and the class [N] that each file answers for each of its images.
 
     ``network`` names the model that it is of. ``val_accuracy`` and ``val_nll`` are there to choose by; those of the
     test split are for the report alone.
@@ -51,9 +58,10 @@ def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path])
         if not len(split):
             raise UserError(f"compare: found no {name} images, expected some to measure accuracy on")
     references = {folder.name: _reference(load_model(folder), splits["test"]) for folder in models}
-    blocks: dict[str, dict[str, Any]] = {}
+    blocks: Blocks = {}
+    answers: dict[str, Labels] = {}
     base_NK: Floats | None = None
-    for file in onnx:
+    for file in tracked(onnx, "measuring accuracy", "files"):
         classifier = open_classifier(file, threads=cores())
         if classifier.variant not in references:
             known = ", ".join(sorted(references))
@@ -64,8 +72,9 @@ def compare(val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path])
         blocks[file.stem] = (
             block if base_NK is None else block | {"against_base": _changes(base_NK, logits_NK, splits["test"])}
         )
+        answers[file.stem] = logits_NK.argmax(1)
         base_NK = logits_NK if base_NK is None else base_NK
-    return blocks
+    return blocks, splits["test"], answers
 
 
 def accuracy(logits_NK: Floats, labels_N: Labels) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from isoflop.arrays import Images, Split
+from isoflop.figures import new_figure, save, shortened
 
 _MOST_ROWS = 10
 _MOST_VIEWS = 8
@@ -18,16 +19,12 @@ def write_contact_sheet(train: Split, views: Images, file: Path) -> None:
     Args:
         views: uint8 [K, N, H, W, C] of the N images of ``train``; K may be 0.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [
         (name, int(np.flatnonzero(train.labels == label)[0]))
         for label, name in enumerate(train.meaning.classes[:_MOST_ROWS])
     ]
     columns = 1 + min(len(views), _MOST_VIEWS)
-    figure = Figure(figsize=(1.5 + columns, 0.6 + len(rows)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.5 + columns, 0.6 + len(rows))
     axes_RV = figure.subplots(len(rows), columns, squeeze=False)
     for row, (name, index) in enumerate(rows):
         pictures = [train.images[index], *views[: columns - 1, index]]
@@ -39,9 +36,5 @@ def write_contact_sheet(train: Split, views: Images, file: Path) -> None:
             axes.set_yticks([])
             if row == 0:
                 axes.set_title("prepared" if column == 0 else f"view {column}", fontsize=9)
-        axes_RV[row, 0].set_ylabel(_shortened(name), fontsize=9, rotation=0, ha="right", va="center", parse_math=False)
-    figure.savefig(file, format="png", metadata={"Software": None})
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 18 else name[:17] + "…"
+        axes_RV[row, 0].set_ylabel(shortened(name), fontsize=9, rotation=0, ha="right", va="center", parse_math=False)
+    save(figure, file)

@@ -6,62 +6,23 @@ parameters of every stage into dvc.yaml. Options, inputs and outputs stay the au
 
 from __future__ import annotations
 
-import ast
 import importlib
-import io
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_origin
 
 from pydantic import BaseModel
-from ruamel.yaml import YAML
 
-from isoflop.params import Section, declared_keys, variant_keys
+from isoflop.params import Section, tracked_keys, variant_keys
 from isoflop.stage import In, Out, contract, is_varied, option
-
-_PACKAGE_DATA = (".html", ".css")  # read by the modules beside them, as a template is by its page
-_CODE = (".py", *_PACKAGE_DATA)
-
-# What every stage runs through and what cannot change a result: an edit here must not retrain the world.
-PLUMBING = frozenset(
-    {
-        "src/isoflop/__init__.py",
-        "src/isoflop/damage.py",
-        "src/isoflop/errors.py",
-        "src/isoflop/executions.py",
-        "src/isoflop/params.py",
-        "src/isoflop/processes.py",
-        "src/isoflop/stage.py",
-        "stages/__init__.py",
-    }
-)
-
-
-def import_closure(file: Path, root: Path) -> set[str]:
-    """All files of this project that ``file`` imports, however indirectly, itself included; paths relative to root.
-
-    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, as they never run.
-    """
-    found: set[str] = set()
-    waiting = [file]
-    while waiting:
-        current = waiting.pop()
-        name = current.relative_to(root).as_posix()
-        if name not in found:
-            found.add(name)
-            waiting += _imported_files(current, root)
-    return found
+from isoflop.stage_code import CODE_SUFFIXES, checkout, code_of_stage
+from isoflop.yaml_text import dump_graph, load
 
 
 def code_dependencies(stage: str, root: Path) -> list[str]:
     """The code that stage ``stage`` must declare, sorted: its own module first."""
-    own = f"stages/{stage}.py"
-    code = import_closure(root / own, root)
-    beside = {file for name in code for file in (root / name).parent.iterdir() if file.suffix in _PACKAGE_DATA}
-    needed = code | {file.relative_to(root).as_posix() for file in beside}
-    return [own, *sorted(needed - PLUMBING - {own})]
+    return list(code_of_stage(stage, checkout(root)))
 
 
 def violations(root: Path) -> list[str]:
@@ -75,15 +36,12 @@ def fix(root: Path) -> None:
     content = _load(root)
     for name, whole in content["stages"].items():
         stage = _body(whole)
-        data = [dep for dep in stage.get("deps", []) if not str(dep).endswith(_CODE)]
+        data = [dep for dep in stage.get("deps", []) if not str(dep).endswith(CODE_SUFFIXES)]
         stage["deps"] = [*data, *code_dependencies(name, root)]
         keys = _expected_keys(name, stage["cmd"])
         if keys != set(stage.get("params", [])):
             stage["params"] = sorted(keys)
-    text = io.StringIO()
-    _yaml().dump(content, text)
-    spaced = re.sub(r"\n+(  \w+:\n    (?:matrix|foreach|cmd):)", r"\n\n\1", text.getvalue())
-    (root / "dvc.yaml").write_text(spaced.replace("stages:\n\n", "stages:\n"))
+    (root / "dvc.yaml").write_text(dump_graph(content))
 
 
 def _stage_violations(name: str, whole: dict[str, Any], root: Path) -> Iterator[str]:
@@ -104,8 +62,8 @@ def _stage_violations(name: str, whole: dict[str, Any], root: Path) -> Iterator[
         elif kind == Out:
             outputs.update(options[option(argument)])
     declared = [str(dep) for dep in stage.get("deps", [])]
-    data = {dep for dep in declared if not dep.endswith(_CODE)}
-    code = {dep for dep in declared if dep.endswith(_CODE)}
+    data = {dep for dep in declared if not dep.endswith(CODE_SUFFIXES)}
+    code = {dep for dep in declared if dep.endswith(CODE_SUFFIXES)}
     outs = {str(out) for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])}
     yield from _difference("data deps", data, inputs)
     yield from _difference("outs", outs, outputs)
@@ -133,7 +91,7 @@ def _expected_keys(name: str, cmd: str) -> set[str]:
     kinds = [kind for kind in contract(_main(name)).values() if _is_section(kind)]
     variant = _options(cmd).get("--variant")
     varied = {f"{by}.{variant[0]}" for kind in kinds for by in variant_keys(kind).values()} if variant else set()
-    return varied | {key for kind in kinds for key in declared_keys(kind).values()}
+    return varied | {key for kind in kinds for key in tracked_keys(kind)}
 
 
 def _body(stage: Any) -> Any:
@@ -165,44 +123,8 @@ def _options(cmd: str) -> dict[str, list[str]]:
     return options
 
 
-def _imported_files(file: Path, root: Path) -> list[Path]:
-    modules: set[str] = set()
-    for node in _running_nodes(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            modules.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            modules.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
-    files = []
-    for module in modules:
-        parts = module.split(".")
-        if parts[0] in ("isoflop", "stages"):
-            base = root / "src" if parts[0] == "isoflop" else root
-            prefixes = [base.joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
-            candidates = [path for prefix in prefixes for path in (prefix.with_suffix(".py"), prefix / "__init__.py")]
-            files += [path for path in candidates if path.is_file()]
-    return files
-
-
-def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for other in child.orelse:
-                yield other
-                yield from _running_nodes(other)
-        else:
-            yield child
-            yield from _running_nodes(child)
-
-
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
-
-
 def _load(root: Path) -> Any:
-    return _yaml().load((root / "dvc.yaml").read_text())
+    return load((root / "dvc.yaml").read_text())
 
 
 if __name__ == "__main__":

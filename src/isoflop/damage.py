@@ -17,6 +17,7 @@ import yaml
 
 from isoflop.errors import UserError
 from isoflop.executions import dvc_md5
+from isoflop.progress import tracked
 
 _LOCK = Path("dvc.lock")
 
@@ -66,7 +67,8 @@ def damaged_objects(cache: Path) -> dict[Path, str]:
     """Objects of a DVC cache whose content is not what their name says, and the MD5 that it has."""
     objects = sorted(_objects(cache))
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(objects, pool.map(dvc_md5, objects), strict=True))
+        read = tracked(pool.map(dvc_md5, objects), "reading the cache", "files", len(objects))
+        found = dict(zip(objects, read, strict=True))
     return {file: md5 for file, md5 in found.items() if file.parent.name + file.name.removesuffix(".dir") != md5}
 
 

@@ -64,7 +64,7 @@ def distill(
         start = (name, asdict(student), recipe.model_dump(), params.model_dump(), digest(base.net))
         checkpoint = trainings.enter_context(resumable(images, "distill", *start))  # kept until both are through
         return net, fit(net, images, val, recipe, width=student.width, seed=params.seed, teacher=teacher,
-                        checkpoint=checkpoint)  # fmt: skip
+                        checkpoint=checkpoint, doing=f"training the student: {name}")  # fmt: skip
 
     teacher_accuracy = float((predict_logits(base.net, val).argmax(1) == val.labels).mean())
     with ExitStack() as trainings:

@@ -16,6 +16,8 @@ from typing import Literal
 from isoflop.cpu import computes_in_bf16, processor
 from isoflop.damage import changed_outputs, copies, damaged_objects, remove
 from isoflop.errors import UserError
+from isoflop.project_files import runs_installed_code
+from isoflop.stage_code import CODE_FILE, installed, said_of_stale, stale_stages
 
 _LITTLE_DISK = 2e9  # bytes
 _RESUME = Path(".isoflop") / "resume"
@@ -43,6 +45,7 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _packages,
         _torch,
         _params,
+        _code,
         _git,
         _dvc,
         _remote,
@@ -60,7 +63,7 @@ def show(findings: list[Finding], as_json: bool) -> None:
         UserError: something fails, so that the exit status says so.
     """
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print(json.dumps({"findings": [asdict(finding) for finding in findings]}, indent=1))
     else:
         from rich.console import Console
         from rich.text import Text
@@ -80,7 +83,7 @@ def _python(_: Path) -> Finding:
     return Finding("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
 
 
-def _packages(_: Path) -> Finding:
+def _packages(project: Path) -> Finding:
     from packaging.requirements import Requirement
 
     wanted = [Requirement(line) for line in metadata.requires("isoflop") or ()]
@@ -96,15 +99,19 @@ def _packages(_: Path) -> Finding:
         if not need.specifier.contains(version, prereleases=True):
             amiss.append(f"{need.name} {version} is not {need.specifier}")
     if amiss:
-        return Finding("packages", "fail", ", ".join(amiss), "`make install` brings those that were tested")
+        return Finding("packages", "fail", ", ".join(amiss), f"{_installation(project)} brings them")
     return Finding("packages", "ok", f"isoflop {metadata.version('isoflop')}, and what it needs")
 
 
-def _torch(_: Path) -> Finding:
+def _installation(project: Path) -> str:
+    return "`pip install --upgrade isoflop`" if runs_installed_code(project) else "`make install`"
+
+
+def _torch(project: Path) -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("torch", "fail", f"cannot be imported: {error}", "`make install`")
+        return Finding("torch", "fail", f"cannot be imported: {error}", _installation(project))
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         return Finding("torch", "ok", f"{torch.__version__} on {count} x {torch.cuda.get_device_name()}")
@@ -129,6 +136,18 @@ def _params(project: Path) -> Finding:
     except UserError as error:
         return Finding("params", "fail", str(error), "`isoflop check` after each change says what is left")
     return Finding("params", "ok", f"params.yaml fits all {len(schemas)} stages")
+
+
+def _code(project: Path) -> Finding:
+    if not runs_installed_code(project):
+        return Finding("code", "ok", "the project's own, which DVC looks at")
+    try:
+        stale = stale_stages(project)
+    except UserError as error:
+        return Finding("code", "fail", str(error), "`isoflop upgrade`")
+    if stale:
+        return Finding("code", "fail", said_of_stale(stale), "`isoflop upgrade`, then `dvc repro`")
+    return Finding("code", "ok", f"{installed().package} is what {CODE_FILE} says")
 
 
 def _git(project: Path) -> Finding:
@@ -158,6 +177,11 @@ def _git(project: Path) -> Finding:
 def _dvc(project: Path) -> Finding:
     if not (project / ".dvc").is_dir():
         return Finding("dvc", "fail", "not initialized here", "`dvc init`, or `dvc init --no-scm` outside git")
+    lock = project / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(lock.read_text() if lock.exists() else "{}")
+    except ValueError:  # DVC writes it in place: killed at that moment, no later command of DVC gets past it
+        return Finding("dvc", "fail", f"{lock}: cut short, by a kill of DVC", "`rm .dvc/tmp/rwlock`")
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
 

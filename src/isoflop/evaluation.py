@@ -141,7 +141,7 @@ def smooth_gradients(net: nn.Module, split: Split, indices: list[int], samples: 
         (gradient,) = torch.autograd.grad(net(noisy)[:, predicted].sum(), noisy)
         map_HW = gradient.abs().mean(0).amax(0).double().numpy()
         maps.append(map_HW / max(float(map_HW.max()), 1e-12))
-    return np.stack(maps)
+    return np.stack(maps) if maps else np.zeros((0, split.image_size, split.image_size))
 
 
 def _rounded(value: float) -> float:

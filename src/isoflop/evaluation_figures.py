@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from isoflop.arrays import Labels, Split
 from isoflop.evaluation import Bin, Floats, expected_calibration_error, probabilities
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from isoflop.figures import COLOURS, new_figure, save, shortened
 
 _MOST_NAMES = 30  # classes beyond this leave no room for their names
+_DPI = 110
 
 
 def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], file: Path) -> None:
@@ -24,7 +23,7 @@ def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], fi
     counts = confusion_matrix(labels_N, predicted_N, labels=range(count))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(12.0, 2.5 + 0.5 * count)
-    figure = _figure(side, side)
+    figure = new_figure(side, side, _DPI)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted class")
@@ -35,77 +34,65 @@ def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], fi
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    _save(figure, file)
+    save(figure, file)
 
 
 def draw_reliability(bins: list[Bin], file: Path) -> None:
     """Accuracy against confidence; the area of a point is its share of the images."""
-    figure = _figure(5, 5)
+    figure = new_figure(5.2, 5, _DPI)
     axes = figure.add_subplot()
     total = sum(found.images for found in bins)
     confidence, accuracy = [found.confidence for found in bins], [found.accuracy for found in bins]
-    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfectly calibrated")
-    axes.plot(confidence, accuracy, color="tab:blue", linewidth=1)
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", label="perfectly calibrated")
+    axes.plot(confidence, accuracy, color=COLOURS[0], linewidth=1)
     sizes = [20 + 400 * found.images / total for found in bins]
-    axes.scatter(confidence, accuracy, s=sizes, color="tab:blue", alpha=0.7, label="area: share of the images")
+    axes.scatter(confidence, accuracy, s=sizes, color=COLOURS[0], alpha=0.7, label="area: share of the images")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.03))
     axes.set_title(f"expected calibration error {expected_calibration_error(bins):.4f}", fontsize=10)
     axes.legend(loc="upper left", fontsize=8)
-    _save(figure, file)
+    save(figure, file)
 
 
-def draw_mistakes(split: Split, logits_NK: Floats, indices: list[int], file: Path) -> None:
-    """The images numbered ``indices`` with what they are, what they were taken for, and how surely."""
+def draw_mistakes(split: Split, logits_NK: Floats, indices: list[int], maps_MHW: Floats, file: Path) -> None:
+    """The images numbered ``indices``: what they are, what they were taken for and how surely; beside each, its map of
+    the pixels that the wrong answer depends on most."""
     shares_NK = probabilities(logits_NK)
-    columns = min(5, max(1, len(indices)))
+    columns = min(4, max(1, len(indices)))
     rows = max(1, -(-len(indices) // columns))
-    figure = _figure(1.7 * columns + 0.6, 2.0 * rows + 0.4)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
+    figure = new_figure(2.5 * columns + 0.4, 1.75 * rows + 0.3, _DPI)
+    grid = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
+    for axes in grid.ravel():
         axes.set_axis_off()
     if not indices:
-        grid[0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
-    for axes, index in zip(grid, indices, strict=False):
-        _show(axes, split, index)
+        grid[0, 0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
+    for (image, saliency), index, map_HW in zip(grid, indices, maps_MHW, strict=False):
+        _show(image, split, index)
+        _show_map(saliency, map_HW)
         predicted = int(shares_NK[index].argmax())
         names = split.meaning.classes
-        title = f"{shortened(names[split.labels[index]])}\ntaken for {shortened(names[predicted])}"
-        axes.set_title(f"{title}\n{100 * shares_NK[index, predicted]:.0f} % sure", fontsize=7, parse_math=False)
-    _save(figure, file)
+        title = f"is {shortened(names[split.labels[index]])}\nsaid {shortened(names[predicted])}"
+        image.set_title(title, fontsize=8, loc="left", parse_math=False)
+        saliency.set_title(f"{100 * shares_NK[index, predicted]:.0f} % sure", fontsize=8, loc="left")
+    save(figure, file)
 
 
 def draw_saliency(split: Split, indices: list[int], maps_MHW: Floats, file: Path) -> None:
     """Each image above the map of the pixels that its predicted class depends on most."""
-    figure = _figure(1.3 * len(indices) + 0.8, 3.2)
+    figure = new_figure(1.3 * len(indices) + 0.8, 3.2, _DPI)
     grid = figure.subplots(2, len(indices), squeeze=False)
     for column, (index, map_HW) in enumerate(zip(indices, maps_MHW, strict=True)):
         _show(grid[0, column], split, index)
         name = split.meaning.classes[split.labels[index]]
         grid[0, column].set_title(shortened(name), fontsize=8, parse_math=False)
-        grid[1, column].imshow(map_HW, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        _show_map(grid[1, column], map_HW)
         for row in range(2):
             grid[row, column].set_axis_off()
-    _save(figure, file)
-
-
-def shortened(name: str) -> str:
-    """A class name that fits a picture, without what a font cannot draw."""
-    name = name.encode("utf-8", "backslashreplace").decode()
-    return name if len(name) <= 18 else name[:17] + "…"
+    save(figure, file)
 
 
 def _show(axes: Any, split: Split, index: int) -> None:
     axes.imshow(split.images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, file: Path) -> None:
-    figure.savefig(file, format="png", metadata={"Software": None})
+def _show_map(axes: Any, map_HW: Floats) -> None:
+    axes.imshow(map_HW, cmap="magma", vmin=0, vmax=1, interpolation="nearest")

@@ -46,12 +46,12 @@ class Evaluated:
         _write_csv(per_class, ("class", *columns), rows)
 
     def draw(self, confusion: Path, reliability_picture: Path, mistakes: Path, saliency: Path) -> None:
-        """The four pictures, as PNG."""
+        """The four pictures, as PNG, or as SVG where the file is named so."""
         test, params = self._test, self._params
         figures.draw_confusion(test.labels, self._predicted, test.meaning.classes, confusion)
         figures.draw_reliability(self._bins, reliability_picture)
         wrong = worst_mistakes(self._logits_NK, test.labels, params.mistakes)
-        figures.draw_mistakes(test, self._logits_NK, wrong, mistakes)
+        figures.draw_mistakes(test, self._logits_NK, wrong, smooth_gradients(self._net, test, wrong), mistakes)
         firsts = [int(np.flatnonzero(test.labels == label)[0]) for label in range(test.num_classes)]
         chosen = firsts[: params.saliency_images]
         figures.draw_saliency(test, chosen, smooth_gradients(self._net, test, chosen), saliency)

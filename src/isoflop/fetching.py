@@ -17,10 +17,9 @@ from pathlib import Path
 
 import requests
 import urllib3
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from isoflop.errors import UserError
+from isoflop.progress import progress
 
 DOWNLOADS = Path(".isoflop/downloads")  # in the folder the command runs in; ignored by git and DVC
 
@@ -169,24 +168,14 @@ def _transfer(url: str, file: Path) -> None:
             raise _NotThereError(f"HTTP {response.status_code} {response.reason}")
         have = have if resumes else 0
         length = response.headers.get("Content-Length")
-        with file.open("ab" if resumes else "wb") as stream, _progress() as progress:
-            total = have + int(length) if length else None
-            task = progress.add_task(url.rpartition("/")[2], total=total, completed=have)
+        total = have + int(length) if length else None
+        name = url.rpartition("/")[2]
+        with file.open("ab" if resumes else "wb") as stream, progress(f"downloading {name}", "B", total) as task:
+            task.begin(have)
             # as sent: a server that labels an archive as gzip-encoded must not have it unpacked on the way
             for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
                 stream.write(chunk)
-                progress.advance(task, len(chunk))
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+                task.advance(len(chunk))
 
 
 def _size(file: Path) -> int:

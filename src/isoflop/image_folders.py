@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from rich.console import Console
-from rich.progress import track
-
 from isoflop.archives import Entry
 from isoflop.errors import UserError
+from isoflop.progress import tracked
 from isoflop.raw_format import ImagePacker, Manifest, SplitName
 
 _SPLITS: dict[str, SplitName] = {
@@ -68,15 +66,12 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
     Raises:
         UserError: no images, none in class folders, or class folders beside train.
     """
-    places = _placed([entry.name for entry in entries() if is_image(entry)], source)
+    places = placed_images([entry.name for entry in entries() if is_image(entry)], source)
     classes = sorted({name for _, name in places.values()})
     labels = {name: label for label, name in enumerate(classes)}
     shown = (entry for entry in entries() if entry.name in places)
-    hide = not sys.stderr.isatty()
     with ImagePacker(raw) as packer:
-        for entry in track(
-            shown, "packing images", len(places), console=Console(stderr=True), disable=hide, transient=True
-        ):
+        for entry in tracked(shown, "packing images", "images", len(places)):
             split, name = places[entry.name]
             with entry.open() as content:
                 packer.add(entry.name, labels[name], split, content)
@@ -109,7 +104,7 @@ def is_image(entry: Entry) -> bool:
     return start.startswith(_MAGICS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or start[4:12] == b"ftypavif"
 
 
-def _placed(names: list[str], source: str) -> dict[str, Place]:
+def placed_images(names: list[str], source: str) -> dict[str, Place]:
     """Split and class of each image that lies in a class folder; a note tells of the others."""
     if not names:
         raise UserError(

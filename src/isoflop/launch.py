@@ -174,7 +174,7 @@ def _finished(ray: Any, refs: Mapping[str, Any]) -> Iterator[Result]:
 
 def _take_over(project: Path, results: Sequence[Result], *, remote: bool) -> None:
     """The results into dvc.lock and the workspace; those of before a failure too."""
-    lock = read_params(project / "dvc.lock").get("stages", {}) if (project / "dvc.lock").exists() else {}
+    lock = _locked(project)
     done = [result for result in results if result.ok]
     for result in done:
         lock[result.stage] = result.lock[result.stage]
@@ -198,8 +198,14 @@ def _ignore_outputs(project: Path, stages: set[str]) -> None:
 
 
 def _entries(project: Path, stages: Sequence[str]) -> Lock:
-    entries = read_params(project / "dvc.lock")["stages"]
+    entries = _locked(project)
     return {stage: entries[stage] for stage in stages if stage in entries}  # a .dvc file has none
+
+
+def _locked(project: Path) -> Lock:
+    """The entries of dvc.lock; none where nothing but .dvc files has been reproduced yet, which makes none."""
+    file = project / "dvc.lock"
+    return dict(read_params(file).get("stages", {})) if file.exists() else {}
 
 
 def _lock_text(lock: Lock) -> str:

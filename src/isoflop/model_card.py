@@ -1,4 +1,8 @@
-"""The card that goes out with a shipped model: what it is, what it was measured to do, and how to run it."""
+"""The card that goes out with a shipped model: what it is, what it was measured to do, and how to run it.
+
+It begins with metadata by the conventions of Hugging Face's hub (model-index is Papers with Code's), so that a copy of
+``ship/`` with the card as README.md is a model repository. What nobody stated, such as a license, is left out.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,38 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from isoflop.onnx_files import open_classifier
+
+_TASK = "image-classification"
+_DATA_SETS = {  # data.source → its name; the user's own images have none
+    "digits": "Optical Recognition of Handwritten Digits, as scikit-learn has it",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "images": "a folder of images",
+}
 
 
 def model_card(
-    name: str, why: str, variants: dict[str, Any], latency: dict[str, Any], data: dict[str, Any], file: Path
+    name: str,
+    why: str,
+    variants: dict[str, Any],
+    latency: dict[str, Any],
+    data: dict[str, Any],
+    source: str,
+    file: Path,
 ) -> str:
-    """Markdown for the variant ``name``, shipped as ``file``.
+    """Markdown with YAML before it for the variant ``name``, shipped as ``file``.
 
     Args:
         variants, latency, data: what variants.json, latency.json and data.json hold.
+        source: where the images come from, as ``data.source`` has it.
     """
     sections = [
+        _metadata(name, variants[name], data, source),
         f"# {name}\n\nAn image classifier: {_plural(data['num_classes'], 'class', 'classes')}, "
         f"images of {data['image_size']} x {data['image_size']} pixels and "
         f"{_plural(data['channels'], 'channel', 'channels')}.\n\nWhy this variant: {why}.\n",
@@ -27,6 +51,22 @@ def model_card(
         _usage(file, data),
     ]
     return "\n".join(sections)
+
+
+def _metadata(name: str, facts: dict[str, Any], data: dict[str, Any], source: str) -> str:
+    split = {"type": source, "name": _DATA_SETS.get(source, source), "split": "test"}
+    metrics = [
+        {"type": "accuracy", "name": f"Accuracy on {data['images']['test']} test images", "value": facts["accuracy"]},
+        {"type": "nll", "name": "Mean negative log-likelihood, in nats", "value": facts["nll"]},
+    ]
+    task = {"type": _TASK, "name": "Image classification"}
+    content = {
+        "library_name": "onnx",
+        "pipeline_tag": _TASK,
+        "tags": [_TASK, "onnx", "onnxruntime", "isoflop"],
+        "model-index": [{"name": name, "results": [{"task": task, "dataset": split, "metrics": metrics}]}],
+    }
+    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def _data(data: dict[str, Any]) -> str:

@@ -88,16 +88,16 @@ def torch_logits(model: Model, images_NHWC: Images) -> Floats:
     """Logits float32 [N, K] of the network for uint8 [N, H, W, C], in batches on the CPU."""
     import torch
 
-    classifier = _classifier(model)
+    whole = classifier(model)
     logits = [np.zeros((0, len(model.meaning.classes)), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(images_NHWC), _BATCH):
             batch_BHWC = torch.from_numpy(np.array(images_NHWC[start : start + _BATCH]))
-            logits.append(classifier(batch_BHWC)[0].numpy())
+            logits.append(whole(batch_BHWC)[0].numpy())
     return np.concatenate(logits)
 
 
-def _classifier(model: Model) -> nn.Module:
+def classifier(model: Model) -> nn.Module:
     """The network with what the ONNX graph has around it: raw pixels in, logits and probabilities out."""
     import torch
     from torch import Tensor, nn
@@ -153,7 +153,7 @@ def _traced(model: Model, opset: int, dynamic_batch: bool) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations within torch's exporter
             program = torch.onnx.export(
-                _classifier(model),
+                classifier(model),
                 (example,),
                 dynamo=True,
                 external_data=False,

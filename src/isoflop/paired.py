@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from isoflop.arrays import Labels
 from isoflop.onnx_files import Floats
 
+Right = npt.NDArray[np.bool_]
 _Z = 1.959964  # of 95 %
 
 
@@ -27,6 +29,15 @@ class Paired:
 def paired(base_NK: Floats, variant_NK: Floats, labels_N: Labels) -> Paired:
     """Compare logits [N, K] of two classifiers for the same images.
 
+    Raises:
+        ValueError: there are no images.
+    """
+    return paired_answers(base_NK.argmax(1) == labels_N, variant_NK.argmax(1) == labels_N)
+
+
+def paired_answers(base_N: Right, variant_N: Right) -> Paired:
+    """Compare two classifiers by which of the same images each has right.
+
     Both are wrong on mostly the same images, so that the interval of the difference is much narrower than those of the
     two accuracies. It is that of Agresti and Min (2005, "Simple improved confidence intervals for comparing matched
     proportions"), half an image added to each of the four kinds; the test is the exact one of McNemar (1947).
@@ -36,10 +47,9 @@ def paired(base_NK: Floats, variant_NK: Floats, labels_N: Labels) -> Paired:
     """
     from scipy.stats import binomtest
 
-    count = len(labels_N)
+    count = len(base_N)
     if not count:
         raise ValueError("no images to compare on")
-    base_N, variant_N = base_NK.argmax(1) == labels_N, variant_NK.argmax(1) == labels_N
     gained, lost = int((variant_N & ~base_N).sum()), int((base_N & ~variant_N).sum())
     flips, shift = gained + lost + 1, gained - lost
     middle = shift / (count + 2)

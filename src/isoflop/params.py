@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+Shown = dict[str, Any]  # a section that a stage shows as it stands: what it may be, the stages say that use it
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -45,6 +48,11 @@ def varied(by: str) -> Any:
     return Field(json_schema_extra={"varied_by": by})
 
 
+def untracked(**constraints: Any) -> Any:
+    """A field of a section that can change no output: no stage is run again for it."""
+    return Field(json_schema_extra={"untracked": True}, **constraints)
+
+
 def declared_keys(schema: type[Section]) -> dict[str, str]:
     """Field name → the dotted key of params.yaml that it stands for."""
     return {name: _extra(info, "key") or name for name, info in schema.model_fields.items()}
@@ -54,6 +62,26 @@ def variant_keys(schema: type[Section]) -> dict[str, str]:
     """Field name → the dotted key whose entries vary it, of the fields that are ``varied``."""
     found = {name: _extra(info, "varied_by") for name, info in schema.model_fields.items()}
     return {name: by for name, by in found.items() if by}
+
+
+def tracked_keys(schema: type[Section]) -> Iterator[str]:
+    """The dotted keys whose values decide what a stage makes: a section's own, or those within it where some do not."""
+    apart = set(untracked_keys(schema))
+    for name, dotted in declared_keys(schema).items():
+        section = schema.model_fields[name].annotation
+        fields = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+        within = [f"{dotted}.{field}" for field in fields]
+        yield from [key for key in within if key not in apart] if apart & set(within) else [dotted]
+
+
+def untracked_keys(schema: type[Section]) -> Iterator[str]:
+    """The dotted keys that a stage reads and that can change no output of it."""
+    for name, dotted in declared_keys(schema).items():
+        section = schema.model_fields[name].annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from (
+                f"{dotted}.{field}" for field, info in section.model_fields.items() if _extra(info, "untracked")
+            )
 
 
 def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str | None = None) -> SectionT:

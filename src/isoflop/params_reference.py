@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 
 from isoflop.checking import stage_schemas
 from isoflop.errors import UserError
-from isoflop.params import Section, declared_keys, read_params, value_at, variant_keys
+from isoflop.params import Section, Shown, declared_keys, read_params, untracked_keys, value_at, variant_keys
 
 REFERENCE = Path("docs/params.md")
 DEFAULTS = Path("presets/digits.yaml")  # what params.yaml is in a clone
@@ -36,8 +36,10 @@ Made by `python -m isoflop.params_reference` from the schemas; edit those, not t
 every key must be there. `isoflop check` names every mistake at once.
 
 "Seen by" names the stages that read the key: a change makes these stale, and what follows runs again where their
-outputs change. `sweep@` means a stage for each entry: a new entry is a new stage, the others stay. What each stage
-makes is in [architecture](architecture.md).
+outputs change. `sweep@` means a stage for each entry: a new entry is a new stage, the others stay. A stage in brackets
+reads the key and is not run again for it, as it can change none of its outputs. Not listed is `report`, which shows the
+sections as they stand and is written anew when they change. What each stage makes is in
+[architecture](architecture.md).
 """
 
 _TITLES = ("| key | allowed | default | what it is | seen by |", "|---|---|---|---|---|")
@@ -62,7 +64,7 @@ def reference(project: Path) -> str:
     parts = [_HEAD]
     for name, section in defaults.items():
         inside = [dotted for dotted in _leaves(section, name, keys)]
-        stages = dict.fromkeys(stage.rstrip("@") for dotted in inside for stage in keys[dotted].seen_by)
+        stages = dict.fromkeys(stage.strip("@()") for dotted in inside for stage in keys[dotted].seen_by)
         parts += [f"## {name}\n", *(f"{_wrapped(text)}\n" for text in _introductions(name, intros, stages, project))]
         rows = [_row(dotted, keys[dotted], value_at(defaults, dotted, DEFAULTS)) for dotted in inside]
         parts.append("\n".join([*_TITLES, *rows]) + "\n")
@@ -74,10 +76,13 @@ def _keys(schemas: Mapping[str, type[Section]]) -> tuple[dict[str, Key], dict[st
     keys: dict[str, Key] = {}
     intros: dict[str, str] = {}
     for stage, schema in schemas.items():
-        for dotted, info, about in _fields(schema, "", declared_keys(schema), intros):
+        untracked = set(untracked_keys(schema))
+        for dotted, info, about, of_section in _fields(schema, "", declared_keys(schema), intros):
             known = keys.setdefault(dotted, Key(info, about))
+            if of_section:  # a stage that takes the key alone may say less
+                known.info, known.about = info, about
             known.about = known.about or about
-            known.seen_by.append(stage)
+            known.seen_by.append(f"({stage})" if dotted in untracked else stage)
     for stage, schema in schemas.items():
         for by in variant_keys(schema).values():
             keys[by].seen_by.append(stage)
@@ -86,16 +91,18 @@ def _keys(schemas: Mapping[str, type[Section]]) -> tuple[dict[str, Key], dict[st
 
 def _fields(
     schema: type[Section], prefix: str, names: Mapping[str, str], intros: dict[str, str]
-) -> Iterator[tuple[str, FieldInfo, str]]:
+) -> Iterator[tuple[str, FieldInfo, str, bool]]:
     comments = field_comments(schema)
     for name, info in schema.model_fields.items():
         dotted = prefix + names.get(name, name)
         kind = info.annotation
+        if kind == Shown:
+            continue
         if isinstance(kind, type) and issubclass(kind, Section):
             intros[dotted] = _plain(inspect.getdoc(kind) or "")
             yield from _fields(kind, f"{dotted}.", {}, intros)
         else:
-            yield dotted, info, comments.get(name, "")
+            yield dotted, info, comments.get(name, ""), bool(prefix)
 
 
 def field_comments(schema: type[Section]) -> dict[str, str]:

@@ -71,7 +71,7 @@ def predict(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
 def show(predictions: Sequence[Prediction], *, as_json: bool) -> None:
     """Print predictions: as JSON, as a table on a terminal, else a line of tab-separated columns for each class."""
     if as_json:
-        print(json.dumps([_as_dict(prediction) for prediction in predictions], indent=1))
+        print(json.dumps({"predictions": [_as_dict(prediction) for prediction in predictions]}, indent=1))
     elif sys.stdout.isatty():
         _print_table(predictions)
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -21,14 +20,15 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from isoflop.arrays import Meaning, SplitWriter
 from isoflop.cleaning import REASONS, Cleaning, Prepare, drop_and_split
+from isoflop.dropped_picture import MOST_IMAGES, write_dropped_picture
 from isoflop.errors import UserError
+from isoflop.executions import dvc_md5
 from isoflop.images import UndecodableError, as_channels, decode, fit_to_square, from_array
 from isoflop.normalization import Statistics, fixed_normalization
+from isoflop.progress import tracked
 from isoflop.readers import RawDataset, RawImage
 from isoflop.splitting import SPLITS
 
@@ -47,11 +47,14 @@ class Look:
     problem: str | None = None
 
 
-def prepare(raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path) -> dict[str, object]:
-    """Clean, resize and split ``raw``; write the folders of ``train``, ``val`` and ``test`` and the list ``dropped``.
+def prepare(
+    raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path, dropped_picture: Path
+) -> dict[str, object]:
+    """Clean, resize and split ``raw``; write the folders of ``train``, ``val`` and ``test``, the list ``dropped``, and
+    a picture of the first dropped images of each reason.
 
     Returns:
-        What ``metrics/data.json`` says.
+        What ``metrics/data.json`` says; ``md5`` names each split as dvc.lock does.
 
     Raises:
         UserError: no images, one class only, a class with too few images or without any in a split, or an
@@ -67,8 +70,9 @@ def prepare(raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped:
             raise UserError("data: found no images, expected some of each class")
         drop_and_split(cleaning, classes, params)
         meaning = _write_splits(cleaning, classes, params, folders, scratch)
+        _draw_dropped(cleaning, (params.image_size, params.image_size, params.channels), scratch, dropped_picture)
     _write_dropped(cleaning, dropped)
-    return _metrics(cleaning, meaning, params)
+    return _metrics(cleaning, meaning, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
 
 
 def look_at(image: RawImage, params: Prepare) -> Look:
@@ -128,7 +132,7 @@ def _write_splits(
         statistics = Statistics(params.channels)
         indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
         with SplitWriter(folders[split], shape) as writer:
-            for start in range(0, len(indices), _COPY_BATCH):
+            for start in tracked(range(0, len(indices), _COPY_BATCH), f"writing {split}", "batches"):
                 batch = indices[start : start + _COPY_BATCH]
                 images_NHWC = _read_scratch(scratch, batch, shape)
                 statistics.add(images_NHWC)
@@ -152,8 +156,7 @@ def _looks(raw: Iterable[RawImage], params: Prepare) -> Iterator[tuple[RawImage,
     """``look_at`` in threads (decoding and resampling release the interpreter lock), in order, a few batches ahead."""
     workers = os.cpu_count() or 1
     pending: deque[tuple[list[RawImage], Future[list[Look]]]] = deque()
-    console = Console(stderr=True)
-    shown = track(raw, "looking at images", console=console, disable=not sys.stderr.isatty(), transient=True)
+    shown = tracked(raw, "looking at images", "images")
     with ThreadPoolExecutor(workers) as pool:
         try:
             for batch in _batches(shown):
@@ -187,6 +190,20 @@ def _write_dropped(cleaning: Cleaning, file: Path) -> None:
         writer.writerow(["name", "reason", "detail"])
         for index, (reason, detail) in sorted(cleaning.dropped.items()):
             writer.writerow([cleaning.catalogue.names[index], reason, detail])
+
+
+def _draw_dropped(cleaning: Cleaning, shape: tuple[int, ...], scratch: IO[bytes], file: Path) -> None:
+    by_reason: dict[str, list[int]] = {reason: [] for reason in REASONS}
+    for index, (reason, _) in sorted(cleaning.dropped.items()):
+        if len(by_reason[reason]) < MOST_IMAGES:
+            by_reason[reason].append(index)
+    nothing = np.zeros((0, *shape), np.uint8)
+    images = {
+        reason: _read_scratch(scratch, indices, shape) if indices and reason != "undecodable" else nothing
+        for reason, indices in by_reason.items()
+    }
+    names = {reason: [cleaning.catalogue.names[index] for index in indices] for reason, indices in by_reason.items()}
+    write_dropped_picture(images, names, file)
 
 
 def _metrics(cleaning: Cleaning, meaning: Meaning, params: Prepare) -> dict[str, object]:

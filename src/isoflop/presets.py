@@ -1,15 +1,20 @@
-"""Presets: whole params.yaml files in ``presets/``, written over params.yaml only where nothing is lost."""
+"""Presets: whole params.yaml files in ``presets/``, written over params.yaml only where nothing is lost.
+
+A project that `isoflop init` made has none of its own, and takes those of the installed package.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isoflop.errors import UserError
+from isoflop.project_files import package_folder, runs_installed_code
 
 _FOLDER = "presets"
 _PARAMS = "params.yaml"
@@ -30,10 +35,17 @@ def read_presets(project: Path) -> list[Preset]:
     Raises:
         UserError: there are none.
     """
-    files = sorted((project / _FOLDER).glob("*.yaml"))
-    if not files:
-        raise UserError(f"{project / _FOLDER}: found no presets, expected files NAME.yaml")
-    return [Preset(file.stem, _description(file.read_bytes()), file.read_bytes()) for file in files]
+    folder = project / _FOLDER
+    if not folder.is_dir() and runs_installed_code(project):
+        return presets_of_package()
+    if not (presets := _presets_in(folder)):
+        raise UserError(f"{folder}: found no presets, expected files NAME.yaml")
+    return presets
+
+
+def presets_of_package() -> list[Preset]:
+    """Those that the installed package carries, by name."""
+    return _presets_in(package_folder() / _FOLDER)
 
 
 def apply_preset(project: Path, name: str, *, force: bool) -> Preset:
@@ -43,26 +55,41 @@ def apply_preset(project: Path, name: str, *, force: bool) -> Preset:
         UserError: no such preset (the nearest is named), or params.yaml holds changes that neither git's HEAD nor a
             preset has, and ``force`` is not given.
     """
-    presets = {preset.name: preset for preset in read_presets(project)}
-    if name not in presets:
-        nearest = difflib.get_close_matches(name, presets, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(presets)}"
-        raise UserError(f"preset {name!r}: unknown; {hint}")
+    presets = read_presets(project)
+    chosen = named_preset(presets, name)
     target = project / _PARAMS
-    if not force and target.exists() and not _is_kept(project, target.read_bytes(), list(presets.values())):
+    if not force and target.exists() and not _is_kept(project, target.read_bytes(), presets):
         raise UserError(
             f"{_PARAMS}: has changes that are neither committed nor a preset; commit them, or give --force to lose them"
         )
     partial = project / f".{_PARAMS}.partial"
     try:
-        partial.write_bytes(presets[name].content)
+        partial.write_bytes(chosen.content)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-    return presets[name]
+    return chosen
 
 
-def _is_kept(project: Path, content: bytes, presets: list[Preset]) -> bool:
+def named_preset(presets: Sequence[Preset], name: str) -> Preset:
+    """
+    Raises:
+        UserError: no such preset; the nearest is named.
+    """
+    by_name = {preset.name: preset for preset in presets}
+    if name not in by_name:
+        nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(by_name)}"
+        raise UserError(f"preset {name!r}: unknown; {hint}")
+    return by_name[name]
+
+
+def _presets_in(folder: Path) -> list[Preset]:
+    files = sorted(folder.glob("*.yaml"))
+    return [Preset(file.stem, _description(file.read_bytes()), file.read_bytes()) for file in files]
+
+
+def _is_kept(project: Path, content: bytes, presets: Sequence[Preset]) -> bool:
     values = _values(content)
     if any(_values(preset.content) == values for preset in presets):
         return True

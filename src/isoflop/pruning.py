@@ -101,7 +101,8 @@ def prune(
 
         net, untuned, steps = _pruned_in_steps(base, recipe, params, ratio, images, val, checkpoint)
         fresh, as_long = _fresh(net, built, images, params.seed), recipe.model_copy(update={"epochs": params.epochs})
-        control = fit(fresh, images, val, as_long, width=built.width, seed=params.seed, checkpoint=checkpoint(fresh))
+        control = fit(fresh, images, val, as_long, width=built.width, seed=params.seed, checkpoint=checkpoint(fresh),
+                      doing="training the control")  # fmt: skip
     tuned = steps[-1]
     keeps_weights = (tuned.val_accuracy, -tuned.val_nll) >= (control.val_accuracy, -control.val_nll)
     save_model(replace(base, net=net if keeps_weights else fresh), folder)
@@ -168,7 +169,8 @@ def _pruned_in_steps(
         tuning = recipe.model_copy(update=changes | {"epochs": _share(params.epochs, params.steps, step)})
         with said_of("prune.learning_rate_factor", params.learning_rate_factor):
             trained.append(fit(net, images, val, tuning, width=base.architecture.width, seed=params.seed + step,
-                               teacher=teacher, checkpoint=checkpoint(net)))  # fmt: skip
+                               teacher=teacher, checkpoint=checkpoint(net),
+                               doing=f"fine-tuning, step {step + 1} of {params.steps}"))  # fmt: skip
     return net, untuned, trained
 
 

@@ -46,7 +46,7 @@ def train_quantized(
     named = said_of("qat.learning_rate", params.learning_rate)
     with rounding(net), named, resumable(images, "qat", *start) as checkpoint:
         fitted = fit(net, images, val, tuning, width=base.architecture.width,
-                     seed=params.seed, checkpoint=checkpoint)  # fmt: skip
+                     seed=params.seed, checkpoint=checkpoint, doing="training further")  # fmt: skip
     base.net.load_state_dict(net.state_dict())  # whose order is another after the rounding
     save_model(base, folder)
     metrics.write_text(json.dumps(fitted_facts(fitted), indent=1) + "\n")

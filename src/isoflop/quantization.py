@@ -8,7 +8,6 @@ found by the method with the least error, and layers that lose more accuracy tha
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from pydantic import Field
-from rich.console import Console
-from rich.progress import Progress
 
 from isoflop.arrays import Labels, Split
 from isoflop.calibration import Inputs, Method, Ranges, activation_ranges, calibration_images, silence
 from isoflop.errors import UserError
 from isoflop.onnx_files import Port, open_classifier, outputs_of, read_graph
 from isoflop.params import Section
+from isoflop.progress import tracked
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -157,18 +155,18 @@ def quantize_graph(
     tried = {name: activation_ranges(graph, nodes, port, calibration_N, name, params.percentile) for name in methods}
     errors = {name: error(with_ranges(graph, ranges, nodes, params.portable)) for name, ranges in tried.items()}
     method = min(methods, key=errors.__getitem__)
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
-        alone = {
-            node.name: error(with_ranges(graph, tried[method], [node.name], params.portable))
-            for node in progress.track(layers, description="sensitivity, layer by layer")
-        }
+    alone = {
+        node.name: error(with_ranges(graph, tried[method], [node.name], params.portable))
+        for node in tracked(layers, "sensitivity", "layers")
+    }
 
     def accuracy(judged: ModelProto) -> float:
         return float((outputs_of(judged, port, judged_N).argmax(1) == labels_N).mean())
 
     float_accuracy = accuracy(graph)
     floats: list[NodeProto] = []
-    for worst in [None, *sorted(layers, key=lambda node: -alone[node.name])[:-1]]:
+    worst_first = sorted(layers, key=lambda node: -alone[node.name])
+    for worst in tracked([None, *worst_first[:-1]], "layers back to float until it is accurate enough", "layers"):
         floats += [worst] if worst else []
         whole = with_ranges(graph, tried[method], _without(graph, nodes, floats), params.portable)
         reached = accuracy(whole)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from isoflop.params import Section
+from isoflop.params import Section, untracked
 from isoflop.privacy import Privacy
 
 Scale = Annotated[float, Field(gt=0, le=1)]
@@ -66,3 +66,4 @@ class Train(Section):
     validate_every: int = Field(ge=1)  # epochs; the last one always ends with a validation
     patience: int | None = Field(ge=1)  # epochs without a better validation NLL before stopping; null: never
     privacy: Privacy
+    logger: Literal["tensorboard", "mlflow", "wandb"] | None = untracked()  # to .isoflop/logs; null: none

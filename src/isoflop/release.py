@@ -1,7 +1,8 @@
 """``isoflop release`` and ``isoflop verify``: what ships, with what it was made of, signed so that a change shows.
 
-A release is a copy of ``ship/`` beside a manifest. It is no output of the pipeline: the revision of the code and a
-signature are other bytes each time, which would make dvc.lock so.
+A release is a copy of what ships beside a manifest. It is no output of the pipeline: the revision of the code and a
+signature are other bytes each time, which would make dvc.lock so. The demo is not in it: that holds images of the test
+split, which are not for everybody, and a program of others that no key of ours should vouch for.
 """
 
 from __future__ import annotations
@@ -21,27 +22,31 @@ from isoflop.damage import locked_outputs
 from isoflop.errors import UserError
 from isoflop.executions import dvc_md5
 from isoflop.params import read_params
+from isoflop.project_files import runs_installed_code
+from isoflop.shipping import SHIPPED
+from isoflop.stage_code import checkout, installed
 
 _SUMS, _MANIFEST, _SIGNATURE = "SHA256SUMS", "manifest.json", "model.sig"
 _PACKAGES = ("isoflop", "torch", "onnx", "onnxruntime", "numpy", "albumentations", "pytorch-lightning", "dvc")
 
 
 def release(project: Path, out: Path, *, key: Path | None, force: bool) -> dict[str, Any]:
-    """Write ``out``: the files of ``ship/``, manifest.json, SHA256SUMS of them, and model.sig where there is a key.
+    """Write ``out``: the files that ship, manifest.json, SHA256SUMS of them, and model.sig where there is a key.
 
     Returns:
         What the manifest says: data and code by their hashes, parameters, versions, what was measured.
 
     Raises:
-        UserError: ``ship/`` is missing or is not what dvc.lock says, ``out`` holds something, or the key is no private
-            key of an elliptic curve in PEM.
+        UserError: a file of ``ship/`` is missing or is not what dvc.lock says, ``out`` holds something, or the key is
+            no private key of an elliptic curve in PEM.
     """
     ship = project / "ship"
     outputs = locked_outputs(project / "dvc.lock")
-    if not ship.is_dir() or "ship" not in outputs:
-        raise UserError(f"{ship}: not there, or not in dvc.lock; `dvc repro` makes it")
-    if dvc_md5(ship) not in outputs["ship"]:
-        raise UserError(f"{ship}: not what dvc.lock says; `dvc checkout ship` restores it")
+    for name in (*SHIPPED, _SUMS):
+        if not (ship / name).is_file() or f"ship/{name}" not in outputs:
+            raise UserError(f"{ship / name}: not there, or not in dvc.lock; `dvc repro` makes it")
+        if dvc_md5(ship / name) not in outputs[f"ship/{name}"]:
+            raise UserError(f"{ship / name}: not what dvc.lock says; `dvc checkout ship` restores it")
     _check_current(project)
     if out.exists() and not force:
         raise UserError(f"{out}: there already; --force replaces it")
@@ -51,7 +56,9 @@ def release(project: Path, out: Path, *, key: Path | None, force: bool) -> dict[
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / out.name
-        shutil.copytree(ship, folder)
+        folder.mkdir()
+        for name in SHIPPED:
+            shutil.copyfile(ship / name, folder / name)
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         sums = [f"{_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir()) if file.name != _SUMS]
         (folder / _SUMS).write_text("".join(sums))
@@ -69,31 +76,41 @@ def verify(folder: Path, public_key: Path | None) -> list[str]:
     Raises:
         UserError: a file is missing, altered or not listed, or the signature is not one of this key over these files.
     """
+    demo = folder / "demo"
+    # ship/ has the demo in it, which lists its own files; in a release nothing goes unlisted
+    apart = demo if (demo / _SUMS).is_file() and not (folder / _MANIFEST).exists() else None
+    said = [_check_sums(folder, apart), *([f"demo: {_check_sums(demo, None)}"] if apart else [])]
+    if public_key is None:
+        signed = (folder / _SIGNATURE).exists()
+        left = f"{_SIGNATURE} is not checked without --public-key" if signed else "it is not signed"
+        return [f"{said[0]}; {left}", *said[1:]]
+    _check_signature(folder, public_key)
+    return [*said, f"{_SIGNATURE} is a signature by the owner of {public_key} over all of them"]
+
+
+def _check_sums(folder: Path, apart: Path | None) -> str:
+    """What to say of a folder whose files, but for those in ``apart``, are what its checksums say."""
     if not (folder / _SUMS).is_file():
         raise UserError(f"{folder}: found no {_SUMS}, expected what `isoflop release` or the stage ship wrote")
     listed = {}
     for line in (folder / _SUMS).read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         listed[name] = digest
-    there = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if not file.is_dir()}
+    files = [file for file in folder.rglob("*") if not file.is_dir() and apart not in file.parents]
+    there = {file.relative_to(folder).as_posix(): file for file in files}
     loose = sorted(set(there) - set(listed) - {_SUMS, _SIGNATURE})
     amiss = [f"{name} is missing" for name in listed if name not in there]
     amiss += [f"{name} is not listed in {_SUMS}" for name in loose]
     amiss += [f"{name} is altered" for name in listed if name in there and _sha256(there[name]) != listed[name]]
     if amiss:
         raise UserError(f"{folder}: {'; '.join(amiss)}")
-    said = [f"{len(listed)} files are what {_SUMS} says"]
-    if public_key is None:
-        left = f"; {_SIGNATURE} is not checked without --public-key" if _SIGNATURE in there else "; it is not signed"
-        return [said[0] + left]
-    _check_signature(folder, public_key)
-    return [*said, f"{_SIGNATURE} is a signature by the owner of {public_key} over all of them"]
+    return f"{len(listed)} files are what {_SUMS} says"
 
 
 def _manifest(project: Path, outputs: dict[str, set[str]]) -> dict[str, Any]:
     choice = json.loads((project / "ship" / "choice.json").read_text())
     variants = json.loads((project / "metrics" / "variants.json").read_text())
-    code = {file.relative_to(project).as_posix(): _sha256(file) for file in _sources(project)}
+    code = {name: _sha256(file) for name, file in _sources(project).items()}
     return {
         "chosen": choice["chosen"],
         "model": {"sha256": _sha256(project / "ship" / "model.onnx")},
@@ -116,11 +133,11 @@ def _check_current(project: Path) -> None:
         raise UserError(f"ship: not made of what is here: {', '.join(changed)} would run again; `dvc repro` first")
 
 
-def _sources(project: Path) -> list[Path]:
-    return [
-        project / "dvc.yaml",
-        *sorted(file for part in ("src", "stages") for file in (project / part).rglob("*.py")),
-    ]
+def _sources(project: Path) -> dict[str, Path]:
+    """The graph and all code, by name: the project's own, or the installed package's where it runs that."""
+    code = installed() if runs_installed_code(project) else checkout(project)
+    files = {file for part in (code.package, code.stages) for file in part.rglob("*.py")}
+    return {"dvc.yaml": project / "dvc.yaml"} | dict(sorted((code.name(file), file) for file in files))
 
 
 def _revision(project: Path) -> str | None:

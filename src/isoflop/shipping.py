@@ -1,4 +1,4 @@
-"""Choosing the variant to ship by what was measured, and the folder that goes out: model, reasons, card, checksums."""
+"""Choosing the variant to ship by what was measured, and the files that go out: model, reasons, card, checksums."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from isoflop.model_card import model_card
 from isoflop.params import Section
 
 _AS_GOOD = 1.03  # times the least latency or bytes: a difference that is noise, or worth no accuracy
+SHIPPED = ("MODEL_CARD.md", "choice.json", "model.onnx")  # what ship/SHA256SUMS lists
 Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
 
 
@@ -125,8 +126,23 @@ def _why_none(base: Candidate, params: Ship) -> str:
     )
 
 
-def ship(variants: Path, latency: Path, data: Path, onnx: Path, params: Ship, folder: Path) -> list[Candidate]:
-    """Write ``folder``: model.onnx, choice.json, MODEL_CARD.md, SHA256SUMS.
+def ship(
+    variants: Path,
+    latency: Path,
+    data: Path,
+    onnx: Path,
+    params: Ship,
+    data_source: str,
+    *,
+    model: Path,
+    choice: Path,
+    card: Path,
+    sums: Path,
+) -> list[Candidate]:
+    """Write the files that go out: the model, why it was chosen, its card, and the checksums of these three.
+
+    Args:
+        data_source: where the images come from, as ``data.source`` has it; for the card.
 
     Returns:
         The candidates, the chosen one first.
@@ -136,28 +152,29 @@ def ship(variants: Path, latency: Path, data: Path, onnx: Path, params: Ship, fo
     """
     timings = _read(latency)
     choices = candidates(_read(variants), timings)
-    choice = choose(choices, params)
-    source = onnx / f"{choice.chosen.name}.onnx"
+    made = choose(choices, params)
+    source = onnx / f"{made.chosen.name}.onnx"
     if not source.is_file():
         raise UserError(f"{source}: not found, expected one for each compared variant")
-    folder.mkdir(parents=True)
-    shutil.copyfile(source, folder / "model.onnx")
+    shutil.copyfile(source, model)
     headline = timings["conditions"]["headline"]
     facts = {
-        "chosen": choice.chosen.name,
-        "why": choice.why,
+        "chosen": made.chosen.name,
+        "why": made.why,
         "objective": params.objective,
         "max_accuracy_drop": params.max_accuracy_drop,
         "max_latency_ms": params.max_latency_ms,
         "latency_of": headline,
-        "candidates": [_reported(item, choices[0], choice) for item in choices],
+        "candidates": [_reported(item, choices[0], made) for item in choices],
     }
-    (folder / "choice.json").write_text(json.dumps(facts, indent=1) + "\n")
-    card = model_card(choice.chosen.name, choice.why, _read(variants), timings, _read(data), folder / "model.onnx")
-    (folder / "MODEL_CARD.md").write_text(card)
-    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(folder.iterdir())]
-    (folder / "SHA256SUMS").write_text("".join(sums))
-    return [choice.chosen, *(item for item in choices if item is not choice.chosen)]
+    choice.write_text(json.dumps(facts, indent=1) + "\n")
+    measured = _read(variants), timings, _read(data)
+    card.write_text(model_card(made.chosen.name, made.why, *measured, data_source, model))
+    listed = dict(zip(SHIPPED, (card, choice, model), strict=True))
+    sums.write_text(
+        "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in listed.items())
+    )
+    return [made.chosen, *(item for item in choices if item is not made.chosen)]
 
 
 def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:

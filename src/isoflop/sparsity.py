@@ -72,7 +72,7 @@ def sparsify(
     named = said_of("sparsify.learning_rate", params.learning_rate)
     with named, resumable(images, "sparsify", *start) as checkpoint:
         fitted = fit(net, images, val, tuning, width=base.architecture.width,
-                     seed=params.seed, checkpoint=checkpoint)  # fmt: skip
+                     seed=params.seed, checkpoint=checkpoint, doing="training further")  # fmt: skip
     for layer in layers:
         prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)

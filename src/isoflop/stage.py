@@ -18,15 +18,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from isoflop.command_help import CommandParser
 from isoflop.damage import check_inputs
 from isoflop.errors import UserError, is_out_of_memory
 from isoflop.executions import note_execution
 from isoflop.params import Section, load_params, variant_keys
 from isoflop.processes import is_first_process, process_name
+from isoflop.stage_code import check_own_code
 
 In = Annotated[Path, "input"]
 Out = Annotated[Path, "output"]
 
+_INTERRUPTED = 130  # 128 + SIGINT
 _LEAST_FREE_BYTES = 16 * 1024  # a few blocks: a disk with less takes no output
 
 
@@ -51,15 +54,17 @@ def run(main: Callable[..., None]) -> None:
     """Run ``main`` as a command: arguments from the command line, parameters from params.yaml.
 
     Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, too little
-    memory, a file that cannot be read); any other exception keeps its traceback. Of several processes that train
-    together, each runs the whole function, and only the first one's outputs are kept.
+    memory, a file that cannot be read), and with 130 where it is interrupted; any other exception keeps its traceback.
+    Of several processes that train together, each runs the whole function, and only the first one's outputs are kept.
     """
     arguments = contract(main)
-    values = vars(_parser(main, arguments).parse_args())
-    variant = values.pop("variant", None)
+    variant: str | None = None
     outputs: dict[Path, Path] = {}
     began = time.monotonic()
     try:
+        check_own_code()  # first, as other code may have other options
+        values = vars(_parser(main, arguments).parse_args())
+        variant = values.pop("variant", None)
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 values[name] = load_params(annotation, variant=variant)
@@ -72,6 +77,8 @@ def run(main: Callable[..., None]) -> None:
             for final, partial in outputs.items():
                 _replace(partial, final)
             note_execution(outputs, time.monotonic() - began)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         said = _one_line(error, outputs)
         if said is None:
@@ -94,7 +101,7 @@ def _inputs(arguments: dict[str, Any], values: dict[str, Any]) -> list[Path]:
 
 def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.ArgumentParser:
     module = inspect.getmodule(main)
-    parser = argparse.ArgumentParser(description=module.__doc__ if module else None)
+    parser = CommandParser(description=module.__doc__ if module else None)
     if is_varied(arguments):
         parser.add_argument("--variant", required=True, metavar="NAME")
     for name, annotation in arguments.items():

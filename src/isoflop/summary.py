@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 from isoflop.errors import UserError
@@ -24,7 +26,7 @@ from isoflop.report.scaling_words import (
 _METRICS = ("variants", "latency", "scaling", "score")
 
 
-def print_summary(project: Path) -> None:
+def print_summary(project: Path, *, as_json: bool = False) -> None:
     """Print the variants, the law and the path of the report of ``project``.
 
     Raises:
@@ -36,6 +38,17 @@ def print_summary(project: Path) -> None:
     rows = variants(metrics["variants"], metrics["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
     if not report.is_file():
         raise UserError(f"{report}: not found; run `dvc repro`")
+    if as_json:
+        law = {name: metrics["scaling"][name] for name in ("trusted", "diagnoses", "optimal")}
+        found = {
+            "variants": [asdict(row) for row in rows],
+            "latency_of": metrics["latency"]["conditions"]["headline"],
+            "scaling": law,
+            "forecast": metrics["score"],
+            "report": str(report),
+        }
+        print(json.dumps(found, indent=1))
+        return
     _print_table(rows, cell_in_words(metrics["latency"]["conditions"]["headline"]))
     lines = scaling_lines(metrics["scaling"])
     doubts = [diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnoses"]]

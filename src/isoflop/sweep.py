@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
-from rich.console import Console
-from rich.progress import track
 
 from isoflop.architecture import Architecture, ModelParams, architecture
 from isoflop.arrays import Images, Split
 from isoflop.errors import UserError
 from isoflop.params import Section
+from isoflop.progress import tracked
 from isoflop.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -111,11 +109,8 @@ def sweep_width(
     flops = count_training_flops(net, built, recipe.progressive_resizing)
     everything = all_images(data, views)
     planned = list(planned_runs(runs, len(everything), recipe.batch_size, flops))
-    console = Console(stderr=True)
     rows = []
-    for run in track(
-        planned, f"training width {width}", console=console, disable=not sys.stderr.isatty(), transient=True
-    ):
+    for run in tracked(planned, f"width {width}", "runs"):
         part = subset(everything, run.fraction, run.seed)
         asked = {"fraction": run.fraction, "budget": run.budget, "seed": run.seed}
         rows.append({**asked, **_run(built, part, val, recipe, run, flops)})
@@ -150,7 +145,7 @@ def _run(
             seed=run.seed,
             images_budget=max(1, round(run.budget / flops)) if run.budget else None,
             validate_every=run.epochs,
-            progress=False,
+            doing=f"training on {run.fraction:.3g} of the images, seed {run.seed}",
         )
     except DivergedError:
         names = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")

@@ -1,8 +1,10 @@
-"""How fast a training was, against what the device can do: a leaf, as no two runs measure the same."""
+"""How fast a training was, against what the device can do, and what ran it: a leaf, as no two runs measure the same."""
 
 from __future__ import annotations
 
+import platform
 import time
+from importlib.metadata import version
 
 import torch
 
@@ -13,9 +15,12 @@ from isoflop.training import Fitted
 
 _SIDES = {"cuda": 8192, "cpu": 2048}  # of the matrices
 _SECONDS = 0.5
+_PACKAGES = ("torch", "pytorch-lightning", "numpy", "albumentations", "isoflop")
 
 
-def throughput(fitted: Fitted, flops_per_image: int, recipe: Recipe, on: Hardware) -> dict[str, float | int | str]:
+def throughput(
+    fitted: Fitted, flops_per_image: int, recipe: Recipe, on: Hardware
+) -> dict[str, float | int | str | dict[str, str]]:
     """Images and FLOPs a second while stepping, and their share of the peak that a matrix product reaches here.
 
     Args:
@@ -35,6 +40,7 @@ def throughput(fitted: Fitted, flops_per_image: int, recipe: Recipe, on: Hardwar
         "device": torch.cuda.get_device_name() if kind == "cuda" else processor()[0],
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from isoflop.arrays import Split
@@ -21,12 +20,14 @@ from isoflop.costs import count_macs, count_training_flops
 from isoflop.curves import Curves
 from isoflop.data_module import Data
 from isoflop.errors import UserError, is_out_of_memory
+from isoflop.experiment_loggers import ExperimentLog
 from isoflop.hardware import Hardware, trainer_options
 from isoflop.loading import TrainingImages
 from isoflop.losses import Teacher
 from isoflop.memory import keep_freed_memory, largest_batch
 from isoflop.models.vit import Vit
 from isoflop.privacy import Mechanism, per_image_gradients
+from isoflop.progress import progress as shown
 from isoflop.recipe import Recipe
 from isoflop.training_module import Plan, Row, Training
 
@@ -61,9 +62,11 @@ def fit(
     patience: int | None = None,
     validate_every: int = 1,
     curves: Path | None = None,
+    log: ExperimentLog | None = None,
     checkpoint: Path | None = None,
     private: Mechanism | None = None,
     progress: bool = True,
+    doing: str = "training",
 ) -> Fitted:
     """Train ``net`` in place; it ends on the CPU in evaluation mode.
 
@@ -73,10 +76,11 @@ def fit(
         patience: stop after so many epochs without a better validation NLL, and keep the best epoch's weights.
         validate_every: epochs from one validation to the next; the last epoch always ends with one.
         curves: folder that DVCLive writes, an epoch a row.
+        log: told the same rows.
         checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
             from there, and ends with the bytes of an undisturbed one. The caller removes the folder.
         private: train with differential privacy (Poisson batches, clipped gradients, noise), in 32 bits.
-        progress: show a progress bar, if standard error is a terminal.
+        progress: show how far it is, as ``doing``.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -91,9 +95,10 @@ def fit(
     seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
     plan = Plan(steps, recipe.epochs, seconds, validate_every, patience, images_budget)
     training = Training(net, width, len(images.split), val, recipe, plan, teacher, private)
-    training.curves = Curves(curves) if curves else None
+    training.images_an_epoch = len(images)
+    training.told = [*([Curves(curves)] if curves else []), *([log] if log else [])]
     training.best = {"nll": math.inf, "weights": None, "epoch": 0} if patience else None
-    trainer = _trainer(recipe, on, checkpoint, progress)
+    trainer = _trainer(recipe, on, checkpoint)
     if teacher:
         teacher.net.eval().to(trainer.strategy.root_device)
     if on.compile:
@@ -101,7 +106,10 @@ def fit(
     torch.manual_seed(seed)
     data = Data(images, recipe, seed, on.micro_batches, training.losses, poisson=private is not None)
     try:
-        with per_image_gradients(net) if private else nullcontext():
+        with (
+            per_image_gradients(net) if private else nullcontext(),
+            shown(doing, "images") if progress else nullcontext() as training.task,
+        ):
             _run(trainer, training, data, checkpoint)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -154,9 +162,10 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path |
         trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if training.curves and trainer.is_global_zero:
-        training.curves.write(training.history)  # also where the checkpoint was of the last epoch
-        training.curves.end()
+    if trainer.is_global_zero:
+        for rows in training.told:
+            rows.write(training.history)  # also where the checkpoint was of the last epoch
+            rows.end()
 
 
 def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:
@@ -181,14 +190,11 @@ def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:
     )
 
 
-def _trainer(recipe: Recipe, on: Hardware, checkpoint: Path | None, progress: bool) -> pl.Trainer:
+def _trainer(recipe: Recipe, on: Hardware, checkpoint: Path | None) -> pl.Trainer:
     # deterministic algorithms fill memory before it is used; nothing here reads it before it is written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     callbacks: list[Callback] = []
-    progress = progress and sys.stderr.isatty()
-    if progress:
-        callbacks.append(RichProgressBar(leave=False))
     if checkpoint:
         callbacks.append(ModelCheckpoint(checkpoint, "last", every_n_epochs=1, enable_version_counter=False))
     return pl.Trainer(
@@ -198,7 +204,7 @@ def _trainer(recipe: Recipe, on: Hardware, checkpoint: Path | None, progress: bo
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=checkpoint is not None,
-        enable_progress_bar=progress,
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         deterministic=True,

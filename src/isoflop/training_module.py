@@ -19,6 +19,7 @@ from isoflop.batches import Batch
 from isoflop.curves import Curves
 from isoflop.data_module import Losses
 from isoflop.errors import UserError
+from isoflop.experiment_loggers import ExperimentLog
 from isoflop.loading import evaluation_batches
 from isoflop.losses import (
     Teacher,
@@ -30,6 +31,7 @@ from isoflop.losses import (
 from isoflop.normalization import normalize
 from isoflop.optimizers import learning_rate_factor, make_optimizer
 from isoflop.privacy import Mechanism, private_optimizer
+from isoflop.progress import Task
 from isoflop.recipe import Recipe
 
 _SEES_ALL_FROM = 0.85  # of the training: from here on recipe.skip_easy skips nothing (Qin et al. 2024: 0.875)
@@ -72,7 +74,9 @@ class Training(pl.LightningModule):
         self.average = _moving_average(net, recipe.ema_decay) if recipe.ema_decay else None
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None  # nll and weights of the best epoch
-        self.curves: Curves | None = None
+        self.task: Task | None = None  # that shows how far it is
+        self.images_an_epoch = images
+        self.told: list[Curves | ExperimentLog] = []  # the rows of history as they come
         self.seconds, self.timed_images = 0.0, 0
         self._width, self._val, self._recipe, self.plan = width, val, recipe, plan
         self._private = private
@@ -90,6 +94,8 @@ class Training(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._start = time.monotonic()
+        if self.task:
+            self.task.begin(self._images(self.global_step))
 
     def on_train_epoch_start(self) -> None:
         self._sums = torch.zeros(2, device=self.device)
@@ -144,8 +150,15 @@ class Training(pl.LightningModule):
             self.average.update_parameters(self.net)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self._progress(self.global_step) >= 1:
+        share = self._progress(self.global_step)
+        if share >= 1:
             self.trainer.should_stop = True
+        if self.task and share > 0:  # 0 before the first step of several parts
+            self.task.update(self._images(self.global_step), self._images(self.global_step / share))
+
+    def _images(self, steps: float) -> int:
+        """How many images so many steps see."""
+        return round(self.images_an_epoch * steps / self.plan.steps_an_epoch)
 
     def on_train_epoch_end(self) -> None:
         loss, batches = (float(value) for value in self.trainer.strategy.reduce(self._sums, reduce_op="sum"))
@@ -164,8 +177,9 @@ class Training(pl.LightningModule):
             )
         self.history.append(row)
         self._stop_early()
-        if self.curves and self.trainer.is_global_zero:
-            self.curves.write(self.history)
+        if self.trainer.is_global_zero:
+            for rows in self.told:
+                rows.write(self.history)
 
     @torch.no_grad()
     def _validate(self) -> Row:

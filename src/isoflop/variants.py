@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from isoflop.params import Section
+from isoflop.params import Section, untracked
 
 BASE = "base"
 INT8, FLOAT16 = "-int8", "-float16"  # what the names of files in other numbers end with
@@ -55,6 +55,7 @@ class Variants(Section):
     qat: Entries  # the same of section qat
     candidates: Candidates  # base first: what is exported, quantized, measured and may be shipped
     float16: Names  # of these also a file with weights of 16 bits
+    tflite: Names = untracked()  # of these also a LiteRT file; what is compared is ONNX
 
     def made_by(self) -> dict[str, str]:
         """Stage → of every model, the base among them."""
@@ -62,7 +63,7 @@ class Variants(Section):
         return {BASE: "train"} | {name: kind for kind, made in entries.items() for name in made}
 
 
-KINDS = tuple(name for name in Variants.model_fields if name not in ("candidates", "float16"))
+KINDS = tuple(name for name in Variants.model_fields if name not in ("candidates", "float16", "tflite"))
 
 
 def onnx_files(folder: Path, candidates: Sequence[str], float16: Sequence[str]) -> list[Path]:
@@ -98,6 +99,9 @@ def misfits(variants: Variants) -> list[str]:
     for name in variants.float16:
         if name not in variants.candidates:
             found.append(f"variants.float16: found {name!r}, expected one of variants.candidates")
+    for name in variants.tflite:
+        if name not in made_by:
+            found.append(f"variants.tflite: found {name!r}, expected {_one_of(made_by, '')}")
     return found
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
-from isoflop.report.facts import Facts, read_facts
+from isoflop.report.facts import Facts
 from isoflop.report.formats import percent
 
 _MOST_LAYERS = 8  # named
 
 
-def controls_in_words(metrics: Path, variants: Facts) -> dict[str, str]:
-    """What each model that a stage of compression made came to, by its metrics ``STAGE-NAME.json``.
+def controls_in_words(trained: Mapping[str, Facts], variants: Facts) -> dict[str, str]:
+    """What each model that a stage of compression made came to.
 
     Args:
+        trained: name → its metrics, of file ``STAGE-NAME.json``.
         variants: what variants.json holds.
     """
     says = {"distill": distilled_in_words, "prune": pruned_in_words, "sparsify": sparse_in_words, "qat": qat_in_words}
     made = {block["network"]: block["made_by"] for block in variants.values() if block["made_by"] in says}
-    return {name: says[stage](read_facts(metrics / f"{stage}-{name}.json")) for name, stage in made.items()}
+    return {name: says[stage](trained[name]) for name, stage in made.items()}
 
 
 def distilled_in_words(facts: Facts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from typing import Any
 from isoflop.errors import UserError
 
 Facts = dict[str, Any]
+Row = dict[str, str]
 
 
 def read_facts(file: Path) -> Facts:
@@ -29,6 +31,19 @@ def read_facts(file: Path) -> Facts:
     if not isinstance(facts, dict):
         raise UserError(f"{file}: found {type(facts).__name__}, expected a mapping; `dvc checkout` restores it")
     return facts
+
+
+def read_rows(file: Path) -> list[Row]:
+    """A CSV that a stage wrote.
+
+    Raises:
+        UserError: it is missing.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found; run `dvc repro`") from None
 
 
 def share_interval(share: float, count: int) -> tuple[float, float]:

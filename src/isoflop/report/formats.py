@@ -28,6 +28,11 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−") + " points"
 
 
+def p_value(value: float) -> str:
+    """0.0574 → 0.057, 0.00001 → < 0.001"""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
 def count(number: float | None) -> str:
     """1234567 → 1 234 567"""
     return _UNKNOWN if number is None else f"{number:,.0f}".replace(",", _THIN)
@@ -46,6 +51,22 @@ def ms(milliseconds: float | None) -> str:
     if milliseconds is None:
         return _UNKNOWN
     return f"{milliseconds:.3g}{_THIN}ms" if milliseconds < 1000 else f"{count(milliseconds)}{_THIN}ms"
+
+
+def seconds(number: float) -> str:
+    """1.234 → 1.23 s, 754 → 12.6 min, 9000 → 2.5 h"""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if number >= 2 * unit:
+            return f"{number / unit:.3g}{_THIN}{name}"
+    return f"{number:.3g}{_THIN}s"
+
+
+def flops(number: float) -> str:
+    """1.33e11 → 133 GFLOP"""
+    for unit, name in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if number >= unit:
+            return f"{number / unit:.3g}{_THIN}{name}"
+    return f"{number:.3g}{_THIN}FLOP"
 
 
 def times(ratio: float) -> str:
@@ -93,9 +114,12 @@ FILTERS: dict[str, Callable[..., str]] = {
         percent,
         signed_percent,
         points,
+        p_value,
         count,
         size,
         ms,
+        seconds,
+        flops,
         times,
         loss,
         between,

@@ -44,3 +44,16 @@ DROP_REASONS = {
     "exact_duplicate": "had the same pixels as another image",
     "near_duplicate": "looked the same as another image (perceptual hash)",
 }
+
+# What metrics/scaling.json calls a parameter of the law, and what it says.
+LAW_PARAMETERS = {
+    "E": "the loss that remains, whatever the size and the data",
+    "A": "how much the loss gains from size, at N = 1",
+    "alpha": "how fast that falls: twice the parameters leave 2 to the power of -α of it",
+    "B": "how much the loss gains from data, at D = 1",
+    "beta": "how fast that falls: twice the training images leave 2 to the power of -β of it",
+    "G": "how much the loss gains from training longer, at S = 1",
+    "gamma": "how fast that falls: twice the images seen leave 2 to the power of -γ of it",
+    "L0": "the loss with no size or data at all",
+    "bend": "how much the law bends towards that loss",
+}

@@ -123,3 +123,31 @@ def next_run_in_words(run: Facts | None) -> str | None:
         f"{size} on {rounded(run['unique_samples'])} samples for {run['epochs']:.3g} epochs ({rounded(run['flops'])} "
         f"FLOPs) would narrow the law by {100 * run['narrowing']:.0f} % {at[run['aim']]}"
     )
+
+
+def next_size_in_words(law: Facts, forecast: Facts) -> str:
+    """What the law says of the next size up: that of scaling.predict, or else of twice the trained width.
+
+    Args:
+        law, forecast: what scaling.json and forecast.json hold.
+    """
+    wider = [block for block in forecast["widths"].values() if block["width"] > forecast["width"]]
+    if wider:
+        block = min(wider, key=lambda block: block["width"])
+        interval = f" ({between(block['low'], block['high'])})" if block["low"] is not None else ""
+        return (
+            f"width {block['width']} ({rounded(block['parameters'])} parameters) would come to a loss of "
+            f"{loss(block['val_nll'])}{interval}, where {loss(forecast['val_nll'])} is expected of width "
+            f"{forecast['width']}"
+        )
+    question = law["data_question"]
+    if question is None or question["twice_width"] is None:
+        return "the study cannot say: its runs do not tell size from data"
+    change = question["twice_width"]
+    low, high = change["gain_interval"]
+    gain = f"{100 * change['gain']:.0f} % less (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+    return (
+        f"twice the width of the study’s largest model, for {change['flops_factor']:.2g} times the FLOPs, would come "
+        f"to a loss of {loss(change['loss'])}, {gain} than {loss(question['loss'])}"
+        + ("" if low > 0 else "; whether it would gain at all is open")
+    )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isoflop.figures import COLOURS, save
 from isoflop.scaling.analysis import Analysis
-from isoflop.scaling.canvas import AXIS_LABELS, COLOURS, LOSS_LABEL, log_losses, log_sizes, panels, save, say
+from isoflop.scaling.canvas import AXIS_LABELS, LOSS_LABEL, log_losses, log_sizes, panels, say
 from isoflop.scaling.forms import AXES, Floats
 
 if TYPE_CHECKING:

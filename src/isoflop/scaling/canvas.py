@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isoflop.figures import new_figure, save
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito: safe for the colour-blind
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LOSS_LABEL = "loss on data not trained on"
 AXIS_LABELS = {
     "parameters": "parameters N",
@@ -22,23 +22,15 @@ AXIS_LABELS = {
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
     """A figure with so many axes, two in a row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns, rows = min(count, 2), -(-count // 2)
     size = (8.0, 5.5) if count == 1 else (5.6 * columns, 4.8 * rows + 0.3)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(*size)
     axes = [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
     for one in axes:
         one.grid(which="both", color="#dddddd", lw=0.6)
+        one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def save(figure: Figure, file: Path) -> None:
-    """As PNG, with the same bytes whenever."""
-    figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def say(figure: Figure, axes: Axes, message: str, file: Path) -> None:

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isoflop.figures import COLOURS, save
 from isoflop.scaling.analysis import Analysis, HeldOut
 from isoflop.scaling.canvas import (
     AXIS_LABELS,
-    COLOURS,
     LOSS_LABEL,
     log_losses,
     log_sizes,
     panels,
-    save,
     say,
     shade_beyond,
     short,

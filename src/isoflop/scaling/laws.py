@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isoflop.progress import tracked
 from isoflop.scaling.fitting import LOSSES, fit
 from isoflop.scaling.forms import M4, AnyForm, Floats, candidates, point
 from isoflop.scaling.runs import Study
@@ -100,7 +101,7 @@ def fit_law(study: Study, bootstraps: int, rng: np.random.Generator, loss: str =
     kept = [number for number in np.argsort(-weights, kind="stable") if weights[number] >= _RULED_OUT]
     total = float(weights[kept].sum())
     fits = []
-    for number in kept:
+    for number in tracked(kept, f"fitting and {bootstraps} bootstraps", "forms of the law"):
         form = forms[number]
         levels = study.levels(form.axes)
         values, _ = fit(form, levels, study.losses, LOSSES[loss])

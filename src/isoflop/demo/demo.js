@@ -1,0 +1,203 @@
+// The page: what is dropped, chosen, pasted or drawn goes to the model, and its answer to the reader.
+
+import { best, Classifier } from "./classifier.js";
+import { openPad } from "./drawing.js";
+import { drawFalls, drawPixels } from "./pictures.js";
+import { canvasIsTrue, decode, fitToSquare, fromCanvas } from "./pixels.js";
+import { occlusionSaliency } from "./saliency.js";
+
+const TOP = 5;
+const SETTLED_MS = 150; // without another image: then there is time to measure and to explain
+const element = (id) => document.getElementById(id);
+const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+
+let asked = 0; // how many images were asked about: an answer to an older one is not shown any more
+
+async function start() {
+  const facts = await (await fetched("demo.json")).json();
+  const model = new Uint8Array(await (await fetched("model.onnx")).arrayBuffer());
+  const classifier = await Classifier.open(facts, model);
+  sayFacts(facts);
+  element("altered").hidden = canvasIsTrue();
+  element("main").hidden = false;
+  acceptFiles(classifier);
+  const dark = await showSamples(classifier);
+  acceptDrawing(classifier, dark);
+  document.documentElement.dataset.ready = "yes";
+}
+
+async function fetched(name) {
+  const response = await fetch(name);
+  if (!response.ok) throw new Error(`${name}: ${response.status} ${response.statusText}`);
+  return response;
+}
+
+function sayFacts({ variant, bytes, classes, image_size: size, channels, resize, runtime }) {
+  const colours = channels === 1 ? "grey" : "colour";
+  element("facts").textContent = `${variant}: ${Math.round(bytes / 1000).toLocaleString("en")} kB, ${classes.length} ` +
+    `classes, images of ${size} × ${size} pixels in ${colours}; by ONNX Runtime Web ${runtime.version}. ` +
+    "No image leaves this page.";
+  element("seen-caption").textContent = `What the model sees: ${size} × ${size} pixels`;
+  element("about-resize").textContent = {
+    crop: "Of an image that is not square the model sees the largest square in its centre.",
+    pad: "An image that is not square is filled up to a square with the median colour of its border.",
+    stretch: "An image that is not square is stretched to a square.",
+  }[resize];
+}
+
+// ---- ways in
+
+function acceptFiles(classifier) {
+  const drop = element("drop");
+  element("file").addEventListener("change", (event) => {
+    if (event.target.files[0]) askFile(classifier, event.target.files[0]);
+    event.target.value = ""; // the same file may be chosen again
+  });
+  document.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+  document.addEventListener("dragleave", () => drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    if (event.dataTransfer.files[0]) askFile(classifier, event.dataTransfer.files[0]);
+  });
+  document.addEventListener("paste", (event) => {
+    if (event.clipboardData.files[0]) askFile(classifier, event.clipboardData.files[0]);
+  });
+}
+
+async function askFile(classifier, file) {
+  try {
+    const { channels, image_size: size, resize } = classifier.facts;
+    const image = await decode(file, channels);
+    const source = `${file.name}: ${image.width} × ${image.height} pixels`;
+    await ask(classifier, fitToSquare(image, size, resize), source);
+  } catch (error) {
+    showProblem(`${file.name}: not an image that this browser reads (${error.message}).`);
+  }
+}
+
+function acceptDrawing(classifier, dark) {
+  const { channels, image_size: size, resize } = classifier.facts;
+  let waiting = null;
+  const elements = Object.fromEntries(["brush", "ink", "paper", "clear"].map((id) => [id, element(id)]));
+  openPad({ canvas: element("pad"), ...elements }, { stroke: Math.max(0.05, 1.25 / size), dark }, (context) => {
+    waiting ??= setTimeout(() => {
+      waiting = null;
+      ask(classifier, fitToSquare(fromCanvas(context, channels), size, resize), "your drawing");
+    }, 60);
+  });
+}
+
+// The buttons with test images, the answers to all of them; whether they are light on a dark ground.
+async function showSamples(classifier) {
+  const { samples, classes, channels } = classifier.facts;
+  element("samples-section").hidden = !samples.length;
+  const images = await Promise.all(samples.map(async ({ file }) => decode(await (await fetched(file)).blob(), channels)));
+  const buttons = samples.map((sample, index) => {
+    const button = element("samples").appendChild(document.createElement("button"));
+    const canvas = button.appendChild(document.createElement("canvas"));
+    drawPixels(canvas, images[index]);
+    button.type = "button";
+    const source = `Test image ${sample.index}, labelled “${classes[sample.label]}”`;
+    button.title = source;
+    button.setAttribute("aria-label", source);
+    button.addEventListener("click", () => {
+      ask(classifier, images[index], source, sample.label);
+      button.setAttribute("aria-pressed", "true");
+    });
+    return button;
+  });
+  const answers = await classifier.runAll(images, pause);
+  const wrong = samples.flatMap(({ label }, index) => (best(answers[index].logits, 1)[0] === label ? [] : [index]));
+  for (const index of wrong) {
+    buttons[index].classList.add("wrong");
+    buttons[index].setAttribute("aria-label", `${buttons[index].getAttribute("aria-label")}; the model errs on it`);
+  }
+  const right = samples.length - wrong.length;
+  element("score").textContent = `The model, in this browser, gets ${right} of these ${samples.length} right` +
+    (wrong.length ? "; those it errs on are framed in red." : ".");
+  if (buttons.length) buttons[0].click();
+  return images.length > 0 && mean(images.map((image) => mean(image.data.subarray(0, image.width * channels)))) < 100;
+}
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+// ---- the answer
+
+async function ask(classifier, image, source, label = null) {
+  const own = ++asked;
+  const { classes } = classifier.facts;
+  for (const button of document.querySelectorAll("#samples button")) button.setAttribute("aria-pressed", "false");
+  const stale = () => own !== asked;
+  try {
+    const { logits, probabilities } = await classifier.run(image);
+    if (stale()) return;
+    const first = best(logits, 1)[0];
+    showProblem("");
+    element("source").textContent = source;
+    element("verdict").textContent = `${classes[first]}, ${percent(probabilities[first])}`;
+    element("verdict").dataset.judged = label === null ? "" : first === label ? "right" : "wrong";
+    showTop(classes, probabilities, logits);
+    drawPixels(element("seen"), image);
+    element("seen").setAttribute("aria-label", `What the model sees of ${source}`);
+    drawFalls(element("saliency"), image, new Float32Array(image.width * image.height));
+    element("saliency").setAttribute("aria-label", "What the answer rests on: not yet known");
+    element("saliency-words").textContent = "";
+    await pause(SETTLED_MS);
+    if (stale()) return;
+    const { ms, runs } = await classifier.time(image);
+    if (stale()) return;
+    element("time").textContent = `${ms < 1 ? ms.toPrecision(2) : ms.toPrecision(3)}\u00a0ms an image in this browser: ` +
+      `mean of ${runs} ${runs === 1 ? "run" : "runs"}, one image at a time, one thread.`;
+    await explain(classifier, image, first, probabilities[first], stale);
+  } catch (error) {
+    if (!stale()) showProblem(`The model could not be run: ${error.message}.`);
+  }
+}
+
+function showTop(classes, probabilities, logits) {
+  const rows = best(logits, Math.min(TOP, classes.length)).map((index) => {
+    const row = document.createElement("li");
+    for (const [name, text] of [["name", classes[index]], ["bar", ""], ["share", percent(probabilities[index])]]) {
+      const part = row.appendChild(document.createElement("span"));
+      part.className = name;
+      part.textContent = text;
+    }
+    row.querySelector(".bar").style.setProperty("--share", probabilities[index]);
+    return row;
+  });
+  element("top").replaceChildren(...rows);
+}
+
+async function explain(classifier, image, target, probability, stale) {
+  const between = async () => {
+    await pause();
+    if (stale()) throw new Stale();
+  };
+  try {
+    const { falls, largest, square, runs } = await occlusionSaliency(classifier, image, target, probability, between);
+    if (stale()) return;
+    const name = classifier.facts.classes[target];
+    drawFalls(element("saliency"), image, falls);
+    const words = largest.fall > 0.0005
+      ? `Hiding ${square} × ${square} pixels ${where(largest, square, image.width)} takes “${name}” from ` +
+        `${percent(probability)} to ${percent(probability - largest.fall)}, the most of ${runs} places.`
+      : `Hiding ${square} × ${square} pixels takes nothing from “${name}”, at any of ${runs} places.`;
+    element("saliency-words").textContent = words;
+    element("saliency").setAttribute("aria-label", `What the answer rests on. ${words}`);
+  } catch (error) {
+    if (!(error instanceof Stale)) throw error;
+  }
+}
+
+class Stale extends Error {}
+
+function where({ top, left }, square, size) {
+  const third = (start) => Math.min(2, Math.floor((3 * (start + square / 2)) / size));
+  const words = [["at the top", "in the middle", "at the bottom"][third(top)], ["left", "", "right"][third(left)]];
+  return words.filter(Boolean).join(" ");
+}
+
+const { showProblem, unsupported } = window; // of support.js
+if (!unsupported) start().catch((error) => showProblem(`The demo could not be started: ${error.message}.`));

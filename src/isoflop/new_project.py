@@ -1,0 +1,212 @@
+"""``isoflop init``: a project of one's own in a new folder, with a git and a DVC repository, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from isoflop.errors import UserError
+from isoflop.image_survey import Survey, entries, survey
+from isoflop.presets import named_preset, presets_of_package
+from isoflop.project_files import plot_templates, project_texts
+from isoflop.starting_params import Choice, starting_params
+
+_IMAGES = Path("data") / "images"  # data.path of every preset
+_DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
+_OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in a hook of another repository
+
+
+@dataclass(frozen=True)
+class NewProject:
+    """What was found, chosen and laid."""
+
+    folder: Path
+    path: str  # data.path
+    survey: Survey | None  # None: a preset with a data set of its own
+    choices: list[Choice]
+
+
+def create_project(folder: Path, images: Path | None, *, preset: str | None, copy: bool) -> NewProject:
+    """Lay a project in ``folder``, new or empty: params.yaml for ``images``, dvc.yaml, code.yaml, a first commit.
+
+    Args:
+        images: a folder or archive; None: those that the preset names.
+        preset: where what the images do not decide comes from; None: `images`, or `digits` without any.
+        copy: put the images into the project, for DVC to keep; else ``data.path`` names them where they are.
+
+    Raises:
+        UserError: there is something in ``folder``; no git, or no identity for it; no such preset; the images are
+            missing, of one class, too few, or lie around ``folder``.
+    """
+    _check_place(folder, images)
+    found: Survey | None = None
+    choices: list[Choice] = []
+    chosen = named_preset(presets_of_package(), preset or ("images" if images else "digits"))
+    with _laid_beside(folder) as partial:
+        _start_git(partial)
+        for name, text in project_texts().items():
+            (partial / name).write_text(text)
+        if images is None:
+            path = _IMAGES.as_posix()
+            (partial / "params.yaml").write_bytes(chosen.content)
+            _keep_folder(partial / _IMAGES)  # DVC looks at it, whatever the source
+        else:
+            found = survey(images)
+            path = _copied_name(images) if copy else _lasting_path(images, folder)
+            text, choices = starting_params(chosen.content.decode(), found, path)
+            (partial / "params.yaml").write_text(text)
+        _run("dvc", "init", "-q", cwd=partial)
+        (partial / ".dvc" / "config").write_text(_DVC_CONFIG)
+        (partial / ".dvc" / "plots").mkdir(exist_ok=True)
+        for name, text in plot_templates().items():
+            (partial / name).write_text(text)
+        if images is not None and found is not None and copy:
+            _copy(images, found, partial / path)
+            _run("dvc", "add", "-q", path, cwd=partial)
+        _check(partial)
+        _run("git", "add", "-A", cwd=partial)
+        _run("git", "commit", "-q", "-m", "isoflop init", cwd=partial)
+    return NewProject(folder, path, found, choices)
+
+
+def show(project: NewProject) -> None:
+    """What was found, what was chosen and why, and what to do next."""
+    found = project.survey
+    if found is not None:
+        print("\n".join(_found_lines(found)))
+        for choice in project.choices:
+            print(f"  {choice.key}: {choice.value} ({choice.why})")
+        print(f"  data.path: {project.path} ({_where(project.path)})")
+    print(f"Next: cd {project.folder} && dvc repro && isoflop summary")
+    print("Then keep what came out: git add -A && git commit -m 'First results'")
+
+
+def _found_lines(found: Survey) -> Iterator[str]:
+    sizes = found.class_sizes
+    named = ", ".join(f"{name} {size}" for name, size in list(sizes.items())[:8]) + (", …" if len(sizes) > 8 else "")
+    splits = ", ".join(f"{name} {size}" for name, size in found.splits.items()) or "none, so they are drawn"
+    yield f"{len(found.places)} images of {len(sizes)} classes: {named}. Splits: {splits}."
+    least, median, most = found.sides
+    kind = "in colour" if found.is_colour else "grey"
+    yield f"Of {found.decoded} looked at the shorter side is {least} to {most} pixels, {median} in the median; {kind}."
+    if found.unreadable:
+        name, why = next(iter(found.unreadable.items()))
+        yield f"{len(found.unreadable)} more cannot be read and will be dropped, {name!r} first ({why})."
+
+
+def _where(path: str) -> str:
+    if path.startswith(_IMAGES.parts[0] + "/"):
+        return "kept by DVC: `dvc push` and `dvc pull` carry them to a teammate, once there is a remote"
+    return "where they are: a teammate needs them at the same place; with --copy DVC keeps and shares them"
+
+
+def _check_place(folder: Path, images: Path | None) -> None:
+    if not shutil.which("git"):
+        raise UserError("git: not installed; install git (`apt install git`, `brew install git`)")
+    if (folder / "dvc.yaml").is_file() and (folder / "code.yaml").is_file():
+        raise UserError(f"{folder}: a project already; `isoflop upgrade` in it brings it to the installed version")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: found a file, expected a new or an empty folder")
+    if folder.is_dir() and (inside := sorted(path.name for path in folder.iterdir())):
+        raise UserError(f"{folder}: found {inside[0]!r} in it, expected a new or an empty folder")
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"{folder}: found no folder {folder.absolute().parent} to make it in")
+    if images and images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
+        raise UserError(f"{folder}: lies in the images' folder {images}, and what it makes would be images of it")
+
+
+@contextlib.contextmanager
+def _laid_beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its place where all goes well, and is gone where not.
+
+    What is in it goes into a ``folder`` that is there, which may be where the user's shell stands, or a mount.
+    """
+    final = folder.resolve()
+    partial = final.with_name(f".{final.name}.partial{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        if final.exists():
+            _move_into(partial, final)
+        else:
+            os.rename(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_into(partial: Path, empty: Path) -> None:
+    try:
+        for path in sorted(partial.iterdir()):
+            shutil.move(path, empty / path.name)
+    except BaseException:
+        for path in empty.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
+def _start_git(partial: Path) -> None:
+    _run("git", "init", "-q", "-b", "main", cwd=partial)
+    try:
+        _run("git", "var", "GIT_COMMITTER_IDENT", cwd=partial)
+    except UserError:
+        raise UserError(
+            "git: found no identity for the first commit; `git config --global user.name 'Your Name'` and "
+            "`git config --global user.email you@…` set one"
+        ) from None
+
+
+def _lasting_path(images: Path, folder: Path) -> str:
+    """As it was given: absolute, or relative, which then is to the project."""
+    if images.is_absolute():
+        return images.as_posix()
+    there = images.absolute().parent.resolve() / images.name if images.name else images.resolve()
+    return Path(os.path.relpath(there, folder.resolve())).as_posix()
+
+
+def _copied_name(images: Path) -> str:
+    return (_IMAGES if images.is_dir() else _IMAGES.with_name(images.name)).as_posix()
+
+
+def _copy(images: Path, found: Survey, target: Path) -> None:
+    if images.is_file():
+        target.parent.mkdir(parents=True)
+        shutil.copy(images, target)
+        return
+    for entry in entries(images):
+        if entry.name in found.places:
+            (target / entry.name).parent.mkdir(parents=True, exist_ok=True)
+            with entry.open() as source, (target / entry.name).open("wb") as copied:
+                shutil.copyfileobj(source, copied)
+
+
+def _keep_folder(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / ".gitkeep").touch()  # git keeps no empty folder
+
+
+def _check(project: Path) -> None:
+    from isoflop.checking import check, stage_schemas
+
+    with contextlib.chdir(project):  # data.path holds here, too: it is beside where the project will be
+        check(stage_schemas(project).values())
+
+
+def _run(*command: str, cwd: Path) -> None:
+    """
+    Raises:
+        UserError: it fails; with what it said.
+    """
+    program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
+    environment["DVC_NO_ANALYTICS"] = "1"
+    done = subprocess.run(
+        [*program, *command[1:]], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"{' '.join(command[:2])}: {' '.join((done.stderr or done.stdout).split())[-400:]}")

@@ -1,0 +1,180 @@
+"""``isoflop report --compare``: runs side by side on one self-contained page."""
+
+from __future__ import annotations
+
+import string
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isoflop.errors import UserError
+from isoflop.paired import paired_answers
+from isoflop.params import read_params
+from isoflop.report.curves import Points, read_curves
+from isoflop.report.facts import Facts, read_facts, read_rows, share_interval
+from isoflop.report.figures import Figure, Point, draw_curves, draw_tradeoff
+from isoflop.report.headlines import HEADLINES, Measured
+from isoflop.report.rendering import render
+from isoflop.report.revisions import Run, read_runs
+
+_TIMED = ("latency", "sessions", "throughput", "shipped")  # differ from run to run, whatever the parameters
+_MOST_RUNS = 6  # that colours tell apart
+
+
+@dataclass(frozen=True)
+class Line:
+    """A quantity of every run, and by how much each differs from the first; all as people read them."""
+
+    name: str
+    values: list[str]
+    intervals: list[str]
+    differences: list[str]  # of all but the first
+    sort: list[float | None]
+
+
+def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[str]:
+    """Write a page of the runs ``names``, or of one and the workspace; the names that are on it.
+
+    Raises:
+        UserError: too many runs, or one that does not exist or has no results.
+    """
+    if len(names) > _MOST_RUNS:
+        raise UserError(f"--compare: found {len(names)} runs, expected at most {_MOST_RUNS}")
+    with tempfile.TemporaryDirectory(prefix="isoflop-") as scratch:
+        runs = read_runs(project, names, Path(scratch))
+        letters = dict(zip(string.ascii_uppercase, runs, strict=False))
+        facts = {letter: _metrics(run.folder) for letter, run in letters.items()}
+        page = render(
+            "compare.html",
+            runs={letter: asdict(run) for letter, run in letters.items()},
+            params=differing_params([run.folder / "params.yaml" for run in runs]),
+            headlines=headlines(list(facts.values())),
+            paired=_paired(letters),
+            curves=_curves(letters),
+            tradeoffs=_tradeoffs(letters, facts),
+            metrics=differing_metrics(list(facts.values())),
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return [run.name for run in runs]
+
+
+def differing_params(files: Sequence[Path]) -> dict[str, list[str]]:
+    """Dotted key → its value in each file, of the keys whose values differ; a dash where a file has none."""
+    flats = [flat(read_params(file)) if file.is_file() else {} for file in files]
+    return _differing(flats, lambda value: "null" if value is None else str(value))
+
+
+def differing_metrics(runs: Sequence[Mapping[str, Facts]]) -> dict[str, list[str]]:
+    """The same of the numbers in the metrics files, save for what was timed."""
+    flats = [
+        {
+            f"{name}.{key}": value
+            for name, facts in run.items()
+            if name not in _TIMED
+            for key, value in flat(facts).items()
+        }
+        for run in runs
+    ]
+    numbers = [{key: value for key, value in one.items() if isinstance(value, int | float)} for one in flats]
+    return _differing(numbers, lambda value: f"{value:.6g}" if isinstance(value, float) else str(value))
+
+
+def headlines(runs: Sequence[Mapping[str, Facts]]) -> list[Line]:
+    """What one looks at first, of each run that has it; what none has is left out."""
+    lines = []
+    for headline in HEADLINES:
+        found = [_measure(headline.of, run) for run in runs]
+        if all(one is None for one in found):
+            continue
+        first = found[0]
+        lines.append(
+            Line(
+                headline.name,
+                ["–" if one is None else headline.shown(one.value) for one in found],
+                ["" if one is None or one.low is None or one.high is None
+                 else f"{headline.shown(one.low)} to {headline.shown(one.high)}" for one in found],
+                ["–" if one is None or first is None else headline.difference(one.value, first.value)
+                 for one in found[1:]],
+                [None if one is None else one.value for one in found],
+            )
+        )  # fmt: skip
+    return lines
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"train": {"width": 8}} → {"train.width": 8}; lists are values."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value for name, inner in tree.items() for key, value in flat(inner, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+def _differing(flats: Sequence[Mapping[str, Any]], shown: Callable[[Any], str]) -> dict[str, list[str]]:
+    missing = object()
+    keys = dict.fromkeys(key for one in flats for key in one)
+    values = {key: [one.get(key, missing) for one in flats] for key in keys}
+    return {
+        key: ["–" if value is missing else shown(value) for value in found]
+        for key, found in values.items()
+        if any(value != found[0] for value in found)
+    }
+
+
+def _measure(of: Callable[[Mapping[str, Facts]], Measured | None], run: Mapping[str, Facts]) -> Measured | None:
+    try:
+        return of(run)
+    except (KeyError, TypeError, StopIteration):  # of a run that stopped early, or of an older version
+        return None
+
+
+def _metrics(folder: Path) -> dict[str, Facts]:
+    """The metrics by the name of their file, and ``shipped``: the row of the trade-off that was chosen."""
+    found = {file.stem: read_facts(file) for file in sorted((folder / "metrics").glob("*.json"))}
+    file = folder / "plots" / "tradeoff.csv"
+    chosen = [row for row in read_rows(file) if row["chosen"] == "yes"] if file.is_file() else []
+    return found | ({"shipped": dict(chosen[0])} if chosen else {})
+
+
+def _paired(letters: Mapping[str, Run]) -> dict[str, Any]:
+    """Letter → the base's answers against those of the first run, image by image, where both have the same images."""
+    answers = {}
+    for letter, run in letters.items():
+        file = run.folder / "plots" / "confusion.csv"
+        answers[letter] = read_rows(file) if file.is_file() else []
+    (first, base), *others = answers.items()
+    found = {}
+    for letter, rows in others:
+        if rows and [row["actual"] for row in rows] == [row["actual"] for row in base]:
+            right = (np.array([row["actual"] == row["predicted"] for row in one]) for one in (base, rows))
+            found[letter] = {"first": first, **asdict(paired_answers(*right))}
+    return found
+
+
+def _curves(letters: Mapping[str, Run]) -> list[Figure]:
+    quantities: dict[str, dict[str, Points]] = {}
+    for letter, run in letters.items():
+        folder = run.folder / "plots" / "training"
+        for quantity, series in read_curves(folder).items() if folder.is_dir() else ():
+            for name, points in series.items():
+                label = f"{letter} {name}" if len(series) > 1 else letter
+                quantities.setdefault(quantity, {})[label] = points
+    return [draw_curves(quantity, series) for quantity, series in quantities.items()]
+
+
+def _tradeoffs(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]) -> list[Figure]:
+    points = []
+    for number, (letter, run) in enumerate(letters.items()):
+        file = run.folder / "plots" / "tradeoff.csv"
+        for row in read_rows(file) if file.is_file() else []:
+            shipped = row["chosen"] == "yes"
+            accuracy = float(row["accuracy"])
+            bounds = share_interval(accuracy, facts[letter]["data"]["images"]["test"])
+            label = f"{letter} {row['variant']}" + (" (shipped)" if shipped else "")
+            points.append(Point(label, accuracy, *bounds, float(row["latency_ms"]), int(row["bytes"]), number, shipped))
+    return [draw_tradeoff(points, by) for by in ("latency_ms", "bytes")] if points else []

@@ -1,0 +1,85 @@
+"""The results of a revision or an experiment, taken out of git and DVC's cache without touching the workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isoflop.errors import UserError
+
+_FILES = ("params.yaml", "plots/confusion.csv", "plots/tradeoff.csv")
+_FOLDERS = ("metrics", "plots/training")
+WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a revision came to: ``folder`` holds its params.yaml, metrics/ and plots/, as far as they are needed."""
+
+    name: str
+    commit: str  # the first figures of its hash; empty for the workspace
+    folder: Path
+
+
+def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
+    """The runs of revisions of git and experiments of DVC, in order; one alone is joined by the workspace.
+
+    Args:
+        scratch: a folder to put their files in.
+
+    Raises:
+        UserError: a name is no revision or experiment, or what it came to is not there.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(project)) as repo:
+            commits = [_resolved(repo, name) for name in names]
+    except DvcException as error:
+        raise UserError(f"{project}: {' '.join(str(error).split())}") from None
+    runs = []
+    for number, (name, commit) in enumerate(zip(names, commits, strict=True)):
+        folder = scratch / str(number)
+        _copy_results(project, name, commit, folder)
+        runs.append(Run(name, commit[:9], folder))
+    return runs if len(runs) > 1 else [*runs, Run(WORKSPACE, "", project)]
+
+
+def _resolved(repo: Any, name: str) -> str:
+    from dvc.scm import NoSCMError, RevError, resolve_rev
+
+    try:
+        return str(resolve_rev(repo.scm, name))
+    except RevError:
+        raise UserError(
+            f"--compare {name}: no such revision or experiment; `git log --oneline` and `dvc exp show` list them"
+        ) from None
+    except NoSCMError:
+        raise UserError(f"--compare {name}: found no git repository, expected one that holds the revision") from None
+
+
+def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
+
+    try:
+        files = DVCFileSystem(url=str(project), rev=commit)
+        if not files.isfile("dvc.lock"):
+            raise UserError(f"--compare {name}: found no dvc.lock in it, expected the one of a `dvc repro`, committed")
+        wanted = [file for file in _FILES if files.isfile(file)]
+        for part in _FOLDERS:
+            wanted += [found for found in files.find(part)] if files.isdir(part) else []
+        for file in wanted:
+            target = folder / file.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(files.read_bytes(file))
+    except (DvcException, DataIndexDirError, OSError) as error:
+        raise UserError(
+            f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())})"
+        ) from None
+    if not any((folder / "metrics").glob("*.json")):
+        raise UserError(f"--compare {name}: found no metrics in it, expected some by `dvc repro`")

@@ -1,0 +1,20 @@
+"""Bring ONNX Runtime for browsers, or an empty folder where no demo is wanted."""
+
+from isoflop.onnxruntime_web import vendor
+from isoflop.params import Section, key
+from isoflop.stage import Out, run
+
+
+class Params(Section):
+    enabled: bool = key("demo.enabled")
+
+
+def main(params: Params, runtime: Out) -> None:
+    if params.enabled:
+        vendor(runtime)
+    else:
+        runtime.mkdir(parents=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,19 @@
+"""Export a trained network to TFLite and check it against torch."""
+
+from isoflop.arrays import read_split
+from isoflop.model_files import load_model
+from isoflop.params import Section, key
+from isoflop.stage import In, Out, run
+from isoflop.tflite import write_tflite
+
+
+class Params(Section):
+    tolerance: float = key("export.tolerance", gt=0, lt=1)
+
+
+def main(params: Params, model: In, val: In, tflite: Out, metrics: Out) -> None:
+    write_tflite(load_model(model), read_split(val).images, params.tolerance, tflite, metrics)
+
+
+if __name__ == "__main__":
+    run(main)

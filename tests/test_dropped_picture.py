@@ -1,0 +1,26 @@
+"""The picture of what cleaning dropped, and the names that the splits get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from isoflop.executions import dvc_md5
+from isoflop.readers import RawImage
+from tests.test_cleaning import picture, plain, png, prepared
+
+
+def test_the_dropped_are_shown_by_reason_and_the_splits_named_as_dvc_names_them(tmp_path: Path) -> None:
+    twins = [RawImage(f"twin {number}.png", 0, None, png(picture(0))) for number in range(12)]
+    broken = [RawImage("broken.png", 1, None, b"no image")]
+    heights, contents = [], set()
+    for name, more in (("none", []), ("one", broken), ("two", [*broken, *twins])):
+        (tmp_path / name).mkdir()
+        facts = prepared(tmp_path / name, [*plain(), *more]).facts
+        assert facts["md5"] == {split: dvc_md5(tmp_path / name / split) for split in ("train", "val", "test")}
+        contents.add((tmp_path / name / "dropped.png").read_bytes())
+        with Image.open(tmp_path / name / "dropped.png") as shown:
+            heights.append(shown.height)
+            assert name != "two" or shown.width == 1080  # 8 of the 12 twins
+    assert heights[0] == heights[1] < heights[2] and len(contents) == 3
