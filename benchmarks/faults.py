@@ -56,13 +56,15 @@ def clone_project(folder: Path, preset: str = "smoke") -> Path:
 
 
 def repro(clone: Path, *arguments: str) -> str:
-    """What `dvc repro` prints; where a kill has cut DVC's own lock short, after the cure that `isoflop doctor` names."""
+    """What `dvc repro` prints; after the cure that `isoflop doctor` names where a kill has cut short DVC's own lock."""
     run = partial(subprocess.run, _command(*arguments), cwd=clone, capture_output=True, text=True, check=False)
     done = run()
-    if "Unable to read RWLock-file" in done.stderr:
-        print(json.dumps({"rwlock_cut_short_at": arguments}), flush=True)
-        (clone / ".dvc" / "tmp" / "rwlock").unlink()
-        done = run()
+    for said, cut_short in (("Unable to read RWLock-file", ".dvc/tmp/rwlock"), ("dvc.lock' validation", "dvc.lock")):
+        if said in done.stderr:
+            print(json.dumps({"cut_short": cut_short}), flush=True)
+            (clone / cut_short).unlink()
+            subprocess.run(_command(), cwd=clone, check=True, stdout=subprocess.DEVNULL)  # with the run cache
+            done = run()
     if done.returncode:
         raise SystemExit(
             f"dvc repro {' '.join(arguments)}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"

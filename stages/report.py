@@ -24,6 +24,7 @@ class Params(Section):
     quantize: Shown
     benchmark: Shown
     ship: Shown
+    demo: Shown
 
 
 def main(params: Params, metrics: In, plots: In, choice: In, dropped: In, code: list[In], report: Out) -> None:

@@ -262,7 +262,13 @@ def test_a_broken_metrics_file_is_named(project: Path, tmp_path: Path) -> None:
 
 def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "project")
-    options = ["--metrics=metrics", "--plots=plots", "--ship=ship", "--dropped=dropped.csv", "--report=report"]
+    options = [
+        "--metrics=metrics",
+        "--plots=plots",
+        "--choice=ship/choice.json",
+        "--dropped=dropped.csv",
+        "--report=report",
+    ]
     command = ["python", "-m", "stages.report", *options, "--code", "src"]
     run_command(*command, cwd=tmp_path / "project", PYTHONPATH=str(ROOT))
     assert (tmp_path / "project" / "report" / "index.html").read_text() == report(project, tmp_path / "again")

@@ -182,6 +182,13 @@ def _dvc(project: Path) -> Finding:
         json.loads(lock.read_text() if lock.exists() else "{}")
     except ValueError:  # DVC writes it in place: killed at that moment, no later command of DVC gets past it
         return Finding("dvc", "fail", f"{lock}: cut short, by a kill of DVC", "`rm .dvc/tmp/rwlock`")
+    try:
+        locked = read_params(project / "dvc.lock") if (project / "dvc.lock").exists() else {"schema": "2.0"}
+    except UserError:
+        locked = {}
+    if "schema" not in locked:
+        cure = "`rm dvc.lock && dvc repro`: the run cache has what ran"
+        return Finding("dvc", "fail", "dvc.lock: cut short by a kill of DVC, or in conflict", cure)
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
 
