@@ -12,7 +12,7 @@ from isoflop.stage import In, Out, run
 class Params(Section):
     width: PositiveInt = key("train.width")
     epochs: PositiveInt = key("recipe.epochs")
-    predict: list[PositiveInt] = key("scaling.predict")
+    predict: list[PositiveInt] = key("scaling.predict")  # widths to forecast beside train.width
 
 
 def main(params: Params, law: In, metrics: Out) -> None:

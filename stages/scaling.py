@@ -11,9 +11,9 @@ from isoflop.stage import In, Out, run
 
 
 class Params(Section):
-    bootstraps: Bootstraps = key("scaling.bootstraps")
-    seed: Seed = key("scaling.seed")
-    widths: Widths = key("sweep.widths")
+    bootstraps: Bootstraps = key("scaling.bootstraps")  # replicates of the law, for its intervals
+    seed: Seed = key("scaling.seed")  # of the replicates
+    widths: Widths = key("sweep.widths")  # three or more; the widest is held out
 
 
 def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, picture: Out, held_out_picture: Out,

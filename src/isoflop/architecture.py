@@ -15,11 +15,11 @@ from isoflop.params import Section
 class ModelParams(Section):
     """Section ``model``: the family, and its shape apart from the width. ``heads`` and ``patch_size`` are of vit."""
 
-    family: Literal["mlp", "cnn", "resnet", "vit"]
+    family: Literal["mlp", "cnn", "resnet", "vit"]  # a module each in isoflop.models
     depth: int = Field(ge=1, le=64)  # hidden layers, convolutions, residual units a stage, transformer blocks
-    heads: int = Field(ge=1, le=64)
-    patch_size: int = Field(ge=1, le=256)  # pixels
-    dropout: float = Field(ge=0, lt=1)
+    heads: int = Field(ge=1, le=64)  # of attention; they divide 4 widths
+    patch_size: int = Field(ge=1, le=256)  # pixels, side; it divides prepare.image_size
+    dropout: float = Field(ge=0, lt=1)  # share of activations set to 0
     activation: Literal["relu", "gelu", "silu"] | None  # null: relu for mlp and cnn, gelu for resnet and vit
 
 

@@ -34,9 +34,9 @@ _KEY = f"{PARAMS_FILE}: augment.policy"
 class Augment(Section):
     """Section ``augment``. Each item of ``policy`` is the ``name`` of an albumentations transform and its arguments."""
 
-    views: int = Field(ge=0, le=1000)
-    seed: int = Field(ge=0)
-    policy: list[dict[str, Any]]
+    views: int = Field(ge=0, le=1000)  # augmented copies of each training image, to draw from; 0: none
+    seed: int = Field(ge=0)  # of what the transforms draw
+    policy: list[dict[str, Any]]  # albumentations transforms, in this order
 
     @model_validator(mode="after")
     def _views_need_a_policy(self) -> Augment:

@@ -40,10 +40,10 @@ class Benchmark(Section):
     ``repeats``, the timed runs of a variant, is rounded up to whole turns of 5; ``warmup`` runs go before them untimed.
     """
 
-    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)
-    threads: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)
-    repeats: int = Field(ge=1, le=100_000)
-    warmup: int = Field(ge=0, le=100_000)
+    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # images at a time
+    threads: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # of ONNX Runtime
+    repeats: int = Field(ge=1, le=100_000)  # timed runs of a variant
+    warmup: int = Field(ge=0, le=100_000)  # runs before them, untimed
 
 
 def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, Any]]:

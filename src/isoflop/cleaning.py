@@ -22,25 +22,25 @@ REASONS = ("undecodable", "blank", "conflicting_labels", "leak", "exact_duplicat
 class Drop(Section):
     """What to drop. Off means: keep it (for ``undecodable``, stop with an error)."""
 
-    undecodable: bool
-    blank: bool
-    exact_duplicates: bool
-    leaks: bool
-    conflicting_labels: bool
-    near_duplicate_distance: int | None = Field(ge=0, le=16)  # bits of 64; above 16 unlike pictures match
+    undecodable: bool  # files that are no readable image
+    blank: bool  # images of one colour
+    exact_duplicates: bool  # of the same pixels, but for the first
+    leaks: bool  # images of train or val that are in a later split too
+    conflicting_labels: bool  # all images whose pixels are there under two labels
+    near_duplicate_distance: int | None = Field(ge=0, le=16)  # bits of a 64-bit perceptual hash; null: not looked for
 
 
 class Prepare(Section):
     """Section ``prepare``."""
 
-    image_size: int = Field(ge=1, le=2048)
-    channels: Literal[1, 3]
-    resize: Resize
-    normalization: Literal["unit", "symmetric", "standard"]
+    image_size: int = Field(ge=1, le=2048)  # pixels, side of the square
+    channels: Literal[1, 3]  # 1: grey; 3: red, green, blue
+    resize: Resize  # the centred square; or all of it, filled up; or stretched
+    normalization: Literal["unit", "symmetric", "standard"]  # to 0 … 1, to -1 … 1, or to mean 0 and deviation 1
     val_fraction: float = Field(gt=0, lt=1)  # of the images that are not test images
-    test_fraction: float = Field(gt=0, lt=1)
-    min_images_per_class: int = Field(ge=3)  # one for each split
-    seed: int = Field(ge=0)
+    test_fraction: float = Field(gt=0, lt=1)  # of all images, where the source has no test split
+    min_images_per_class: int = Field(ge=3)  # that are left after cleaning, else it stops; 3: one for each split
+    seed: int = Field(ge=0)  # of the draw of splits
     drop: Drop
 
 

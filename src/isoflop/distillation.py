@@ -26,11 +26,11 @@ class Distill(Section):
     """Section ``distill``."""
 
     width_ratio: float = Field(gt=0, lt=1)  # the student's width as a share of the base's
-    temperature: float = Field(gt=0, le=100)
+    temperature: float = Field(gt=0, le=100)  # both networks' logits are divided by it
     alpha: float = Field(ge=0, le=1)  # weight of the teacher's outputs; the rest is on the labels
     features: float = Field(ge=0, le=1e6)  # weight on which images the teacher finds alike; 0: outputs alone
-    epochs: int = Field(ge=1)
-    seed: int = Field(ge=0)
+    epochs: int = Field(ge=1)  # in place of recipe.epochs
+    seed: int = Field(ge=0)  # of weights and batches
 
 
 def distill(

@@ -21,9 +21,9 @@ Floats = npt.NDArray[np.float64]
 class Evaluate(Section):
     """Section ``evaluate``."""
 
-    ece_bins: int = Field(ge=1, le=1000)
-    mistakes: int = Field(ge=1, le=100)  # pictures
-    saliency_images: int = Field(ge=1, le=50)
+    ece_bins: int = Field(ge=1, le=1000)  # of equal width in confidence, for the expected calibration error
+    mistakes: int = Field(ge=1, le=100)  # pictures, the most confidently wrong first
+    saliency_images: int = Field(ge=1, le=50)  # pictures, of the first image of each class
     test_time_flips: bool  # measure also the mean of an image's logits and its mirror image's
 
 

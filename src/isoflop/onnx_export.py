@@ -30,8 +30,8 @@ class Export(Section):
     Without ``dynamic_batch`` the graph takes one image at a time, as compilers for some devices want it."""
 
     opset: int = Field(ge=18, le=23)  # 18: the exporter's own; 23: the newest that onnxruntime 1.23 runs
-    dynamic_batch: bool
-    tolerance: float = Field(gt=0, lt=1)
+    dynamic_batch: bool  # false: a graph for one image at a time
+    tolerance: float = Field(gt=0, lt=1)  # share of the largest logit
 
 
 def export(model: Model, variant: str, file: Path, opset: int, dynamic_batch: bool = True) -> None:

@@ -33,7 +33,7 @@ class Privacy(Section):
 
     epsilon: float | None = Field(gt=0)  # to be spent by the last epoch; null: no privacy
     delta: float = Field(gt=0, lt=1)  # below one over the number of images
-    clip_norm: float = Field(gt=0)  # of an image's gradient over all layers
+    clip_norm: float = Field(gt=0)  # to which an image's gradient over all layers is clipped
 
 
 @dataclass(frozen=True)

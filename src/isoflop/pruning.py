@@ -42,15 +42,15 @@ class Prune(Section):
     ratio: float | None = Field(gt=0, lt=1)  # of the channels of every layer that can lose some
     macs_ratio: float | None = Field(gt=0, lt=1)  # of the multiply-accumulates, at most this share stays
     target_speedup: float | None = Field(gt=1, le=1000)  # in ONNX Runtime, one image at a time on one thread
-    importance: Literal["l2", "taylor"]
-    scope: Literal["layer", "global"]
+    importance: Literal["l2", "taylor"]  # of a channel, see above
+    scope: Literal["layer", "global"]  # where channels are compared: within a layer, or anywhere
     round_to: int = Field(ge=1, le=128)  # channels; 16 is what ONNX Runtime's kernels want
     steps: int = Field(ge=1, le=100)  # from one removal to the next the network is trained for its share of the epochs
     epochs: int = Field(ge=1)  # of fine-tuning, over all steps
     learning_rate_factor: float = Field(gt=0, le=10)  # times recipe.learning_rate
     alpha: float = Field(ge=0, le=1)  # weight of the outputs of the model it was; the rest is on the labels
-    temperature: float = Field(gt=0, le=100)
-    seed: int = Field(ge=0)
+    temperature: float = Field(gt=0, le=100)  # both networks' logits are divided by it
+    seed: int = Field(ge=0)  # of batches and the control's weights
 
     @model_validator(mode="after")
     def _one_target(self) -> Prune:

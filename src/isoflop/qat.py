@@ -19,9 +19,9 @@ class Qat(Section):
     """Section ``qat``. The optimizer is AdamW, whatever the recipe's: batch norms stay as they are, and Muon's filters,
     which are brought to one size each step, would not fit them."""
 
-    epochs: int = Field(ge=1)
-    learning_rate: float = Field(gt=0, le=1)
-    seed: int = Field(ge=0)
+    epochs: int = Field(ge=1)  # of training under the rounding
+    learning_rate: float = Field(gt=0, le=1)  # of AdamW
+    seed: int = Field(ge=0)  # of the batches
 
 
 def train_quantized(

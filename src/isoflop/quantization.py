@@ -39,12 +39,12 @@ class Quantize(Section):
     ``portable`` keeps weights to 7 bits, for x86 processors without VNNI, whose 16-bit sums would saturate.
     """
 
-    method: Literal["auto", "minmax", "percentile", "entropy"]
-    percentile: float = Field(gt=50, le=100)
-    calibration_images: int = Field(ge=1)
-    max_accuracy_drop: float = Field(ge=0, le=1)
-    keep_last_layer_float: bool
-    portable: bool
+    method: Literal["auto", "minmax", "percentile", "entropy"]  # of finding ranges; auto: the best of three
+    percentile: float = Field(gt=50, le=100)  # of the activations; what lies beyond is clipped
+    calibration_images: int = Field(ge=1)  # training images, of each class as many
+    max_accuracy_drop: float = Field(ge=0, le=1)  # share of the validation images; layers stay in float until it holds
+    keep_last_layer_float: bool  # the head, whose logits would tie in 8 bits
+    portable: bool  # weights of 7 bits
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ class Ship(Section):
     """Section ``ship``. The drop is a share (0.01: one percentage point), against the base, on the validation split;
     the latency is that of the headline of the benchmark. Null: however long it takes."""
 
-    objective: Literal["latency", "bytes"]
-    max_accuracy_drop: float = Field(ge=0, le=1)
-    max_latency_ms: float | None = Field(gt=0)
+    objective: Literal["latency", "bytes"]  # the fastest or the smallest
+    max_accuracy_drop: float = Field(ge=0, le=1)  # share of the validation images, against the base
+    max_latency_ms: float | None = Field(gt=0)  # median, milliseconds; null: no limit
 
 
 @dataclass(frozen=True)

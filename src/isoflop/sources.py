@@ -30,7 +30,7 @@ _IDX_FILES = (
 class Data(Section):
     """Section ``data``. Sources other than ``images`` make no use of the other keys."""
 
-    source: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "images"]
+    source: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "images"]  # images: your own
     path: str = Field(min_length=1, json_schema_extra={"dependency": True})  # a folder, zip or tar
     url: str | None  # of a zip or tar; goes before path
     sha256: str | None  # of the archive

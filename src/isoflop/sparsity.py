@@ -31,11 +31,11 @@ class Sparsify(Section):
     2015), or the smaller two of every four that lie along its inputs (``2:4``; Mishra et al. 2021), whatever the ratio.
     """
 
-    pattern: Literal["magnitude", "2:4"]
-    ratio: float = Field(gt=0, lt=1)
-    epochs: int = Field(ge=1)
+    pattern: Literal["magnitude", "2:4"]  # of the zeros, see above
+    ratio: float = Field(gt=0, lt=1)  # of each layer's weights, that become 0
+    epochs: int = Field(ge=1)  # of training after it, zeros kept
     learning_rate: float = Field(gt=0, le=1)  # of AdamW, as the Muon's filters keep one size whatever is zero
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0)  # of the batches
 
 
 def sparsify(

@@ -42,9 +42,11 @@ class SweepRuns(Section):
     """
 
     fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]  # of the training images
-    epochs: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)]
+    epochs: Annotated[
+        list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)
+    ]  # passes over its part of the data, each a run
     budgets: Annotated[list[Annotated[float, Field(gt=0)]], AfterValidator(_distinct)]  # FLOPs
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]  # each a run
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,13 @@ Entries = dict[Name, dict[str, Any]]
 class Variants(Section):
     """Section ``variants``. What an entry replaces is checked by the stage whose section it is."""
 
-    distill: Entries
-    prune: Entries
-    sparsify: Entries
-    qat: Entries
-    candidates: Candidates
-    float16: Names
-    tflite: Names = untracked()  # what is compared is ONNX
+    distill: Entries  # name: {of: model, key: value in place of section distill's}
+    prune: Entries  # the same of section prune
+    sparsify: Entries  # the same of section sparsify
+    qat: Entries  # the same of section qat
+    candidates: Candidates  # base first: what is exported, quantized, measured and may be shipped
+    float16: Names  # of these also a file with weights of 16 bits
+    tflite: Names = untracked()  # of these also a LiteRT file; what is compared is ONNX
 
     def made_by(self) -> dict[str, str]:
         """Stage → of every model, the base among them."""

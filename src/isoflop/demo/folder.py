@@ -25,8 +25,8 @@ _RUNTIME = "onnxruntime-web"  # folder of the demo
 class Demo(Section):
     """Section ``demo``. ``samples`` images of the test split are on the page to click on, evenly of all classes."""
 
-    enabled: bool
-    samples: int = Field(ge=0, le=1000)
+    enabled: bool  # false: neither the page nor its runtime, which comes from npm's registry
+    samples: int = Field(ge=0, le=1000)  # images of the test split on the page
 
 
 def write_demo(model: Path, test: Split, runtime: Path, samples: int, folder: Path) -> None:
