@@ -59,8 +59,8 @@ def repro(clone: Path, *arguments: str) -> str:
     """What `dvc repro` prints; after the cure that `isoflop doctor` names where a kill has cut short DVC's own lock."""
     run = partial(subprocess.run, _command(*arguments), cwd=clone, capture_output=True, text=True, check=False)
     done = run()
-    for said, cut_short in (("Unable to read RWLock-file", ".dvc/tmp/rwlock"), ("dvc.lock' validation", "dvc.lock")):
-        if said in done.stderr:
+    for said, cut_short in (("Unable to read RWLock-file", ".dvc/tmp/rwlock"), ("dvc.lock", "dvc.lock")):
+        if done.returncode and said in done.stderr:
             print(json.dumps({"cut_short": cut_short}), flush=True)
             (clone / cut_short).unlink()
             subprocess.run(_command(), cwd=clone, check=True, stdout=subprocess.DEVNULL)  # with the run cache

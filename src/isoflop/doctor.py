@@ -16,7 +16,7 @@ from typing import Literal
 from isoflop.cpu import computes_in_bf16, processor
 from isoflop.damage import changed_outputs, copies, damaged_objects, remove
 from isoflop.errors import UserError
-from isoflop.params import read_params
+from isoflop.graph import read_graph
 from isoflop.project_files import runs_installed_code
 from isoflop.stage_code import CODE_FILE, installed, said_of_stale, stale_stages
 
@@ -184,12 +184,12 @@ def _dvc(project: Path) -> Finding:
     except ValueError:  # DVC writes it in place: killed at that moment, no later command of DVC gets past it
         return Finding("dvc", "fail", f"{lock}: cut short, by a kill of DVC", "`rm .dvc/tmp/rwlock`")
     try:
-        locked = read_params(project / "dvc.lock") if (project / "dvc.lock").exists() else {"schema": "2.0"}
-    except UserError:
-        locked = {}
-    if "schema" not in locked:
-        cure = "`rm dvc.lock && dvc repro`: the run cache has what ran"
-        return Finding("dvc", "fail", "dvc.lock: cut short by a kill of DVC, or in conflict", cure)
+        read_graph(project)
+    except UserError as error:
+        cure = "mend dvc.yaml; `git diff dvc.yaml` shows what changed"
+        if "dvc.lock" in str(error):  # written in place, too
+            cure = "`rm dvc.lock && dvc repro`: the run cache has what ran"
+        return Finding("dvc", "fail", str(error)[:300], cure)
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
 
