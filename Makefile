@@ -34,6 +34,7 @@ audit: .venv/installed
 .venv/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), isoflop needs Python 3.11 or later (make PYTHON=python3.12 ...)" >&2; exit 1; }
+	@echo "installing into .venv: some minutes, without a word"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
 	@touch $@

@@ -89,3 +89,8 @@ def test_lines_end_with_a_line_that_says_what_fails(
     said = capsys.readouterr()
     assert "fail dvc       not initialized here\n               `dvc init`" in said.out
     assert said.err == "error: the pipeline cannot run here: dvc\n"
+
+
+def test_outside_of_a_project_the_machine_is_looked_at(tmp_path: Path) -> None:
+    said = run_command("isoflop", "doctor", cwd=tmp_path)
+    assert "ok   torch" in said.stdout and "warn project   none at" in said.stdout and "isoflop init" in said.stdout

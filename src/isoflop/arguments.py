@@ -262,7 +262,7 @@ def _add_plan(commands: Commands) -> None:
         "Ask the law that `dvc repro` fitted: the size and the samples of least loss for a budget of training FLOPs; "
         "or for the least budget that reaches a loss; or for which a model of so many parameters, or one that answers "
         "so fast (by the benchmark's times), is the best size. With intervals, and with what speaks against them.",
-        "isoflop plan --flops 1e15",
+        "isoflop plan --flops 1e12",
     )
     asked = plan.add_mutually_exclusive_group(required=True)
     asked.add_argument("--flops", type=_positive, metavar="C", help="budget of training FLOPs")

@@ -111,11 +111,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from isoflop.doctor import examine, show
+    from isoflop.doctor import examine, examine_machine, show
 
-    found = examine(
-        find_project(Path.cwd()), cache=options.cache or options.remove_damaged, remove_damaged=options.remove_damaged
-    )
+    try:
+        project = find_project(Path.cwd())
+    except UserError:
+        return show(examine_machine(Path.cwd()), as_json=options.json)
+    found = examine(project, cache=options.cache or options.remove_damaged, remove_damaged=options.remove_damaged)
     show(found, as_json=options.json)
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 _GROUPS = {  # what one wants → the commands for it, and an example
     "Start": (("init", "upgrade", "preset", "check", "doctor"), "isoflop preset digits && isoflop check && dvc repro"),
     "See what came out": (("summary", "report", "savings"), "dvc repro && isoflop summary"),
-    "Plan the next size": (("plan", "fit"), "isoflop plan --flops 1e15"),
+    "Plan the next size": (("plan", "fit"), "isoflop plan --flops 1e12"),
     "Ship": (("predict", "demo", "compress", "release", "verify"), "isoflop predict ship/model.onnx photo.jpg --top 3"),
     "Use more machines": (("launch",), "isoflop launch --jobs 2 scaling"),
     "Be at home in the shell": (("completion",), 'eval "$(isoflop completion bash)"'),
@@ -18,7 +18,7 @@ _NEXT = {  # command → what to do when it is through
     "preset": "isoflop check && dvc repro",
     "check": "dvc repro",
     "doctor": "isoflop check && dvc repro",
-    "summary": "open report/index.html, or ask the law: isoflop plan --flops 1e15",
+    "summary": "open report/index.html, or ask the law: isoflop plan --flops 1e12",
     "plan": "dvc exp run -S train.width=WIDTH trains that size",
     "fit": "look at the figures in the folder; scaling.json says what speaks against the law",
     "compress": "isoflop compress again with other --max-flips, or ship model-int8.onnx",

@@ -34,6 +34,12 @@ class Finding:
     cure: str = ""
 
 
+def examine_machine(folder: Path) -> list[Finding]:
+    """What can be said where there is no project."""
+    none = Finding("project", "warn", f"none at {folder} or above", "`isoflop init DIR --images FOLDER` lays one")
+    return [*(check(folder) for check in (_python, _packages, _torch, _disk)), none]
+
+
 def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False) -> list[Finding]:
     """What there is and what lacks, in the order in which to mend it.
 

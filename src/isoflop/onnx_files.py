@@ -82,7 +82,7 @@ def open_classifier(file: Path, threads: int = 1) -> OnnxClassifier:
         UserError: the file is missing, is not ONNX, is corrupt, or is not a classifier that isoflop exported.
     """
     if not file.is_file():
-        raise UserError(f"{file}: not found; expected an ONNX file")
+        raise UserError(f"{file}: {'a folder' if file.is_dir() else 'not found'}; expected an ONNX file")
     try:
         session = open_session(str(file), threads)
     except Exception as error:  # its exceptions have no common base but this
@@ -126,7 +126,7 @@ def read_graph(file: Path) -> ModelProto:
     import onnx
 
     if not file.is_file():
-        raise UserError(f"{file}: not found; expected an ONNX file")
+        raise UserError(f"{file}: {'a folder' if file.is_dir() else 'not found'}; expected an ONNX file")
     try:
         graph = onnx.load(file)
         onnx.checker.check_model(graph, full_check=True)

@@ -24,7 +24,7 @@ class StageCost:
 
 
 def stage_costs(project: Path) -> list[StageCost]:
-    """All stages of dvc.lock, in its order.
+    """The stages of dvc.lock whose outputs are in the workspace, in its order.
 
     Raises:
         UserError: there is no dvc.lock, or one without stages.
@@ -39,9 +39,9 @@ def stage_costs(project: Path) -> list[StageCost]:
     current = read_graph(project).parents  # dvc.lock keeps entries of stages that are gone
     costs = []
     for name, stage in stages.items():
-        if name not in current:
-            continue
         outs = stage.get("outs", [])
+        if name not in current or not all((project / out["path"]).exists() for out in outs):
+            continue
         made = {out["path"]: out["md5"] for out in outs}
         seconds = [took for outputs, took in reversed(here) if outputs and outputs.items() <= made.items()]
         flops = sum(_training_flops(project / out["path"]) for out in outs if out["path"].endswith(".json"))
