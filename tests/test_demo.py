@@ -117,7 +117,7 @@ def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
         assert url.startswith("http://127.0.0.1:")
         for name, kind in types.items():
             with get(url + name) as response:
-                assert response.headers["Content-Type"] == kind and response.headers["Cache-Control"] == "no-cache"
+                assert response.headers["Content-Type"] == kind and response.headers["Cache-Control"] == "no-store"
                 assert response.read() == (demo / (name or "index.html")).read_bytes()
 
 

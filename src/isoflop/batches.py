@@ -81,10 +81,11 @@ class TrainingBatches:
                 f"params.yaml: recipe.batch_size: found {recipe.batch_size}, expected at most the number of training "
                 f"images, {len(images)}"
             )
-        if recipe.batch_size < world * micro_batches:
+        fewest = int(len(images) * (1 - recipe.skip_easy)) // steps_an_epoch(len(images), recipe)
+        if fewest < world * micro_batches:
             raise UserError(
-                f"params.yaml: recipe.batch_size: found {recipe.batch_size}, expected at least an image for each of "
-                f"the {world} processes times train.micro_batches {micro_batches}"
+                f"params.yaml: recipe.batch_size: found {recipe.batch_size}, which makes batches of {fewest} images or "
+                f"more, expected an image for each of the {world} processes times train.micro_batches {micro_batches}"
             )
         self.epoch = 0
         self.losses: npt.NDArray[np.float32] | None = None

@@ -36,11 +36,7 @@ def channel_remover(
     # a stem whitens the patches: it is as small as that takes
     ignored = [net.get_submodule(name) for name, _ in net.named_children() if name in ("head", "stem")]
     unwrapped = [(net.position.weight, 2)] if isinstance(net, Vit) else None  # outside of known layers, axis
-    if isinstance(net, Vit):
-        ignored += [net.patches]
-        for block in net.blocks:
-            attention, mlp = block.get_submodule("attention"), block.get_submodule("mlp")
-            ignored += [*attention.children(), mlp.get_submodule("2")]
+    ignored += [net.get_submodule(name) for name in getattr(net, "keeps_channels", ())]
     by_gradient = params.importance == "taylor"
     importances = torch_pruning.importance
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def show(project: NewProject) -> None:
         for choice in project.choices:
             print(f"  {choice.key}: {choice.value} ({choice.why})")
         print(f"  data.path: {project.path} ({_where(project.path)})")
-    print(f"Next: cd {project.folder} && dvc repro && isoflop summary")
+    print(f"Next: cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
+    print("(`dvc repro ship` leaves out the scaling study; `dvc push` and `dvc pull` need a remote and a first run)")
     print("Then keep what came out: git add -A && git commit -m 'First results'")
 
 

@@ -72,7 +72,15 @@ def prepare(
         meaning = _write_splits(cleaning, classes, params, folders, scratch)
         _draw_dropped(cleaning, (params.image_size, params.image_size, params.channels), scratch, dropped_picture)
     _write_dropped(cleaning, dropped)
+    print(_said(cleaning), flush=True)
     return _metrics(cleaning, meaning, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
+
+
+def _said(cleaning: Cleaning) -> str:
+    reasons = Counter(reason for reason, _ in cleaning.dropped.values())
+    counted = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
+    looked_at = f"{len(cleaning.catalogue):,} images looked at"
+    return f"{looked_at}, {len(cleaning.dropped):,} dropped: {counted}" if counted else f"{looked_at}, none dropped"
 
 
 def look_at(image: RawImage, params: Prepare) -> Look:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Privacy(Section):
     """Section ``train.privacy``."""
 
-    epsilon: float | None = Field(gt=0)  # to be spent by the last epoch; null: no privacy
+    epsilon: float | None = Field(gt=0, le=100)  # to be spent by the last epoch; null: no privacy
     delta: float = Field(gt=0, lt=1)  # below one over the number of images
     clip_norm: float = Field(gt=0)  # to which an image's gradient over all layers is clipped
 
@@ -155,6 +155,7 @@ def _quiet() -> Iterator[None]:
     gradient of their own, nor does the first layer need it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order")
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # overflows on its way to that bound
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         yield
 

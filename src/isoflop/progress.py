@@ -158,7 +158,7 @@ def _bars() -> Progress:
 
 
 def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{minutes} min" if minutes < 90 else f"{hours} h {round(seconds / 60) - 60 * hours} min"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

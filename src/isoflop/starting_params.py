@@ -146,7 +146,7 @@ def _choose_epochs(params: Any, training: int) -> list[Choice]:
     recipe["epochs"] = epochs
     runs["epochs"] = flow(sorted({_scaled(one, factor) for one in runs["epochs"]}))
     for section in _OTHER_EPOCHS:
-        params[section]["epochs"] = _scaled(params[section]["epochs"], factor)
+        params[section]["epochs"] = max(_scaled(params[section]["epochs"], factor), params[section].get("steps", 1))
     why = f"{steps} steps each: {epochs * steps:,} steps"
     also = f"and {factor:.2g} times the preset's of the study and of {', '.join(_OTHER_EPOCHS)}"
     return [Choice("recipe.epochs", epochs, f"{why}, {also}")]

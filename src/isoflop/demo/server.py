@@ -7,6 +7,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from isoflop.errors import UserError
 
@@ -67,7 +68,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[no-untyped-def]
         # a page elsewhere whose name is made to lead here (DNS rebinding) must not read the test images
-        if self.headers.get("Host", "").rpartition(":")[0] not in (_HOST, "localhost"):
+        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (_HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN, "this server is for 127.0.0.1")
             return None
         return super().send_head()
@@ -76,7 +77,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_error(HTTPStatus.NOT_FOUND)
 
     def end_headers(self) -> None:
-        self.send_header("Cache-Control", "no-cache")  # the next `dvc repro` may have made another model
+        self.send_header("Cache-Control", "no-store")  # the next `dvc repro` may have made another model
         self.send_header("X-Content-Type-Options", "nosniff")
         # isolated from other pages the browser's clock is finer, which the time per image is read from
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")

@@ -62,6 +62,12 @@ class _Positions(nn.Module):
 class Vit(nn.Module):
     takes_any_size = False
 
+    @property
+    def keeps_channels(self) -> list[str]:
+        """Layers that pruning leaves whole: what they add to, and the heads."""
+        parts = ("attention.query", "attention.key", "attention.value", "attention.output", "mlp.2")
+        return ["patches", *(f"blocks.{number}.{part}" for number in range(len(self.blocks)) for part in parts)]
+
     def __init__(self, of: Architecture) -> None:
         super().__init__()
         self.checkpoints_activations = False  # computed again by backward, not kept (Chen et al. 2016)

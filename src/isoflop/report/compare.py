@@ -33,7 +33,6 @@ class Line:
     values: list[str]
     intervals: list[str]
     differences: list[str]  # of all but the first
-    sort: list[float | None]
 
 
 def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[str]:
@@ -53,7 +52,7 @@ def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[st
             runs={letter: asdict(run) for letter, run in letters.items()},
             params=differing_params([run.folder / "params.yaml" for run in runs]),
             headlines=headlines(list(facts.values())),
-            paired=_paired(letters),
+            paired=_paired(letters, facts),
             curves=_curves(letters),
             tradeoffs=_tradeoffs(letters, facts),
             metrics=differing_metrics(list(facts.values())),
@@ -100,7 +99,6 @@ def headlines(runs: Sequence[Mapping[str, Facts]]) -> list[Line]:
                  else f"{headline.shown(one.low)} to {headline.shown(one.high)}" for one in found],
                 ["–" if one is None or first is None else headline.difference(one.value, first.value)
                  for one in found[1:]],
-                [None if one is None else one.value for one in found],
             )
         )  # fmt: skip
     return lines
@@ -141,16 +139,17 @@ def _metrics(folder: Path) -> dict[str, Facts]:
     return found | ({"shipped": dict(chosen[0])} if chosen else {})
 
 
-def _paired(letters: Mapping[str, Run]) -> dict[str, Any]:
+def _paired(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]) -> dict[str, Any]:
     """Letter → the base's answers against those of the first run, image by image, where both have the same images."""
     answers = {}
+    tested_on = {letter: one.get("data", {}).get("md5", {}).get("test") for letter, one in facts.items()}
     for letter, run in letters.items():
         file = run.folder / "plots" / "confusion.csv"
         answers[letter] = read_rows(file) if file.is_file() else []
     (first, base), *others = answers.items()
     found = {}
     for letter, rows in others:
-        if rows and [row["actual"] for row in rows] == [row["actual"] for row in base]:
+        if rows and len(rows) == len(base) and tested_on[letter] and tested_on[letter] == tested_on[first]:
             right = (np.array([row["actual"] == row["predicted"] for row in one]) for one in (base, rows))
             found[letter] = {"first": first, **asdict(paired_answers(*right))}
     return found
