@@ -1,6 +1,6 @@
 """Stages at the same time against one by one: `isoflop launch` beside `dvc repro`, for the study's widths.
 
-``python -m benchmarks.launch [--widths 16 24 32 48] [--jobs 2] [--rounds 3]`` runs the preset digits' sweep by both in
+``python -m benchmarks.launch [--widths 16 24 32 48] [--seeds 6] [--jobs 2]`` runs the preset digits' sweep by both in
 turns, each in a new clone with one thread a stage, and prints a line of JSON for each and one for their ratio. What a
 stage costs beside its own work (Python's and DVC's start, hashing, the clone) is told apart by the log of executions.
 """
@@ -24,12 +24,13 @@ from isoflop.cpu import processor
 from isoflop.executions import executions
 
 
-def run_sweep(way: str, widths: list[int], jobs: int) -> dict[str, float]:
+def run_sweep(way: str, widths: list[int], seeds: int, jobs: int) -> dict[str, float]:
     """Seconds that the sweep takes in a new clone whose data are prepared, and what a stage adds to its own work."""
     with tempfile.TemporaryDirectory() as folder:
         clone = clone_project(Path(folder), preset="digits")
         params = yaml.safe_load((clone / "params.yaml").read_text())
         params["sweep"]["widths"] = widths
+        params["sweep"]["runs"]["seeds"] = list(range(seeds))
         (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         subprocess.run(["dvc", "repro", "augment"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
         before = len(executions(clone))
@@ -45,15 +46,21 @@ def run_sweep(way: str, widths: list[int], jobs: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 24, 32, 48])
+    parser.add_argument("--seeds", type=int, default=6, help="of each run: the more, the longer a stage")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ |= {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "PATH": path}
-    print(json.dumps({"device": processor()[0], "cores": os.cpu_count(), "widths": options.widths}), flush=True)
+    print(
+        json.dumps(
+            {"device": processor()[0], "cores": os.cpu_count(), "widths": options.widths, "seeds": options.seeds}
+        ),
+        flush=True,
+    )
     ratios = []
     for _ in range(options.rounds):
-        took = {way: run_sweep(way, options.widths, options.jobs) for way in ("serial", "launch")}
+        took = {way: run_sweep(way, options.widths, options.seeds, options.jobs) for way in ("serial", "launch")}
         for way, facts in took.items():
             print(json.dumps({"way": way} | {name: round(value, 2) for name, value in facts.items()}), flush=True)
         ratios.append(took["serial"]["seconds"] / took["launch"]["seconds"])

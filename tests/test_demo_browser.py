@@ -229,7 +229,7 @@ def test_a_reader_chooses_drops_and_draws(browser: Browser, digits_demo: Path, s
     said = run_command(
         "isoflop", "predict", str(smoke / "ship/model.onnx"), str(file), "--json", "--top", "5", cwd=tmp_path
     )
-    expected = json.loads(said.stdout)[0]["top"]
+    expected = json.loads(said.stdout)["predictions"][0]["top"]
     with visiting(browser, digits_demo) as visit:
         page = visit.page
         assert visit.answer()["source"].startswith("Test image ")
