@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -142,20 +143,29 @@ def test_the_server_gives_the_folder_and_only_to_this_machine(demo: Path, path: 
 
 def test_the_command_serves_until_it_is_interrupted(demo: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "isoflop.cli", "demo", str(demo), "--no-browser"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        said = running.stdout.readline()
-        url = said.split()[1]
-        with get(url) as response:
-            assert b"<title>isoflop" in response.read()
-        port = url.rstrip("/").rpartition(":")[2]
-        again = run_command(*command, "--port", port, cwd=tmp_path, check=False)
-        assert again.returncode == 1 and again.stderr.startswith(
-            f"error: --port: found {port}, expected one to listen on"
-        )
-        assert again.stderr.count("\n") == 1
-        running.send_signal(2)
-        assert running.wait(10) == 130
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+    ) as running:
+        try:
+            assert running.stdout is not None
+            said = running.stdout.readline()
+            url = said.split()[1]
+            with get(url) as response:
+                assert b"<title>isoflop" in response.read()
+            port = url.rstrip("/").rpartition(":")[2]
+            again = run_command(*command, "--port", port, cwd=tmp_path, check=False)
+            assert again.returncode == 1 and again.stderr.startswith(
+                f"error: --port: found {port}, expected one to listen on"
+            )
+            assert again.stderr.count("\n") == 1
+            running.send_signal(signal.SIGINT)
+            assert running.wait(10) == 130
+        finally:
+            running.kill()  # or leaving the block waits for it
 
 
 def test_without_a_demo_it_says_how_to_get_one(

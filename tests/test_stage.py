@@ -105,7 +105,8 @@ def test_an_interrupt_leaves_nothing_and_no_traceback(project: Path) -> None:
     """As Ctrl-C does, while the stage works; the status is that of SIGINT."""
     (project / "interrupted.py").write_text(
         "import os, signal\nfrom isoflop.stage import Out, run\n\n\ndef main(model: Out) -> None:\n"
-        "    model.write_text('half')\n    os.kill(os.getpid(), signal.SIGINT)\n\n\nrun(main)\n"
+        "    model.write_text('half')\n    os.kill(os.getpid(), signal.SIGINT)\n\n\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nrun(main)\n"
     )
     done = run_command(sys.executable, "interrupted.py", "--model", "whole", cwd=project, check=False)
     assert (done.returncode, done.stderr) == (130, "") and not list(project.glob("*whole*"))
