@@ -37,6 +37,9 @@ def photos(folder: Path, count: int = 12) -> None:
             Image.fromarray(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(file)
 
 
+OUTPUTS = ("train", "val", "test", "dropped", "dropped-picture", "metrics")
+
+
 def test_a_folder_of_photos_is_downloaded_and_prepared(tmp_path: Path) -> None:
     photos(tmp_path / "data/images")
     (tmp_path / "data/images/README.md").write_text("Put your own images here")
@@ -45,7 +48,7 @@ def test_a_folder_of_photos_is_downloaded_and_prepared(tmp_path: Path) -> None:
     assert done.stderr == ""
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("min_images_per_class: 10", "min_images_per_class: 5"))
-    outputs = {name: f"out/{name}" for name in ("train", "val", "test", "dropped", "metrics")}
+    outputs = {name: f"out/{name}" for name in OUTPUTS}
     options = [word for name, path in outputs.items() for word in (f"--{name}", path)]
     command = [sys.executable, "-m", "stages.prepare", "--raw", "data/raw", *options]
     run_command(*command, cwd=tmp_path, PYTHONPATH=str(ROOT))
@@ -60,7 +63,7 @@ def test_one_class_is_for_prepare_to_refuse(tmp_path: Path) -> None:
     (tmp_path / "data/images/only/dog").rename(tmp_path / "elsewhere")
     run_download(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    options = [word for name in ("train", "val", "test", "dropped", "metrics") for word in (f"--{name}", f"out/{name}")]
+    options = [word for name in OUTPUTS for word in (f"--{name}", f"out/{name}")]
     command = [sys.executable, "-m", "stages.prepare", "--raw", "data/raw", *options]
     done = run_command(*command, cwd=tmp_path, check=False, PYTHONPATH=str(ROOT))
     assert done.returncode == 1

@@ -113,7 +113,9 @@ def run_stage(stage: str, place: Place, *before: Result) -> Result:
     with tempfile.TemporaryDirectory(prefix="isoflop-", dir=place.scratch) as folder:
         workspace = Path(folder)
         with tarfile.open(fileobj=io.BytesIO(place.files)) as archive:
-            archive.extractall(workspace, filter="data")
+            if hasattr(tarfile, "data_filter"):  # not in Python 3.11.0 to 3.11.3
+                archive.extraction_filter = staticmethod(tarfile.data_filter)
+            archive.extractall(workspace)
         (workspace / "dvc.lock").write_text(_lock_text(lock))
         restore, pull = (["checkout"], []) if place.shares_cache else (["pull"], ["--pull"])
         try:
