@@ -194,7 +194,7 @@ def of_another_input(file: Path, target: Path) -> None:
     ("spoil", "message"),
     [
         (lambda file, target: None, "not found; expected an ONNX file"),
-        (lambda file, target: target.mkdir(), "not found; expected an ONNX file"),
+        (lambda file, target: target.mkdir(), "a folder; expected an ONNX file"),
         (lambda file, target: target.write_bytes(b""), "not a readable ONNX file ("),
         (lambda file, target: target.write_text("this is no ONNX\n"), "not a readable ONNX file ("),
         (cut, "not a readable ONNX file ("),
