@@ -3,69 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
 import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
+from isoflop.argument_types import bootstraps, count, devices, finite, natural, port, positive, share
 from isoflop.command_help import CommandParser, WholeParser, epilog
 
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
-
-
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
-
-
-def _devices(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if 0 <= value <= 1 or (value > 1 and value.is_integer()):
-            return value
-    raise argparse.ArgumentTypeError(f"found {text!r}, expected a share or a whole number")
-
-
-def _share(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) <= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"found {text!r}, expected a share from 0 to 1")
-
-
-def _finite(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if math.isfinite(value := float(text)):
-            return value
-    raise argparse.ArgumentTypeError(f"found {text!r}, expected a number")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected 1 or more")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 or more")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 0 to 65535")
-    return int(text)
-
-
-def _bootstraps(text: str) -> int:
-    if not text.isdecimal() or int(text) < 20:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected at least 20")
-    return int(text)
 
 
 def parser() -> WholeParser:
@@ -220,7 +166,7 @@ def _add_demo(commands: Commands) -> None:
         "isoflop demo",
     )
     demo.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a copy of it (default: ship/demo)")
-    demo.add_argument("--port", type=_port, default=0, help="to listen on (default: 0, any that is free)")
+    demo.add_argument("--port", type=port, default=0, help="to listen on (default: 0, any that is free)")
     demo.add_argument("--no-browser", action="store_true", help="serve only")
 
 
@@ -238,16 +184,16 @@ def _add_compress(commands: Commands) -> None:
     compress.add_argument("model", type=Path, metavar="MODEL.onnx", help="input float32 or uint8 [batch, C, H, W]")
     compress.add_argument("--calibration", type=Path, required=True, metavar="FOLDER", help="of images, however deep")
     compress.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write to; made if missing")
-    compress.add_argument("--images", type=_count, default=1024, metavar="N", help="at most so many (default: 1024)")
-    compress.add_argument("--size", type=_count, metavar="PIXELS", help="side, where the model leaves it open")
-    compress.add_argument("--scale", type=_positive, default=255.0, help="pixels are divided by (default: 255)")
+    compress.add_argument("--images", type=count, default=1024, metavar="N", help="at most so many (default: 1024)")
+    compress.add_argument("--size", type=count, metavar="PIXELS", help="side, where the model leaves it open")
+    compress.add_argument("--scale", type=positive, default=255.0, help="pixels are divided by (default: 255)")
     compress.add_argument(
-        "--mean", type=float, nargs="+", default=[0.0], help="then less this, by channel (default: 0)"
+        "--mean", type=finite, nargs="+", default=[0.0], help="then less this, by channel (default: 0)"
     )
-    compress.add_argument("--std", type=_positive, nargs="+", default=[1.0], help="then over this (default: 1)")
+    compress.add_argument("--std", type=positive, nargs="+", default=[1.0], help="then over this (default: 1)")
     compress.add_argument("--method", choices=("auto", "minmax", "percentile", "entropy"), default="auto")
     compress.add_argument(
-        "--max-flips", type=_share, default=0.01, metavar="SHARE", help="of predictions that may change"
+        "--max-flips", type=share, default=0.01, metavar="SHARE", help="of predictions that may change"
     )
     compress.add_argument("--portable", action="store_true", help="for x86 processors without VNNI: weights of 7 bits")
     compress.add_argument("--force", action="store_true", help="write into a folder that holds something")
@@ -265,11 +211,11 @@ def _add_plan(commands: Commands) -> None:
         "isoflop plan --flops 1e12",
     )
     asked = plan.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--flops", type=_positive, metavar="C", help="budget of training FLOPs")
-    asked.add_argument("--loss", type=_positive, metavar="L", help="validation loss (NLL) to reach")
-    asked.add_argument("--parameters", type=_positive, metavar="N", help="size of the model")
+    asked.add_argument("--flops", type=positive, metavar="C", help="budget of training FLOPs")
+    asked.add_argument("--loss", type=positive, metavar="L", help="validation loss (NLL) to reach")
+    asked.add_argument("--parameters", type=positive, metavar="N", help="size of the model")
     asked.add_argument(
-        "--latency-ms", type=_positive, metavar="T", help="median latency, in the report's headline setting"
+        "--latency-ms", type=positive, metavar="T", help="median latency, in the report's headline setting"
     )
     _add_json(plan, "the best size, its loss and intervals, doubts")
 
@@ -297,15 +243,15 @@ def _add_fit(commands: Commands) -> None:
         fit.add_argument(f"--{name}", metavar="COLUMN", help=f"column of the {what}")
     fit.add_argument("--loss", metavar="COLUMN", default="loss", help="column of the loss (default: loss)")
     fit.add_argument("--where", metavar="COLUMN=VALUE", action="append", help="keep such rows alone; may be repeated")
-    fit.add_argument("--chance-loss", type=_positive, metavar="L", help="leave out runs no better than this by a tenth")
+    fit.add_argument("--chance-loss", type=positive, metavar="L", help="leave out runs no better than this by a tenth")
     fit.add_argument(
         "--objective",
         choices=("huber", "l1", "mse", "least_squares"),
         default="huber",
         help="huber (of log L, delta 0.001; default), l1 or mse of log L, least_squares of L",
     )
-    fit.add_argument("--bootstraps", type=_bootstraps, default=1000, metavar="R", help="default: 1000")
-    fit.add_argument("--bootstrap-seed", type=_natural, default=0, metavar="SEED", help="default: 0")
+    fit.add_argument("--bootstraps", type=bootstraps, default=1000, metavar="R", help="default: 1000")
+    fit.add_argument("--bootstrap-seed", type=natural, default=0, metavar="SEED", help="default: 0")
     fit.add_argument("--out", type=Path, default=Path("scaling"), metavar="FOLDER", help="default: scaling")
     fit.add_argument("--force", action="store_true", help="write into a folder that holds files")
     _add_json(fit, "what scaling.json holds")
@@ -352,9 +298,9 @@ def _add_launch(commands: Commands) -> None:
     launch.add_argument(
         "--address", help="of a Ray cluster (its nodes have isoflop installed); without it, this machine"
     )
-    launch.add_argument("--jobs", type=_count, metavar="N", help="stages at a time, here (default: as the cores hold)")
-    launch.add_argument("--cpus", type=_count, default=1, metavar="N", help="cores and threads a stage (default: 1)")
-    launch.add_argument("--gpus", type=_devices, default=0, metavar="X", help="a stage; may be a share (default: 0)")
+    launch.add_argument("--jobs", type=count, metavar="N", help="stages at a time, here (default: as the cores hold)")
+    launch.add_argument("--cpus", type=count, default=1, metavar="N", help="cores and threads a stage (default: 1)")
+    launch.add_argument("--gpus", type=devices, default=0, metavar="X", help="a stage; may be a share (default: 0)")
 
 
 def _add_completion(commands: Commands) -> None:
