@@ -131,7 +131,7 @@ def models() -> tuple[list[bytes], Feed]:
     from isoflop.model_files import Model
     from isoflop.models import build
     from isoflop.onnx_export import export
-    from isoflop.prediction import predict
+    from isoflop.prediction import open_model, predict
 
     folder = Path(tempfile.mkdtemp())
     Image.new("L", (8, 8), 200).save(folder / "good.png")
@@ -142,7 +142,7 @@ def models() -> tuple[list[bytes], Feed]:
 
     def feed(content: bytes) -> None:
         (folder / "fuzzed.onnx").write_bytes(content)
-        predict(folder / "fuzzed.onnx", [folder / "good.png"], top=1)
+        list(predict(open_model(folder / "fuzzed.onnx"), [folder / "good.png"]))
 
     return [(folder / "seed.onnx").read_bytes()], feed
 

@@ -22,7 +22,7 @@ from isoflop.command_help import STATUSES
 from isoflop.errors import UserError
 from isoflop.params import Section, key
 from isoflop.sources import Data
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, commit, run_command
 
 COMMANDS = sorted(parser().commands.choices)
 
@@ -55,7 +55,16 @@ def test_the_help_groups_the_commands_and_says_what_a_status_means(capsys: pytes
     [
         (["plan"], "error: isoflop plan: one of the arguments --flops --loss --parameters --latency-ms is required; "),
         (["plan", "--flops", "x"], "error: isoflop plan: argument --flops: found 'x', expected a positive number; "),
-        (["plam"], "error: isoflop: argument COMMAND: invalid choice: 'plam' (choose from "),
+        (["predcit"], "error: isoflop: argument COMMAND: invalid choice: 'predcit'; did you mean 'predict'?; "),
+        (["zzz"], "error: isoflop: argument COMMAND: invalid choice: 'zzz' (choose from "),
+        (
+            ["fit", "runs.csv", "--objective", "hubr"],
+            "error: isoflop fit: argument --objective: invalid choice: 'hubr'; ",
+        ),
+        (
+            ["predict", "m.onnx", "i.png", "--top", "0"],
+            "error: isoflop predict: argument --top: found '0', expected 1 or more; ",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line(command: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,7 +91,7 @@ JSON: dict[str, tuple[list[str], set[str]]] = {
     "savings": ([], {"stages", "ran_here", "restored"}),
     "plan": (["--flops", "1e12"], {"loss", "parameters", "flops"}),
     "verify": (["ship"], {"folder", "checked"}),
-    "predict": (["ship/model.onnx", "digit.png"], {"predictions"}),
+    "predict": (["ship/model.onnx", "digit.png"], {"predictions", "failed"}),
 }
 
 
@@ -122,10 +131,12 @@ def test_bash_completes_commands_options_and_choices() -> None:
     assert {"--flops", "--json"} <= offered("plan", "--")
     assert {"minmax", "entropy"} <= offered("compress", "--method", "")
     assert "README.md" in offered("predict", "REA")
+    assert {"digits", "smoke"} <= offered("preset", "") and offered("preset", "sm") == {"smoke"}
+    assert offered("init", "new", "--preset", "cifar10-") == {"cifar10-96"}
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
-def test_fish_completes_commands_and_options() -> None:
+def test_fish_completes_commands_options_and_presets() -> None:
     def offered(line: str) -> set[str]:
         ask = f"isoflop completion fish | source; complete -C '{line}'"
         done = run_command("fish", "--no-config", "-c", ask, cwd=ROOT)
@@ -133,12 +144,14 @@ def test_fish_completes_commands_and_options() -> None:
 
     assert {"plan", "preset", "predict"} <= offered("isoflop p")
     assert {"--flops", "--json"} <= offered("isoflop plan --")
+    assert "smoke" in offered("isoflop preset sm")
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
 def test_zsh_can_read_its_script(tmp_path: Path) -> None:
     (tmp_path / "_isoflop").write_text(run_command("isoflop", "completion", "zsh", cwd=ROOT).stdout)
     run_command("zsh", "-n", "_isoflop", cwd=tmp_path)
+    assert ":(cifar10-96 cifar10 digits " in (tmp_path / "_isoflop").read_text()
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
@@ -192,6 +205,41 @@ def test_outside_a_project_is_one_clear_line(
     assert cli.main(command) == 1
     said = capsys.readouterr().err
     assert "found no dvc.yaml here or in a folder above" in said and said.count("\n") == 1
+
+
+MADE = {  # what a command wants that `dvc repro` makes
+    ("release",): "ship/MODEL_CARD.md: not found; `dvc repro` makes it",
+    ("summary",): "metrics/variants.json: not found; `dvc repro` makes it",
+    ("predict", "ship/model.onnx", "x.png"): "ship/model.onnx: not found; `dvc repro` makes it",
+    ("predict", "onnx/base.onnx", "x.png", "--json"): "onnx/base.onnx: not found; `dvc repro` makes it",
+    ("predict", "elsewhere.onnx", "x.png"): "elsewhere.onnx: not found; expected an ONNX file",
+    ("demo",): "ship/demo/index.html: not found; `dvc repro demo` makes it where params.yaml has demo.enabled: true",
+    ("report",): "report/index.html: not found; `dvc repro` makes it",
+    ("report", "--compare", "HEAD"):
+        "--compare HEAD: dvc.lock: not found in that commit; `dvc repro` makes it, `git commit` keeps it",
+    ("plan", "--flops", "1e12"): "scaling/law.json: not found; `dvc repro` makes it",
+    ("savings",): "dvc.lock: not found; `dvc repro` makes it",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def never_ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = tmp_path_factory.mktemp("never_ran")
+    (project / "dvc.yaml").touch()
+    run_command("git", "init", "-q", cwd=project)
+    run_command("dvc", "init", "-q", cwd=project)
+    commit(project, "start")
+    return project
+
+
+@pytest.mark.parametrize("command", MADE)
+def test_before_the_first_run_a_line_says_what_makes_the_file(
+    never_ran: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(never_ran)
+    assert cli.main(command) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"error: {MADE[command]}\n")
 
 
 @pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])
@@ -257,6 +305,10 @@ def test_right_parameters_pass(tmp_path: Path) -> None:
          "params.yaml: sweep.runs.fractions: found 1.0 (number), expected a valid list"),
         ({"sweep": None}, "params.yaml: sweep: the key is missing"),
         ({"trane": {}}, "params.yaml: trane: unknown key; did you mean 'train'?"),
+        ({"train": None, "trane": {"width": 8, "seed": 0}}, "params.yaml: trane: unknown key; did you mean 'train'?"),
+        ({"train": {"widht": 8, "seed": 0}}, "params.yaml: train.widht: unknown key; did you mean 'width'?"),
+        ({"sweep": {"runs": {"fraction": [1.0]}, "widths": [8]}},
+         "params.yaml: sweep.runs.fraction: unknown key; did you mean 'fractions'?"),
         ({"augment": {"views": 1, "seed": 0, "policy": [{"name": "HorizontalFlipp"}]}},
          "params.yaml: augment.policy.0.name: unknown transform 'HorizontalFlipp'; did you mean 'HorizontalFlip'?"),
         ({"train": {"width": "8", "seed": 0}, "trane": 1},
@@ -295,7 +347,13 @@ def test_check_looks_at_every_stage_of_the_project(tmp_path: Path) -> None:
     (tmp_path / "data" / "images").mkdir(parents=True)
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text)
-    assert run_command("isoflop", "check", cwd=tmp_path / "src").stdout.startswith("params.yaml: fits all ")
+    done = run_command("isoflop", "check", cwd=tmp_path / "src")
+    assert done.stdout.startswith("params.yaml: fits all ") and done.stderr == ""
+    lax = re.sub(r"(?ms)^(ship:.*?max_accuracy_drop: )[\d.]+", r"\g<1>0.25", text)
+    (tmp_path / "params.yaml").write_text(lax)
+    done = run_command("isoflop", "check", cwd=tmp_path)
+    assert done.stdout.startswith("params.yaml: fits all ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("warning: params.yaml: ship.max_accuracy_drop: found 0.25, with which a variant may ")
     wrong = text.replace("objective: latency", "objective: speed").replace("method: auto", "method: guess")
     (tmp_path / "params.yaml").write_text(wrong + "spare: 1\n")
     done = run_command("isoflop", "check", cwd=tmp_path, check=False)

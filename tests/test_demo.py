@@ -174,7 +174,10 @@ def test_without_a_demo_it_says_how_to_get_one(
     monkeypatch.chdir(smoke)  # whose preset has it off
     assert cli.main(["demo", "--no-browser"]) == 1
     said = capsys.readouterr().err
-    assert "ship/demo: found no demo; `dvc repro demo` makes it where params.yaml has demo.enabled: true" in said
+    assert (
+        "error: ship/demo/index.html: not found; `dvc repro demo` makes it where params.yaml has demo.enabled: true"
+        in said
+    )
     assert said.count("\n") == 1
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo"]) == 1

@@ -81,6 +81,17 @@ def test_a_mistake_is_one_clear_line(tmp_path: Path, old: str, new: str, message
     assert "\n" not in text
 
 
+def test_a_misspelled_key_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, GOOD.replace("epochs: 3", "epoch: 3"))
+    assert str(caught.value) == f"{tmp_path}/params.yaml: recipe.epoch: unknown key; did you mean 'epochs'?"
+    with pytest.raises(UserError) as caught:  # one that is there as well makes no other missing one be passed over
+        load(tmp_path, GOOD.replace("epochs: 3", "seed: 3"))
+    assert [said.partition("params.yaml: ")[2] for said in str(caught.value).split("; /")] == [
+        "recipe.epochs: the key is missing", "recipe.seed: unknown key; did you mean 'seeds'?",
+    ]  # fmt: skip
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: not found"):
         load_params(Params, tmp_path / "params.yaml")

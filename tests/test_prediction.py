@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from isoflop import cli
-from isoflop.prediction import predict
+from isoflop.prediction import Failure, Prediction, find_images, open_model, predict
 from tests.conftest import run_command
+from tests.test_progress import on_terminal
 
 QUARTERS = ["top left", "top right", "bottom left", "bottom right"]
 
@@ -46,6 +48,13 @@ def write_model(file: Path, classes: list[str], channels: int = 1, resize: str =
     return file
 
 
+def predicted(model: Path, *images: Path, top: int = 1) -> list[Prediction]:
+    """Of images that can all be read."""
+    found = list(predict(open_model(model), images, top))
+    assert not [one for one in found if isinstance(one, Failure)]
+    return [one for one in found if isinstance(one, Prediction)]
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model.onnx", QUARTERS)
@@ -71,14 +80,16 @@ def write_image(file: Path, brightest: int, mode: str = "L", side: int = 8) -> P
 def test_images_of_any_mode_and_size(tmp_path: Path, mode: str, suffix: str, channels: int) -> None:
     model = write_model(tmp_path / "model.onnx", QUARTERS, channels)
     images = [write_image(tmp_path / f"{n}.{suffix}", n, mode, side) for n, side in enumerate((2, 8, 31, 400))]
-    predictions = predict(model, images, top=1)
+    predictions = predicted(model, *images)
     assert [prediction.image for prediction in predictions] == images
     assert [prediction.top[0][0] for prediction in predictions] == QUARTERS
 
 
 def test_probabilities_are_those_of_the_model_best_first(tmp_path: Path, model: Path) -> None:
     Image.fromarray(np.array([[64, 32], [96, 0]], np.uint8)).save(tmp_path / "image.png")
-    ((first, second, third, fourth),) = [prediction.top for prediction in predict(model, [tmp_path / "image.png"], 9)]
+    ((first, second, third, fourth),) = [
+        prediction.top for prediction in predicted(model, tmp_path / "image.png", top=9)
+    ]
     expected = np.exp([3.0, 2.0, 1.0, 0.0]) / np.exp([3.0, 2.0, 1.0, 0.0]).sum()
     assert [name for name, _ in (first, second, third, fourth)] == [QUARTERS[n] for n in (2, 0, 1, 3)]
     np.testing.assert_allclose([value for _, value in (first, second, third, fourth)], expected, rtol=1e-5)
@@ -91,18 +102,20 @@ def test_the_model_says_how_to_make_a_square(tmp_path: Path, resize: str, expect
     pixels[:, 8:] = 255
     pixels[:, 4:6] = 60
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert predict(model, [tmp_path / "wide.png"], 1)[0].top[0][0] == expected
+    assert predicted(model, tmp_path / "wide.png")[0].top[0][0] == expected
 
 
 def test_more_images_than_a_batch_stay_in_order(tmp_path: Path, model: Path) -> None:
     images = [write_image(tmp_path / f"{n}.png", n % 4) for n in range(150)]
-    assert [prediction.top[0][0] for prediction in predict(model, images, 1)] == [QUARTERS[n % 4] for n in range(150)]
+    assert [prediction.top[0][0] for prediction in predicted(model, *images)] == [QUARTERS[n % 4] for n in range(150)]
 
 
 def test_json_has_its_documented_form(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = write_image(tmp_path / "0.png", 0)
     assert cli.main(["predict", str(model), str(image), "--json", "--top", "2"]) == 0
-    (answer,) = json.loads(capsys.readouterr().out)["predictions"]
+    found = json.loads(capsys.readouterr().out)
+    (answer,) = found["predictions"]
+    assert found["failed"] == []
     assert answer["image"] == str(image)
     assert [entry["class"] for entry in answer["top"]] == QUARTERS[:2]
     assert answer["top"][0]["probability"] == pytest.approx(1, abs=0.01)
@@ -145,14 +158,7 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (
-            ["model.onnx", "good.png", "text.png"],
-            "error: text.png: not a readable image (unknown format); expected one",
-        ),
-        (["model.onnx", "good.png", "cut.png"], "error: cut.png: not a readable image ("),
-        (["model.onnx", "good.png", "none.png"], "error: none.png: not found; expected an image file"),
-        (["model.onnx", "folder"], "error: folder: found a folder, expected an image file"),
-        (["model.onnx", "good.png", "--top", "0"], "error: --top: found 0, expected at least 1"),
+        (["model.onnx", "folder"], "error: folder: found no images in this folder, expected some"),
         (["none.onnx", "good.png"], "error: none.onnx: not found"),
         (["folder", "good.png"], "error: folder: "),
         (["text.png", "good.png"], "error: text.png: not a readable ONNX file"),
@@ -220,6 +226,131 @@ def test_a_mistake_is_one_line_and_nothing_is_predicted(
     assert printed.err.startswith(said) and printed.err.count("\n") == 1
 
 
+def test_a_bad_file_does_not_keep_the_others_from_being_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], model: Path
+) -> None:
+    content = write_image(tmp_path / "good.png", 0, side=64).read_bytes()
+    write_image(tmp_path / "last.png", 3)
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "predict",
+        "model.onnx",
+        "cut.png",
+        "good.png",
+        "text.png",
+        "none.png",
+        "empty",
+        "last.png",
+        "\x1b[2J.png",
+    ]
+    assert cli.main(command) == 1
+    printed = capfd.readouterr()
+    assert [line.split("\t")[:2] for line in printed.out.splitlines()] == [
+        ["good.png", "top left"], ["last.png", "bottom right"],
+    ]  # fmt: skip
+    first, *others = printed.err.splitlines()
+    assert first.startswith("error: cut.png: not a readable image (")
+    assert others[0].startswith("error: text.png: not a readable image (unknown format); expected one of ")
+    assert others[1:] == [
+        "error: none.png: not found; expected an image file",
+        "error: empty: found no images in this folder, expected some",
+        r"error: \x1b[2J.png: not found; expected an image file",
+    ]
+    assert cli.main([*command, "--json"]) == 1
+    printed = capfd.readouterr()
+    found = json.loads(printed.out)
+    assert [one["image"] for one in found["predictions"]] == ["good.png", "last.png"]
+    assert [one["image"] for one in found["failed"]] == ["cut.png", "text.png", "none.png", "empty", "\x1b[2J.png"]
+    assert found["failed"][2]["error"] == "not found; expected an image file"
+    assert printed.err.count("\n") == 5
+
+
+def test_a_folder_stands_for_the_images_in_it(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "b" / "deep").mkdir(parents=True)
+    for name in ("z.png", "a.png", "b/deep/1.png", "b/no_suffix.png", ".hidden.png", "Thumbs.db"):
+        write_image(folder / name.replace("Thumbs.db", "thumb.png"), 1).rename(folder / name)
+    (folder / "b" / "no_suffix.png").rename(folder / "b" / "no_suffix")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "c.png").symlink_to(write_image(tmp_path / "outside.png", 2))
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.png")
+    alone = write_image(tmp_path / "alone.png", 0)
+    found = find_images([alone, folder, alone])
+    names = ["a.png", "b/deep/1.png", "b/no_suffix", "c.png", "gone.png", "z.png"]
+    assert found == [alone, *(folder / name for name in names), alone]
+    outcomes = list(predict(open_model(model), found))
+    assert [one.top[0][0] if isinstance(one, Prediction) else one.error for one in outcomes] == [
+        "top left", "top right", "top right", "top right", "bottom left", "not found; expected an image file",
+        "top right", "top left",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_a_failure(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "closed").mkdir(parents=True)
+    write_image(tmp_path / "image.png", 1).chmod(0)
+    (folder / "closed").chmod(0)
+    image, listing = predict(open_model(model), find_images([tmp_path / "image.png", folder]))
+    (folder / "closed").chmod(0o700)
+    assert isinstance(image, Failure) and image.error.startswith("Permission denied; ")
+    assert listing == Failure(folder, f"could not be listed ({folder / 'closed'}: Permission denied)")
+
+
+def test_predictions_are_printed_as_they_come_and_no_more_than_a_batch_is_read_ahead(
+    tmp_path: Path, model: Path
+) -> None:
+    image = write_image(tmp_path / "good.png", 0)
+    asked = 0
+
+    def images() -> Iterator[Path]:
+        nonlocal asked
+        for asked in range(1, 1001):
+            yield image
+
+    outcomes = predict(open_model(model), images())
+    next(outcomes)
+    assert asked <= 64
+    os.mkfifo(tmp_path / "slow.png")
+    command = [sys.executable, "-m", "isoflop.cli", "predict", str(model), *["good.png"] * 64, "slow.png"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(64)]  # while the next file is still waited for
+    assert {line.split("\t")[1] for line in lines} == {"top left"} and process.poll() is None
+    os.close(_opened_once_read(tmp_path / "slow.png"))
+    assert process.communicate(timeout=60)[0] == "" and process.returncode == 1
+
+
+def test_a_bar_on_the_terminal_stays_out_of_what_is_printed(tmp_path: Path, model: Path) -> None:
+    write_image(tmp_path / "good.png", 0)
+    (tmp_path / "bad.png").touch()
+    printed = tmp_path / "printed.tsv"
+    code = (
+        "import sys\nfrom isoflop import cli\n"
+        f"sys.stdout = open({str(printed)!r}, 'w')\n"
+        f"assert cli.main(['predict', {str(model)!r}] + [{str(tmp_path / 'good.png')!r}] * 100 "
+        f"+ [{str(tmp_path / 'bad.png')!r}]) == 1"
+    )
+    seen = on_terminal(code)
+    assert "predicting" in seen and "of 101 images" in seen and "bad.png: not a readable image" in seen
+    rows = [line.split("\t") for line in printed.read_text().splitlines()]
+    assert len(rows) == 100 and all(row[:2] == [str(tmp_path / "good.png"), "top left"] for row in rows)
+
+
+def test_what_is_run_is_what_was_looked_at(tmp_path: Path, model: Path) -> None:
+    """ONNX Runtime takes bytes that begin so for its own format, which onnx cannot look into."""
+    named = b"\x12\x08" + b"__ORTM__"  # a producer_name; that which comes later counts
+    (tmp_path / "two.onnx").write_bytes(named + model.read_bytes())
+    assert (tmp_path / "two.onnx").read_bytes()[4:8] == b"ORTM"
+    image = write_image(tmp_path / "good.png", 2)
+    assert predicted(tmp_path / "two.onnx", image)[0].top[0][0] == "bottom left"
+
+
 def test_control_c_ends_a_prediction_without_a_traceback(tmp_path: Path, model: Path) -> None:
     os.mkfifo(tmp_path / "slow.png")  # reading it waits for a writer that never comes
     process = subprocess.Popen(
@@ -268,7 +399,7 @@ def test_an_exported_network_answers_as_torch_does(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     picture = tmp_path / "picture.jpg"
     Image.fromarray(rng.integers(0, 256, (20, 33, 3), np.uint8)).save(picture)
-    found = dict(predict(tmp_path / "model.onnx", [picture], 3)[0].top)
+    found = dict(predicted(tmp_path / "model.onnx", picture, top=3)[0].top)
     pixels = fit_to_square(decode(picture.read_bytes(), "picture"), 8, 3, "pad")
     with torch.inference_mode():
         expected = net(normalize(torch.from_numpy(pixels[None].copy()), meaning)).softmax(1)[0]

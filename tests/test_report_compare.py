@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from isoflop import cli
-from isoflop.report.compare import differing_metrics, differing_params, flat, headlines
+from isoflop.report.compare import differing_metrics, differing_params, draw_tradeoffs, flat, headlines
+from isoflop.report.revisions import Run
 from tests.conftest import run_command
 from tests.report_project import outline, words
 
@@ -109,7 +110,7 @@ def values(plots: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ("revisions", "says"),
     [
         (["nonsense"], "error: --compare nonsense: no such revision or experiment; "),
-        (["HEAD~1", "HEAD"], "error: --compare HEAD~1: found no dvc.lock in it, expected the one of a `dvc repro`"),
+        (["HEAD~1", "HEAD"], "error: --compare HEAD~1: dvc.lock: not found in that commit; `dvc repro` makes it, "),
         (["HEAD"] * 7, "error: --compare: found 7 runs, expected at most 6"),
     ],
 )
@@ -132,6 +133,37 @@ def test_results_that_the_cache_has_lost_are_one_line(
     assert "error: --compare narrow: its results are neither in the cache nor in a remote" in capsys.readouterr().err
 
 
+def test_a_run_whose_data_metrics_are_missing_is_drawn_without_intervals(
+    tmp_path: Path,
+) -> None:
+    """One that stopped early, or of an older version."""
+    (tmp_path / "plots").mkdir()
+    rows = "variant,accuracy,latency_ms,bytes,chosen\nbase,0.9,2.5,4000,yes\n"
+    (tmp_path / "plots" / "tradeoff.csv").write_text(rows)
+    letters = {letter: Run(letter, "", tmp_path) for letter in "AB"}
+    facts: dict[str, dict[str, Any]] = {"A": {"data": {"images": {"test": 100}}}, "B": {}}
+    drawn = draw_tradeoffs(letters, facts)
+    assert [figure.title for figure in drawn] == [
+        "Accuracy against median latency, ms", "Accuracy against size of the file, kB",
+    ]  # fmt: skip
+    assert all("A base (shipped): 90" in figure.alt and "B base (shipped): 90" in figure.alt for figure in drawn)
+
+
+def test_before_the_first_commit_the_cure_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    run_command("git", "init", "-q", cwd=tmp_path)
+    run_command("dvc", "init", "-q", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for revision in ("HEAD", "nonsense"):
+        assert cli.main(["report", "--compare", revision]) == 1
+        said = capsys.readouterr().err
+        assert said == (
+            f"error: --compare {revision}: found no commit in git; `dvc repro` makes results, `git commit` keeps them\n"
+        )
+
+
 def test_without_options_the_report_is_where_it_says(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,7 +173,7 @@ def test_without_options_the_report_is_where_it_says(
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["report"]) == 1
-    assert capsys.readouterr().err == "error: report/index.html: not found; `dvc repro` writes it\n"
+    assert capsys.readouterr().err == "error: report/index.html: not found; `dvc repro` makes it\n"
 
 
 def test_only_what_differs_is_listed(tmp_path: Path) -> None:

@@ -69,4 +69,4 @@ def test_a_missing_file_is_one_line_that_says_what_to_do(
     assert cli.main(["summary"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"error: {name}: not found; run `dvc repro`\n"
+    assert printed.err == f"error: {name}: not found; `dvc repro` makes it\n"

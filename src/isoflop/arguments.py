@@ -44,7 +44,7 @@ def parser() -> WholeParser:
         "check",
         "validate params.yaml before any stage runs",
         "Validate all of params.yaml: unknown sections and keys, types, ranges, and the augmentation policy. Every "
-        "mistake is named in one line.",
+        "mistake is named in one line, and what is allowed but hardly meant in a warning.",
         "isoflop check && dvc repro",
     )
     _add_json(check, "file, stages: how many it fits")
@@ -147,13 +147,14 @@ def _add_predict(commands: Commands) -> None:
         "predict",
         "classify images with an ONNX model of the pipeline",
         "Classify images of any size or mode with an ONNX model that the pipeline made. How an image is resized and "
-        "normalized is read from the model.",
+        "normalized is read from the model. A folder stands for all images in it, however deep. What cannot be read is "
+        "named on stderr, a line each; the others are predicted all the same, and the exit status is then 1.",
         "isoflop predict ship/model.onnx photo.jpg --top 3",
     )
     predict.add_argument("model", type=Path, metavar="MODEL.onnx", help="such as ship/model.onnx")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file")
-    predict.add_argument("--top", type=int, default=1, metavar="K", help="classes an image, best first (default: 1)")
-    _add_json(predict, "predictions: of each image, top (a list of class, probability)")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file, or a folder: all images in it")
+    predict.add_argument("--top", type=count, default=1, metavar="K", help="classes an image, best first (default: 1)")
+    _add_json(predict, "predictions: of each image, top (a list of class, probability); failed: image, error")
 
 
 def _add_demo(commands: Commands) -> None:

@@ -19,10 +19,13 @@ from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
 from isoflop.params import PARAMS_FILE, Section, Shown, declared_keys, load_params, read_params, value_at, variant_keys
 from isoflop.project_files import runs_installed_code
+from isoflop.shipping import Ship
 from isoflop.sources import Data
 from isoflop.stage import contract
 from isoflop.stage_code import STAGES_PACKAGE, installed
 from isoflop.variants import Variants, misfits
+
+_HARDLY_MEANT = 0.2  # a drop of accuracy beyond it
 
 
 def stage_schemas(project: Path) -> dict[str, type[Section]]:
@@ -48,8 +51,11 @@ def stage_schemas(project: Path) -> dict[str, type[Section]]:
     return schemas
 
 
-def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
+def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[str]:
     """Validate ``file``: no section or key that no stage knows, every value as its schema wants it.
+
+    Returns:
+        What is allowed, but hardly meant.
 
     Raises:
         UserError: every mistake, in one line. The augmentation policy is looked at when all else is right, as that
@@ -66,23 +72,33 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
     fields |= {name: FieldInfo(annotation=fields[name].annotation) for name in varied}  # as the section stands
     known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))
     present = _sections(file, known)
-    mistakes = [f"{file}: {name}: the key is missing" for name in known if name not in present]
-    mistakes += [f"{file}: {name}: unknown key; {_nearest(name, known)}" for name in present if name not in known]
+    unknown = {name: difflib.get_close_matches(name, known, n=1) for name in present if name not in known}
+    meant = [name for nearest in unknown.values() for name in nearest]  # not missing, but misspelled
+    mistakes = [f"{file}: {name}: the key is missing" for name in known if name not in (*present, *meant)]
+    mistakes += [f"{file}: {name}: unknown key; {_hint(nearest, known)}" for name, nearest in unknown.items()]
     there = {dotted: info for dotted, info in fields.items() if dotted.partition(".")[0] in present}
     mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
     if mistakes:
         raise UserError("; ".join(mistakes))
+    doubts = []
     for schema, variant in _seen(schemas, file):
         for section in dict(load_params(schema, file, variant)).values():
             if isinstance(section, Augment):
                 check_policy(section.policy)
             if isinstance(section, Variants) and (wrong := misfits(section)):
                 raise UserError("; ".join(f"{file}: {mistake}" for mistake in wrong))
+            if isinstance(section, Ship) and section.max_accuracy_drop > _HARDLY_MEANT:
+                drop = section.max_accuracy_drop
+                doubts.append(
+                    f"{file}: ship.max_accuracy_drop: found {drop:g}, with which a variant may ship that loses "
+                    f"{100 * drop:.4g} points of accuracy; it is a share: 0.01 is one point"
+                )
             if isinstance(section, Data) and not Path(section.path).exists():
                 raise UserError(
                     f"{file}: data.path: found nothing at {section.path}, expected a folder, zip or tar of images "
                     "(whatever the source: DVC looks at it)"
                 )
+    return list(dict.fromkeys(doubts))
 
 
 def _mistakes(schemas: Iterable[tuple[type[Section], str | None]], file: Path) -> list[str]:
@@ -127,6 +143,5 @@ def _joined(fields: Mapping[str, FieldInfo]) -> type[Section]:
     return create_model("Params", __base__=Section, **definitions)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
+def _hint(nearest: list[str], known: list[str]) -> str:
     return f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(known)}"

@@ -8,12 +8,12 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from isoflop.arguments import parser
-from isoflop.errors import UserError
+from isoflop.errors import UserError, unmade
 
 _BUG = 70  # EX_SOFTWARE of sysexits.h
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         whole.print_help(sys.stderr)
         return 2
     try:
-        _COMMANDS[options.command](options)
+        status = _COMMANDS[options.command](options) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # a bug of ours; a script can tell it from a mistake of its own
         traceback.print_exc()
         return _BUG
-    return 0
+    return status
 
 
 def find_project(start: Path) -> Path:
@@ -55,6 +55,11 @@ def find_project(start: Path) -> Path:
         if (folder / "dvc.yaml").is_file():
             return folder
     raise UserError(f"{start}: found no dvc.yaml here or in a folder above, expected to be inside a project")
+
+
+def _nearby(project: Path) -> Path:
+    """The same folder as seen from here: messages name files as one would."""
+    return Path(os.path.relpath(project))
 
 
 def _failed(message: str) -> int:
@@ -104,7 +109,9 @@ def _check(options: argparse.Namespace) -> None:
 
     with contextlib.chdir(find_project(Path.cwd())):
         schemas = stage_schemas(Path.cwd())
-        check(schemas.values())
+        doubts = check(schemas.values())
+    for doubt in doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
     if options.json:
         return _print_json({"file": "params.yaml", "stages": len(schemas)})
     print(f"params.yaml: fits all {len(schemas)} stages")
@@ -121,10 +128,25 @@ def _doctor(options: argparse.Namespace) -> None:
     show(found, as_json=options.json)
 
 
-def _predict(options: argparse.Namespace) -> None:
-    from isoflop.prediction import predict, show
+def _predict(options: argparse.Namespace) -> int:
+    from isoflop.prediction import find_images, open_model, predict, show
+    from isoflop.progress import tracked
 
-    show(predict(options.model, options.images, options.top), as_json=options.json)
+    if not options.model.exists() and _is_output(options.model):
+        raise unmade(options.model)
+    classifier = open_model(options.model)
+    images: Iterable[Any] = find_images(options.images)
+    if options.json or not sys.stdout.isatty():  # else the tables show how far it is
+        images = tracked(images, "predicting", "images")
+    return 1 if show(predict(classifier, images, options.top), as_json=options.json) else 0
+
+
+def _is_output(model: Path) -> bool:
+    """Whether it is one of the project's models, there or not."""
+    with contextlib.suppress(UserError):
+        project = find_project(Path.cwd())
+        return any(model.resolve().is_relative_to(project / folder) for folder in ("ship", "onnx"))
+    return False
 
 
 def _compress(options: argparse.Namespace) -> None:
@@ -154,14 +176,14 @@ def _report(options: argparse.Namespace) -> None:
     from isoflop.report.compare import write_comparison
 
     project = find_project(Path.cwd())
-    report = Path(os.path.relpath(project / "report" / "index.html"))
+    report = _nearby(project) / "report" / "index.html"
     if options.compare:
         file = options.out or report.with_name("compare.html")
         print(f"{file}: {' beside '.join(write_comparison(project, options.compare, file))}")
     elif report.is_file():
         print(report)
     else:
-        raise UserError(f"{report}: not found; `dvc repro` writes it")
+        raise unmade(report)
 
 
 def _launch(options: argparse.Namespace) -> None:
@@ -174,7 +196,7 @@ def _launch(options: argparse.Namespace) -> None:
 def _release(options: argparse.Namespace) -> None:
     from isoflop.release import release
 
-    manifest = release(find_project(Path.cwd()), options.out, key=options.key, force=options.force)
+    manifest = release(_nearby(find_project(Path.cwd())), options.out, key=options.key, force=options.force)
     if options.json:
         return _print_json(manifest)
     signed = "signed" if options.key else "not signed"
@@ -184,7 +206,7 @@ def _release(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from isoflop.demo.server import serve
 
-    folder = options.folder or find_project(Path.cwd()) / "ship" / "demo"
+    folder = options.folder or _nearby(find_project(Path.cwd())) / "ship" / "demo"
     serve(folder, options.port, browser=not options.no_browser)
 
 
@@ -200,7 +222,7 @@ def _verify(options: argparse.Namespace) -> None:
 def _savings(options: argparse.Namespace) -> None:
     from isoflop.savings import show, stage_costs
 
-    project = find_project(Path.cwd())
+    project = _nearby(find_project(Path.cwd()))
     show(project, stage_costs(project), as_json=options.json)
 
 
@@ -208,7 +230,7 @@ def _plan(options: argparse.Namespace) -> None:
     from isoflop.scaling.commands import plan, print_plan
 
     asked = {name: getattr(options, name) for name in ("flops", "loss", "parameters", "latency_ms")}
-    print_plan(*plan(find_project(Path.cwd()), **asked), as_json=options.json)
+    print_plan(*plan(_nearby(find_project(Path.cwd())), **asked), as_json=options.json)
 
 
 def _fit(options: argparse.Namespace) -> None:
@@ -231,11 +253,16 @@ def _fit(options: argparse.Namespace) -> None:
 def _completion(options: argparse.Namespace) -> None:
     import shtab
 
+    from isoflop.presets import presets_of_package
+
     whole = parser()
-    for command in whole.commands.choices.values():
+    presets = [preset.name for preset in presets_of_package()]
+    for name, command in whole.commands.choices.items():
         for action in command._actions:
             if action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
+            if (name, action.dest) in (("preset", "name"), ("init", "preset")):
+                action.choices = presets  # here alone: a project may have others
     print(shtab.complete(whole, options.shell))
 
 
@@ -243,7 +270,7 @@ def _print_json(found: dict[str, Any]) -> None:
     print(json.dumps(found, indent=1))
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "init": _init,
     "upgrade": _upgrade,
     "preset": _preset,

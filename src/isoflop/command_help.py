@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import difflib
+from typing import Any, NoReturn
 
 _GROUPS = {  # what one wants → the commands for it, and an example
     "Start": (("init", "upgrade", "preset", "check", "doctor"), "isoflop preset digits && isoflop check && dvc repro"),
@@ -37,6 +38,15 @@ STATUSES = {  # exit status → what it means; the one place where they are writ
 
 class CommandParser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, and what to do next below the help of a command."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError:
+            nearest = difflib.get_close_matches(str(value), map(str, action.choices or ()), n=1)
+            if not nearest:
+                raise
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; did you mean {nearest[0]!r}?") from None
 
     def error(self, message: str) -> NoReturn:
         said = " ".join(message.split())

@@ -1,5 +1,9 @@
 """The error that a user can mend, and how to tell that there was too little memory."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 _OUT_OF_MEMORY = (
     "out of memory",  # torch on a GPU
     "can't allocate memory",  # torch on a CPU
@@ -14,6 +18,11 @@ class UserError(Exception):
     Commands and stages print its message and exit with status 1; any other exception is a bug of ours and
     keeps its traceback.
     """
+
+
+def unmade(file: Path, stage: str = "") -> UserError:
+    """That a file which the pipeline makes, or one stage of it, is not there."""
+    return UserError(f"{file}: not found; `dvc repro{stage and f' {stage}'}` makes it")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -43,7 +43,7 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
         UserError: a link to a folder, to nothing, or to a file out of ``folder``.
     """
     root = folder.resolve()
-    for path in sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix()):
+    for path in files_below(folder):
         if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(root)):
             raise UserError(
                 f"{path}: found a link to {str(path.readlink())!r}, expected a file, or a link to one in {folder}"
@@ -51,6 +51,11 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
             yield Entry(path.relative_to(folder).as_posix(), status.st_size, partial(io.FileIO, path))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All below ``folder`` that is no folder (a link to one is none), sorted by name; hidden ones are left out."""
+    return sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
 def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) -> Manifest:
@@ -79,7 +84,6 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All that is not a folder, links to folders included."""
     for path in folder.iterdir():
         if not _is_clutter(path.name):
             if path.is_dir() and not path.is_symlink():

@@ -48,6 +48,7 @@ class Port:
 class OnnxClassifier:
     """An open ONNX Runtime session of a file that isoflop exported, and what the file says of itself."""
 
+    file: Path
     session: Any  # onnxruntime.InferenceSession
     variant: str
     classes: list[str]
@@ -75,16 +76,19 @@ class OnnxClassifier:
         return np.concatenate(outputs) if outputs else np.zeros((0, len(self.classes)), np.float32)
 
 
-def open_classifier(file: Path, threads: int = 1) -> OnnxClassifier:
+def open_classifier(file: Path, threads: int = 1, content: bytes | None = None) -> OnnxClassifier:
     """Open an ONNX file in ONNX Runtime on the CPU.
+
+    Args:
+        content: what the file holds, where that has been read (and looked at) already: the file is not read again.
 
     Raises:
         UserError: the file is missing, is not ONNX, is corrupt, or is not a classifier that isoflop exported.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: {'a folder' if file.is_dir() else 'not found'}; expected an ONNX file")
+    if content is None:
+        _check_is_file(file)
     try:
-        session = open_session(str(file), threads)
+        session = open_session(str(file) if content is None else content, threads)
     except Exception as error:  # its exceptions have no common base but this
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     return _described(session, file)
@@ -101,6 +105,7 @@ def open_session(model: str | bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever it begins like
     options.log_severity_level = 4  # fatal: its warnings are advice to us, and its errors are raised as well
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -125,14 +130,18 @@ def read_graph(file: Path) -> ModelProto:
     """
     import onnx
 
-    if not file.is_file():
-        raise UserError(f"{file}: {'a folder' if file.is_dir() else 'not found'}; expected an ONNX file")
+    _check_is_file(file)
     try:
         graph = onnx.load(file)
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # those of protobuf, the checker and shape inference have no common base
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     return graph
+
+
+def _check_is_file(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"{file}: {'a folder' if file.is_dir() else 'not found'}; expected an ONNX file")
 
 
 def _described(session: Any, file: Path) -> OnnxClassifier:
@@ -161,7 +170,7 @@ def _described(session: Any, file: Path) -> OnnxClassifier:
         raise UserError(f"{file}: metadata resize: found {metadata['resize']!r}, expected one of {expected}")
     classes = _classes(metadata["classes"], outputs[LOGITS].shape, file)
     takes = batch if isinstance(batch, int) else None
-    return OnnxClassifier(session, metadata["variant"], classes, resize, height, channels, takes)
+    return OnnxClassifier(file, session, metadata["variant"], classes, resize, height, channels, takes)
 
 
 def _classes(text: str, logits: list[Any], file: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +112,12 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        said = [_explain(file, schema, keys, replaced, detail) for detail in error.errors()]
+        meant = {_meant(schema, detail) for detail in error.errors() if detail["type"] == "extra_forbidden"}
+        said = [
+            _explain(file, schema, keys, replaced, detail)
+            for detail in error.errors()
+            if not (detail["type"] == "missing" and detail["loc"] in meant)  # said once: it is there, misspelled
+        ]
         raise UserError("; ".join(said)) from None
 
 
@@ -162,18 +167,24 @@ def _explain(
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
     if detail["type"] == "extra_forbidden":
-        known = _fields_at(schema, [str(first), *map(str, rest[:-1])])
-        nearest = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(known)}"
+        meant, known = _meant(schema, detail), _fields_at(schema, detail["loc"][:-1])
+        hint = f"did you mean {meant[-1]!r}?" if meant else f"expected one of {', '.join(known)}"
         return f"{file}: {where}: unknown key; {hint}"
     found = detail["input"]
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{file}: {where}: found {found!r} ({_yaml_type(found)}), expected {expected}"
 
 
-def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
+def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:
+    """The place of the key that an unknown one looks like; empty where there is none."""
+    *path, name = detail["loc"]
+    nearest = difflib.get_close_matches(str(name), _fields_at(schema, path), n=1)
+    return (*path, *nearest) if nearest else ()
+
+
+def _fields_at(schema: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     for part in path:
-        info = schema.model_fields.get(part)
+        info = schema.model_fields.get(str(part))
         annotation = info.annotation if info else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []

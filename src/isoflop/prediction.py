@@ -6,19 +6,25 @@ How a picture becomes the model's input is read from the model (its input shape 
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
+from isoflop.archives import Entry
 from isoflop.arrays import Images
 from isoflop.errors import UserError
+from isoflop.image_folders import files_below, is_image
 from isoflop.images import decode, fit_to_square
-from isoflop.onnx_files import OnnxClassifier, cores, open_classifier, reason
+from isoflop.onnx_files import Floats, OnnxClassifier, cores, open_classifier, reason
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -35,49 +41,82 @@ class Prediction:
     top: list[tuple[str, float]]
 
 
-def predict(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
-    """The ``top`` classes (all, if it has fewer) of each image file, in their order.
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be predicted (or a folder that could not be listed), and why."""
+
+    image: Path
+    error: str
+
+
+def open_model(file: Path) -> OnnxClassifier:
+    """Open a model from anywhere, on all cores. It is read once: what is opened is what was looked at.
 
     Raises:
-        UserError: ``top`` is less than 1; the model is missing, is not ONNX, is not of this pipeline or wants another
-            file to be read; a file is missing, is a folder or is not an image. One bad file and nothing is predicted:
-            half an answer that looks whole is worse than none.
+        UserError: the model is missing, is not ONNX, is not of this pipeline or wants another file to be read.
     """
-    if top < 1:
-        raise UserError(f"--top: found {top}, expected at least 1")
-    for image in images:
-        if image.is_dir():
-            raise UserError(f"{image}: found a folder, expected an image file ({image}/*.png, say)")
-        if not image.exists():
-            raise UserError(f"{image}: not found; expected an image file")
-    _refuse_external_data(model)
-    classifier = open_classifier(model, threads=cores())
-    predictions = []
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        pixels_BHWC = np.stack([_pixels(image, classifier) for image in batch])
-        try:
-            probabilities_BK = classifier.probabilities(pixels_BHWC)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-            raise UserError(f"{model}: could be opened, but not run ({reason(error)})") from None
-        for image, probabilities_K in zip(batch, probabilities_BK, strict=True):
-            best = np.argsort(-probabilities_K, kind="stable")[:top]
-            predictions.append(
-                Prediction(image, [(classifier.classes[index], float(probabilities_K[index])) for index in best])
-            )
-    return predictions
+    if not file.is_file():
+        return open_classifier(file)  # which says what it is instead
+    content = file.read_bytes()
+    _refuse_external_data(content, file)
+    return open_classifier(file, cores(), content)
 
 
-def show(predictions: Sequence[Prediction], *, as_json: bool) -> None:
-    """Print predictions: as JSON, as a table on a terminal, else a line of tab-separated columns for each class."""
+def find_images(paths: Iterable[Path]) -> list[Path | Failure]:
+    """The paths, with the images below it, sorted, in the place of a folder; what counts as one: ``is_image``.
+
+    Links to files are followed, those to folders are not. A folder without images is a failure.
+    """
+    return [found for path in paths for found in (_images_below(path) if os.path.isdir(path) else [path])]
+
+
+def predict(
+    classifier: OnnxClassifier, images: Iterable[Path | Failure], top: int = 1
+) -> Iterator[Prediction | Failure]:
+    """The ``top`` classes (all, if it has fewer) of each image file, in their order, as fast as they come.
+
+    A file that cannot be read gives a failure in its place, and so does one that is handed in. No more than a batch of
+    images is held in memory.
+
+    Raises:
+        UserError: the model can be opened, but not run.
+    """
+    waiting = iter(images)
+    while batch := list(islice(waiting, _BATCH)):
+        read = [image if isinstance(image, Failure) else _read(image, classifier) for image in batch]
+        pixels = [one[1] for one in read if not isinstance(one, Failure)]
+        probabilities = iter(_probabilities(classifier, np.stack(pixels)) if pixels else ())
+        for one in read:
+            if isinstance(one, Failure):
+                yield one
+            else:
+                yield Prediction(one[0], _best(next(probabilities), classifier.classes, top))
+
+
+def show(outcomes: Iterable[Prediction | Failure], *, as_json: bool) -> int:
+    """Print predictions as they come: tables on a terminal, else a line of tab-separated columns for each class; or at
+    the end all as JSON. Failures are a line each on stderr. Returns how many there were."""
+    stdout = sys.stdout  # a progress bar puts something of its own there
+    predictions: list[Prediction] = []  # that wait to be printed
+    failures: list[Failure] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            print(f"error: {printable(str(outcome.image))}: {printable(outcome.error)}", file=sys.stderr)
+        elif as_json or stdout.isatty():
+            predictions.append(outcome)
+            if not as_json and len(predictions) == _BATCH:
+                _print_table(predictions)
+                predictions = []
+        else:
+            _print_lines(outcome, stdout)
     if as_json:
-        print(json.dumps({"predictions": [_as_dict(prediction) for prediction in predictions]}, indent=1))
-    elif sys.stdout.isatty():
+        found = {"predictions": [_as_dict(one) for one in predictions]}
+        failed = [{"image": str(one.image), "error": one.error} for one in failures]
+        print(json.dumps(found | {"failed": failed}, indent=1))
+    elif predictions:
         _print_table(predictions)
-    else:
-        for prediction in predictions:
-            for name, probability in prediction.top:
-                print(printable(str(prediction.image)), printable(name), f"{probability:.4f}", sep="\t")
+    return len(failures)
 
 
 def printable(text: str) -> str:
@@ -87,14 +126,12 @@ def printable(text: str) -> str:
     )
 
 
-def _refuse_external_data(model: Path) -> None:
+def _refuse_external_data(content: bytes, model: Path) -> None:
     """A model may name files for its weights; one from somewhere else must not choose what is read here."""
     import onnx
 
-    if not model.is_file():
-        return  # for open_classifier to say
     try:
-        graph = onnx.load(model, format="protobuf", load_external_data=False)
+        graph = onnx.load_model_from_string(content, format="protobuf")
     except Exception as error:  # those of protobuf have no common base
         raise UserError(f"{model}: not a readable ONNX file ({reason(error)})") from None
     for tensor in _tensors(graph):
@@ -115,14 +152,61 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
                 yield from _tensors(inner)
 
 
-def _pixels(image: Path, classifier: OnnxClassifier) -> Images:
-    picture = decode(image.read_bytes(), str(image))
-    return fit_to_square(picture, classifier.image_size, classifier.channels, classifier.resize)
+def _images_below(folder: Path) -> list[Path | Failure]:
+    try:
+        found = [found for path in files_below(folder) if (found := _image_in(path, folder))]
+    except OSError as error:  # a folder in it cannot be listed
+        return [Failure(folder, f"could not be listed ({error.filename}: {error.strerror})")]
+    return found or [Failure(folder, "found no images in this folder, expected some")]
+
+
+def _image_in(path: Path, folder: Path) -> Path | Failure | None:
+    """The file, if it is an image; a failure, if one cannot tell."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe, or a link to a folder
+            return None
+        return path if is_image(Entry(path.relative_to(folder).as_posix(), 0, partial(io.FileIO, path))) else None
+    except OSError as error:
+        return Failure(path, _why(error))
+
+
+def _read(image: Path, classifier: OnnxClassifier) -> tuple[Path, Images] | Failure:
+    try:
+        picture = decode(image.read_bytes(), str(image))
+    except UserError as error:
+        return Failure(image, str(error).removeprefix(f"{image}: "))
+    except OSError as error:
+        return Failure(image, _why(error))
+    return image, fit_to_square(picture, classifier.image_size, classifier.channels, classifier.resize)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "not found; expected an image file"
+    return f"{error.strerror or error}; expected an image file that can be read"
+
+
+def _probabilities(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
+    try:
+        return classifier.probabilities(pixels_BHWC)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise UserError(f"{classifier.file}: could be opened, but not run ({reason(error)})") from None
+
+
+def _best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
+    best = np.argsort(-probabilities_K, kind="stable")[:top]
+    return [(classes[index], float(probabilities_K[index])) for index in best]
 
 
 def _as_dict(prediction: Prediction) -> dict[str, object]:
     top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
     return {"image": str(prediction.image), "top": top}
+
+
+def _print_lines(prediction: Prediction, stdout: TextIO) -> None:
+    for name, probability in prediction.top:
+        columns = printable(str(prediction.image)), printable(name), f"{probability:.4f}"
+        print(*columns, sep="\t", file=stdout, flush=True)
 
 
 def _print_table(predictions: Sequence[Prediction]) -> None:

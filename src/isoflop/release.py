@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.damage import locked_outputs
-from isoflop.errors import UserError
+from isoflop.errors import UserError, unmade
 from isoflop.executions import dvc_md5
 from isoflop.params import read_params
 from isoflop.project_files import runs_installed_code
@@ -43,8 +43,10 @@ def release(project: Path, out: Path, *, key: Path | None, force: bool) -> dict[
     ship = project / "ship"
     outputs = locked_outputs(project / "dvc.lock")
     for name in (*SHIPPED, _SUMS):
-        if not (ship / name).is_file() or f"ship/{name}" not in outputs:
-            raise UserError(f"{ship / name}: not there, or not in dvc.lock; `dvc repro` makes it")
+        if not (ship / name).is_file():
+            raise unmade(ship / name)
+        if f"ship/{name}" not in outputs:
+            raise UserError(f"{ship / name}: found nothing of it in dvc.lock; `dvc repro` makes it anew")
         if dvc_md5(ship / name) not in outputs[f"ship/{name}"]:
             raise UserError(f"{ship / name}: not what dvc.lock says; `dvc checkout ship` restores it")
     _check_current(project)

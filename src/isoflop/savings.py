@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import UserError
+from isoflop.errors import UserError, unmade
 from isoflop.executions import executions
 from isoflop.graph import read_graph
 from isoflop.params import read_params
@@ -31,7 +31,7 @@ def stage_costs(project: Path) -> list[StageCost]:
     """
     lock = project / "dvc.lock"
     if not lock.is_file():
-        raise UserError(f"{lock}: not found; `dvc repro` writes it")
+        raise unmade(lock)
     stages = read_params(lock).get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError(f"{lock}: found no stages, expected those that `dvc repro` ran")

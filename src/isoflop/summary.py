@@ -10,7 +10,7 @@ import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
-from isoflop.errors import UserError
+from isoflop.errors import unmade
 from isoflop.report import formats
 from isoflop.report.facts import Facts, Variant, cell_in_words, read_facts, variants
 from isoflop.report.scaling_words import (
@@ -37,7 +37,7 @@ def print_summary(project: Path, *, as_json: bool = False) -> None:
     report = project / "report" / "index.html"
     rows = variants(metrics["variants"], metrics["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
     if not report.is_file():
-        raise UserError(f"{report}: not found; run `dvc repro`")
+        raise unmade(report)
     if as_json:
         law = {name: metrics["scaling"][name] for name in ("trusted", "diagnoses", "optimal")}
         found = {

@@ -20,7 +20,9 @@ def check_demo(folder: Path) -> None:
         UserError: ``folder`` holds no demo.
     """
     if not (folder / "index.html").is_file():
-        raise UserError(f"{folder}: found no demo; `dvc repro demo` makes it where params.yaml has demo.enabled: true")
+        raise UserError(
+            f"{folder / 'index.html'}: not found; `dvc repro demo` makes it where params.yaml has demo.enabled: true"
+        )
 
 
 def open_server(folder: Path, port: int) -> ThreadingHTTPServer:

@@ -54,7 +54,7 @@ def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[st
             headlines=headlines(list(facts.values())),
             paired=_paired(letters, facts),
             curves=_curves(letters),
-            tradeoffs=_tradeoffs(letters, facts),
+            tradeoffs=draw_tradeoffs(letters, facts),
             metrics=differing_metrics(list(facts.values())),
         )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -166,14 +166,17 @@ def _curves(letters: Mapping[str, Run]) -> list[Figure]:
     return [draw_curves(quantity, series) for quantity, series in quantities.items()]
 
 
-def _tradeoffs(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]) -> list[Figure]:
+def draw_tradeoffs(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]) -> list[Figure]:
+    """Accuracy against latency and against bytes, of all runs; without intervals where a run's test images were not
+    counted."""
     points = []
     for number, (letter, run) in enumerate(letters.items()):
         file = run.folder / "plots" / "tradeoff.csv"
         for row in read_rows(file) if file.is_file() else []:
             shipped = row["chosen"] == "yes"
             accuracy = float(row["accuracy"])
-            bounds = share_interval(accuracy, facts[letter]["data"]["images"]["test"])
+            images = facts[letter].get("data", {}).get("images", {}).get("test")
+            bounds = share_interval(accuracy, images) if images else (accuracy, accuracy)
             label = f"{letter} {row['variant']}" + (" (shipped)" if shipped else "")
             points.append(Point(label, accuracy, *bounds, float(row["latency_ms"]), int(row["bytes"]), number, shipped))
     return [draw_tradeoff(points, by) for by in ("latency_ms", "bytes")] if points else []

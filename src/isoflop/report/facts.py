@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import UserError
+from isoflop.errors import UserError, unmade
 
 Facts = dict[str, Any]
 Row = dict[str, str]
@@ -25,7 +25,7 @@ def read_facts(file: Path) -> Facts:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; run `dvc repro`") from None
+        raise unmade(file) from None
     except ValueError as error:
         raise UserError(f"{file}: not readable ({error}); `dvc checkout` restores it") from None
     if not isinstance(facts, dict):
@@ -43,7 +43,7 @@ def read_rows(file: Path) -> list[Row]:
         with file.open(newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; run `dvc repro`") from None
+        raise unmade(file) from None
 
 
 def share_interval(share: float, count: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isoflop.errors import UserError
+from isoflop.errors import unmade
 from isoflop.report import formats
 from isoflop.report.svg import inline
 
@@ -42,4 +42,4 @@ def read_picture(file: Path) -> Markup | str:
             return inline(file.read_text(encoding="utf-8"), file.stem)
         return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; run `dvc repro`") from None
+        raise unmade(file) from None

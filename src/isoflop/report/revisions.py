@@ -45,15 +45,24 @@ def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
         folder = scratch / str(number)
         _copy_results(project, name, commit, folder)
         runs.append(Run(name, commit[:9], folder))
-    return runs if len(runs) > 1 else [*runs, Run(WORKSPACE, "", project)]
+    if len(runs) > 1:
+        return runs
+    if not any((project / "metrics").glob("*.json")):
+        raise UserError(f"--compare {names[0]}: metrics: not found in the {WORKSPACE}; `dvc repro` makes them")
+    return [*runs, Run(WORKSPACE, "", project)]
 
 
 def _resolved(repo: Any, name: str) -> str:
     from dvc.scm import NoSCMError, RevError, resolve_rev
+    from scmrepo.exceptions import SCMError
 
     try:
         return str(resolve_rev(repo.scm, name))
-    except RevError:
+    except (RevError, SCMError):
+        if not repo.scm.list_all_commits():
+            raise UserError(
+                f"--compare {name}: found no commit in git; `dvc repro` makes results, `git commit` keeps them"
+            ) from None
         raise UserError(
             f"--compare {name}: no such revision or experiment; `git log --oneline` and `dvc exp show` list them"
         ) from None
@@ -69,7 +78,9 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
     try:
         files = DVCFileSystem(url=str(project), rev=commit)
         if not files.isfile("dvc.lock"):
-            raise UserError(f"--compare {name}: found no dvc.lock in it, expected the one of a `dvc repro`, committed")
+            raise UserError(
+                f"--compare {name}: dvc.lock: not found in that commit; `dvc repro` makes it, `git commit` keeps it"
+            )
         wanted = [file for file in _FILES if files.isfile(file)]
         for part in _FOLDERS:
             wanted += [found for found in files.find(part)] if files.isdir(part) else []
@@ -79,7 +90,10 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
             target.write_bytes(files.read_bytes(file))
     except (DvcException, DataIndexDirError, OSError) as error:
         raise UserError(
-            f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())})"
+            f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())}); "
+            "`dvc repro` of that commit makes them, `dvc push` shares them"
         ) from None
     if not any((folder / "metrics").glob("*.json")):
-        raise UserError(f"--compare {name}: found no metrics in it, expected some by `dvc repro`")
+        raise UserError(
+            f"--compare {name}: metrics: not found in that commit; `dvc repro` makes them, `git commit` keeps them"
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.errors import UserError
+from isoflop.errors import UserError, unmade
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import ms, rounded
 from isoflop.report.scaling_words import budget_in_words
@@ -35,7 +35,10 @@ def plan(
     Raises:
         UserError: the law has no answer, or a file that it takes is missing.
     """
-    known = read_law(project / "scaling" / "law.json")
+    file = project / "scaling" / "law.json"
+    if not file.exists():
+        raise unmade(file)
+    known = read_law(file)
     planner = known.planner
     form = planner.law.form
     if planner.best(planner.sizes.flops(planner.largest, planner.most_samples)) is None:
