@@ -91,7 +91,10 @@ def open_classifier(file: Path, threads: int = 1, content: bytes | None = None) 
         session = open_session(str(file) if content is None else content, threads)
     except Exception as error:  # its exceptions have no common base but this
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
-    return _described(session, file)
+    try:
+        return _described(session, file)
+    except UnicodeDecodeError as error:  # any name in it, of an axis too, may be no text; a session says so when asked
+        raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
 
 
 def open_session(model: str | bytes, threads: int) -> Any:
@@ -107,7 +110,8 @@ def open_session(model: str | bytes, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever it begins like
     options.log_severity_level = 4  # fatal: its warnings are advice to us, and its errors are raised as well
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # there is no provider to fall back to: it would try the same again, and say so on stdout
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def outputs_of(graph: ModelProto, port: Port, inputs_N: npt.NDArray[Any]) -> Floats:
@@ -145,12 +149,9 @@ def _check_is_file(file: Path) -> None:
 
 
 def _described(session: Any, file: Path) -> OnnxClassifier:
-    try:
-        metadata = session.get_modelmeta().custom_metadata_map
-        inputs = {item.name: item for item in session.get_inputs()}
-        outputs = {item.name: item for item in session.get_outputs()}
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
+    metadata = session.get_modelmeta().custom_metadata_map
+    inputs = {item.name: item for item in session.get_inputs()}
+    outputs = {item.name: item for item in session.get_outputs()}
     lacking = [name for name in ("classes", "resize", "variant") if name not in metadata]
     if lacking or metadata.get("producer") != PRODUCER:
         raise UserError(f"{file}: found no metadata {', '.join(lacking) or 'producer'}, expected a file of `isoflop`")
