@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from isoflop.prediction import predict
+from isoflop.prediction import Prediction, open_model, predict
 from tests.conftest import copy_project, run_command
 from tests.pages import DOCS, blocks, run_block
 
@@ -37,6 +37,8 @@ def test_the_model_is_served_as_the_page_says(smoke: Path, tmp_path: Path) -> No
     picture, model = tmp_path / "digit.png", smoke / "ship" / "model.onnx"
     Image.fromarray(np.load(smoke / "data" / "prepared" / "test" / "images.npy")[0, ..., 0]).save(picture)
     said = run_command(sys.executable, "serve.py", str(model), str(picture), cwd=tmp_path).stdout.split()
-    ((name, probability),) = predict(model, [picture], 1)[0].top
+    (predicted,) = predict(open_model(model), [picture])
+    assert isinstance(predicted, Prediction)
+    ((name, probability),) = predicted.top
     assert said[0] == name
     assert abs(float(said[1]) - probability) < 1e-5
