@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +135,10 @@ def _predict(options: argparse.Namespace) -> int:
     if not options.model.exists() and _is_output(options.model):
         raise unmade(options.model)
     classifier = open_model(options.model)
-    images: Iterable[Any] = find_images(options.images)
-    if options.json or not sys.stdout.isatty():  # else the tables show how far it is
-        images = tracked(images, "predicting", "images")
-    return 1 if show(predict(classifier, images, options.top), as_json=options.json) else 0
+    images = find_images(options.images)
+    in_tables = sys.stdout.isatty() and not options.json  # which show how far it is
+    waiting = iter(images) if in_tables else tracked(images, "predicting", "images")
+    return 1 if show(predict(classifier, waiting, options.top), as_json=options.json) else 0
 
 
 def _is_output(model: Path) -> bool:
