@@ -19,8 +19,8 @@ from typing import Any
 
 from isoflop.code_hash import file_sha256, project_code_sha256
 from isoflop.damage import locked_outputs
+from isoflop.dvc_md5 import dvc_md5
 from isoflop.errors import UserError
-from isoflop.executions import dvc_md5
 from isoflop.params import read_params
 from isoflop.shipping import SHIPPED
 
