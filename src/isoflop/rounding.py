@@ -3,7 +3,7 @@
 Weights are rounded as ONNX Runtime's kernels hold them: by output channel to -127..127, after the batch norm that
 follows is folded into them. What enters a layer is rounded to 0..255 over a range that follows the batches. Gradients
 pass the rounding unchanged where nothing is clipped (Krishnamoorthi 2018, "Quantizing deep convolutional networks for
-efficient inference"; the scheme is that of Jacob et al. 2018). The network that comes out is one like any other: its export is
+efficient inference", after Jacob et al. 2018). The network that comes out is one like any other: its export is
 calibrated and quantized as every other's, so that its graph has the same fused kernels.
 """
 
