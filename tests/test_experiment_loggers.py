@@ -88,13 +88,13 @@ def test_a_training_that_fails_is_a_failed_run(splits: tuple[Split, Split], monk
 
 
 def of_mlflow() -> tuple[Any, dict[str, Any]]:
-    """The one run in the local store, and the history of two of its metrics."""
+    """The newest run in the local store, which MLflow keeps open from test to test, and the history of two metrics."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(f"sqlite:///{LOGS / 'mlflow.db'}")
-        (run,) = client.search_runs([client.get_experiment_by_name("isoflop").experiment_id])
+        run, *_ = client.search_runs([client.get_experiment_by_name("isoflop").experiment_id])
         found = {name: client.get_metric_history(run.info.run_id, name) for name in ("train/loss", "val/nll")}
     return run, found
 
