@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def test_a_training_that_fails_is_a_failed_run(splits: tuple[Split, Split], monk
 
     monkeypatch.setattr(Training, "on_train_epoch_end", stop)
     with pytest.raises(ValueError, match="stopped"):
-        trained(splits, ExperimentLog("mlflow", "base", {}))
+        trained(splits, ExperimentLog("mlflow", "base", {"recipe": {"epochs": 3}}))
     assert of_mlflow()[0].info.status == "FAILED"
 
 
@@ -103,9 +104,14 @@ def test_wandb_keeps_an_offline_run(splits: tuple[Split, Split]) -> None:
     pytest.importorskip("wandb")
     _, fitted = trained(splits, ExperimentLog("wandb", "base", {"recipe": {"epochs": 3}}))
     (file,) = (LOGS / "wandb").glob("offline-run-*/*.wandb")
-    content = file.read_bytes()  # records of JSON, whose reader is no part of the package
-    for row in fitted.history:
-        assert all(name.encode() in content and json.dumps(value).encode() in content for name, value in row.items())
+    wanted = {
+        text.encode() for row in fitted.history for name, value in row.items() for text in (name, json.dumps(value))
+    }
+    until = time.monotonic() + 30  # W&B's own process writes the file, at times after `finish` has returned
+    # records of JSON, whose reader is no part of the package
+    while (lacking := {text for text in wanted if text not in file.read_bytes()}) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert lacking == set()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
