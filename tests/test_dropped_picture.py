@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from isoflop.executions import dvc_md5
+from isoflop.dvc_md5 import dvc_md5
 from isoflop.readers import RawImage
 from tests.test_cleaning import picture, plain, png, prepared
 
