@@ -14,4 +14,4 @@ def main(params: Params, raw: Out) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, whole_params=True)

@@ -21,4 +21,4 @@ def main(params: Params, width: str, train: In, val: In, views: In, runs: Out) -
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, whole_params=True)

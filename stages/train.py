@@ -22,4 +22,4 @@ def main(params: Params, train: In, val: In, views: In, model: Out, curves: Out,
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, whole_params=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_command
+from isoflop.stage import In, Out, contract, option
+from tests.conftest import ROOT, run_command
 
 STAGE = """
 import sys
@@ -142,3 +145,17 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path, label: str) -
         assert done.returncode == 1 and contents(project) == []
     finally:
         run_command("umount", str(out), cwd=project)
+
+
+@pytest.mark.parametrize("stage", ["download", "sweep", "train"])
+def test_a_stage_that_is_early_or_long_looks_at_the_values_of_all(tmp_path: Path, stage: str) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    params = (ROOT / "presets" / "smoke.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(re.sub("  max_latency_ms: .*", "  max_latency_ms: -3", params))
+    kinds = contract(importlib.import_module(f"stages.{stage}").main).items()
+    paths = [part for name, kind in kinds if kind in (In, Out, str) for part in (option(name), "4")]
+    done = run_command("python", "-m", f"stages.{stage}", *paths, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and done.stderr == (
+        f"error: {stage}: params.yaml: ship.max_latency_ms: found -3 (integer), expected greater than 0\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]

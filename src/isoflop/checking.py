@@ -51,15 +51,11 @@ def stage_schemas(project: Path) -> dict[str, type[Section]]:
     return schemas
 
 
-def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[str]:
+def check_values(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
     """Validate ``file``: no section or key that no stage knows, every value as its schema wants it.
 
-    Returns:
-        What is allowed, but hardly meant.
-
     Raises:
-        UserError: every mistake, in one line. The augmentation policy is looked at when all else is right, as that
-            takes the import of albumentations.
+        UserError: every mistake, in one line.
     """
     schemas = list(schemas)
     fields = {
@@ -80,6 +76,20 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
     mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
     if mistakes:
         raise UserError("; ".join(mistakes))
+
+
+def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[str]:
+    """Validate ``file`` as ``check_values`` does, and then what takes the import of albumentations or a look at the
+    disk: the augmentation policy, the variants' names, the images.
+
+    Returns:
+        What is allowed, but hardly meant.
+
+    Raises:
+        UserError: every mistake in the values, or the first one in the others, in one line.
+    """
+    schemas = list(schemas)
+    check_values(schemas, file)
     doubts = []
     for schema, variant in _seen(schemas, file):
         for section in dict(load_params(schema, file, variant)).values():

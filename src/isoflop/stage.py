@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import inspect
 import os
 import shutil
@@ -50,8 +51,11 @@ def option(argument: str) -> str:
     return "--" + argument.replace("_", "-")
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
     """Run ``main`` as a command: arguments from the command line, parameters from params.yaml.
+
+    With ``whole_params`` the values of all other stages are looked at, too: of a stage that comes first or takes long,
+    lest a slip that only a later one would find comes out after hours.
 
     Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, too little
     memory, a file that cannot be read), and with 130 where it is interrupted; any other exception keeps its traceback.
@@ -65,6 +69,10 @@ def run(main: Callable[..., None]) -> None:
         check_own_code()  # first, as other code may have other options
         values = vars(_parser(main, arguments).parse_args())
         variant = values.pop("variant", None)
+        if whole_params:
+            # by name, as an import would make the code of all stages that of this one
+            checking = importlib.import_module("isoflop.checking")
+            checking.check_values(checking.stage_schemas(Path.cwd()).values())
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 values[name] = load_params(annotation, variant=variant)
