@@ -6,12 +6,11 @@ import contextlib
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoflop.command_output import command_output
 from isoflop.errors import UserError
 from isoflop.image_survey import Survey, entries, survey
 from isoflop.presets import named_preset, presets_of_package
@@ -20,7 +19,6 @@ from isoflop.starting_params import Choice, starting_params
 
 _IMAGES = Path("data") / "images"  # data.path of every preset
 _DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
-_OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in a hook of another repository
 
 
 @dataclass(frozen=True)
@@ -62,17 +60,17 @@ def create_project(folder: Path, images: Path | None, *, preset: str | None, cop
             path = _copied_name(images) if copy else _lasting_path(images, folder)
             text, choices = starting_params(chosen.content.decode(), found, path)
             (partial / "params.yaml").write_text(text)
-        _run("dvc", "init", "-q", cwd=partial)
+        command_output(["dvc", "init", "-q"], partial)
         (partial / ".dvc" / "config").write_text(_DVC_CONFIG)
         (partial / ".dvc" / "plots").mkdir(exist_ok=True)
         for name, text in plot_templates().items():
             (partial / name).write_text(text)
         if images is not None and found is not None and copy:
             _copy(images, found, partial / path)
-            _run("dvc", "add", "-q", path, cwd=partial)
+            command_output(["dvc", "add", "-q", path], partial)
         _check(partial)
-        _run("git", "add", "-A", cwd=partial)
-        _run("git", "commit", "-q", "-m", "isoflop init", cwd=partial)
+        command_output(["git", "add", "-A"], partial)
+        command_output(["git", "commit", "-q", "-m", "isoflop init"], partial)
     return NewProject(folder, path, found, choices)
 
 
@@ -153,9 +151,9 @@ def _move_into(partial: Path, empty: Path) -> None:
 
 
 def _start_git(partial: Path) -> None:
-    _run("git", "init", "-q", "-b", "main", cwd=partial)
+    command_output(["git", "init", "-q", "-b", "main"], partial)
     try:
-        _run("git", "var", "GIT_COMMITTER_IDENT", cwd=partial)
+        command_output(["git", "var", "GIT_COMMITTER_IDENT"], partial)
     except UserError:
         raise UserError(
             "git: found no identity for the first commit; `git config --global user.name 'Your Name'` and "
@@ -197,18 +195,3 @@ def _check(project: Path) -> None:
 
     with contextlib.chdir(project):  # data.path holds here, too: it is beside where the project will be
         check(stage_schemas(project).values())
-
-
-def _run(*command: str, cwd: Path) -> None:
-    """
-    Raises:
-        UserError: it fails; with what it said.
-    """
-    program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
-    environment["DVC_NO_ANALYTICS"] = "1"
-    done = subprocess.run(
-        [*program, *command[1:]], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:2])}: {' '.join((done.stderr or done.stdout).split())[-400:]}")
