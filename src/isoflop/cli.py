@@ -72,7 +72,8 @@ def _init(options: argparse.Namespace) -> None:
 
     if options.copy and options.images is None:
         raise UserError("--copy: found without --images, expected a folder of images to copy")
-    show(create_project(options.folder, options.images, preset=options.preset, copy=options.copy))
+    how = {name: getattr(options, name) for name in ("preset", "copy", "quick")}
+    show(create_project(options.folder, options.images, **how))
 
 
 def _upgrade(options: argparse.Namespace) -> None:
