@@ -7,6 +7,7 @@ import os
 import shutil
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,9 @@ def test_few_images_are_seen_more_often_and_many_less() -> None:
 def test_a_small_class_lowers_what_a_class_must_have() -> None:
     assert chosen(of(9, classes=3))["prepare.min_images_per_class"] == 8
     assert chosen(of(0, train=40, test=10))["prepare.min_images_per_class"] == 10
+    found = of(20)
+    unreadable = {name: "empty file" for name in list(found.places)[:11]}  # of class 0, which has 9 left
+    assert chosen(replace(found, unreadable=unreadable))["prepare.min_images_per_class"] == 8
 
 
 @pytest.mark.parametrize(

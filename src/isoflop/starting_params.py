@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +61,7 @@ def starting_params(preset: str, survey: Survey, path: str) -> StartingParams:
     training = sum(counts["train"] for counts in sizes.values())
     choices = [
         *_choose_pixels(params, survey),
-        *_choose_least(params, survey),
+        *_choose_least(params, {name: sum(counts.values()) for name, counts in sizes.items()}),
         *_choose_batch(params, training),
         *_choose_epochs(params, training),
     ]
@@ -117,9 +118,9 @@ def _choose_pixels(params: Any, survey: Survey) -> list[Choice]:
     return choices
 
 
-def _choose_least(params: Any, survey: Survey) -> list[Choice]:
+def _choose_least(params: Any, class_sizes: Mapping[str, int]) -> list[Choice]:
     prepare = params["prepare"]
-    name, size = min(survey.class_sizes.items(), key=lambda item: item[1])
+    name, size = min(class_sizes.items(), key=lambda item: item[1])
     least = min(prepare["min_images_per_class"], max(3, int(_STAYS * size)))
     if least == prepare["min_images_per_class"]:
         return []
