@@ -15,9 +15,11 @@ import io
 import json
 import multiprocessing
 import resource
+import socket
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -104,6 +106,70 @@ def archives() -> tuple[list[bytes], Feed]:
     return seeds, feed
 
 
+def surveys() -> tuple[list[bytes], Feed]:
+    """Archives of pictures in class folders to what ``isoflop init`` says and chooses of them."""
+    from PIL import Image
+
+    from isoflop.image_survey import survey
+    from isoflop.presets import named_preset, presets_of_package
+    from isoflop.starting_params import starting_params
+
+    preset = named_preset(presets_of_package(), "images").content.decode()
+    picture, seeds = io.BytesIO(), []
+    Image.new("RGB", (9, 12), (200, 10, 10)).save(picture, "PNG")
+    for splits in ([""], ["train/", "val/", "test/"]):
+        tarred = io.BytesIO()
+        with tarfile.open(fileobj=tarred, mode="w") as tar:
+            for name in (f"{split}{kind}/{number}.png" for split in splits for kind in "ab" for number in range(12)):
+                info = tarfile.TarInfo(name)
+                info.size = len(picture.getvalue())
+                tar.addfile(info, io.BytesIO(picture.getvalue()))
+        seeds.append(tarred.getvalue())
+    file = Path(tempfile.mkdtemp()) / "fuzzed.tar"
+
+    def feed(content: bytes) -> None:
+        file.write_bytes(content)
+        starting_params(preset, survey(file), file.name)
+
+    return seeds, feed
+
+
+def requests() -> tuple[list[bytes], Feed]:
+    """Requests to the server of ``isoflop demo``, which must answer and must not serve what lies beside the demo."""
+    from isoflop.demo.server import open_server
+
+    folder = Path(tempfile.mkdtemp())
+    secret = b"what lies beside the demo"
+    (folder / "secret.txt").write_bytes(secret)
+    (folder / "demo").mkdir()
+    (folder / "demo" / "index.html").write_text("<title>demo</title>")
+    host = b"Host: 127.0.0.1:8080\r\n"
+    paths = (b"/", b"/index.html", b"/../secret.txt", b"/%2e%2e/secret.txt", b"//x/..%2f..%2fsecret.txt?a#b")
+    seeds = [b"GET " + path + b" HTTP/1.1\r\n" + host + b"Connection: close\r\n\r\n" for path in paths]
+    seeds.append(b"HEAD / HTTP/1.0\r\nHost: [::1]:80\r\nIf-Modified-Since: Thu, 26 Nov 2026 17:00:00 GMT\r\n\r\n")
+
+    wrong: list[str] = []
+    server = open_server(folder / "demo", 0)
+    server.handle_error = lambda *_: wrong.append(traceback.format_exc())  # type: ignore[method-assign]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def feed(content: bytes) -> None:
+        answer = b""
+        with (
+            socket.create_connection(("127.0.0.1", server.server_port), timeout=SLOWEST) as client,
+            contextlib.suppress(ConnectionError),  # the server may have heard enough
+        ):
+            client.sendall(content)
+            client.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: client.recv(1 << 16), b""))
+        if secret in answer:
+            raise AssertionError("served a file outside of the demo")
+        if wrong:
+            raise AssertionError(wrong.pop())
+
+    return seeds, feed
+
+
 def params() -> tuple[list[bytes], Feed]:
     """Every preset to ``isoflop check``."""
     from isoflop.checking import check, stage_schemas
@@ -163,7 +229,9 @@ def tables() -> tuple[list[bytes], Feed]:
 
 TARGETS: dict[str, tuple[Callable[[], tuple[list[bytes], Feed]], float]] = {  # and the share of the inputs
     "image": (images, 0.5),
-    "archive": (archives, 0.35),
+    "archive": (archives, 0.25),
+    "survey": (surveys, 0.05),
+    "request": (requests, 0.05),
     "params": (params, 0.05),
     "model": (models, 0.05),
     "table": (tables, 0.05),

@@ -28,7 +28,8 @@ class Params(Section):
 
 
 def main(params: Params, metrics: In, plots: In, choice: In, dropped: In, code: list[In], report: Out) -> None:
-    write_report(metrics, plots, choice, dropped, code, params.model_dump(), report)
+    del code  # for DVC: the page names the hash of all code
+    write_report(metrics, plots, choice, dropped, params.model_dump(), report)
 
 
 if __name__ == "__main__":

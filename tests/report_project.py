@@ -60,9 +60,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = np.random.default_rng(len(name)).integers(0, 256, (60, 160, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "plots" / f"{name}.png")
     draw_reliability([Bin(0.7, 0.6, 10), Bin(0.95, 0.97, 80)], folder / "plots" / "reliability.svg")
-    (folder / "src").mkdir()
-    (folder / "src" / "code.py").write_text("answer = 42\n")
-    (folder / "src" / "page.html").write_text("not hashed")
+    (folder / "src" / "isoflop").mkdir(parents=True)
+    (folder / "src" / "isoflop" / "code.py").write_text("answer = 42\n")
+    (folder / "src" / "isoflop" / "page.html").write_text("not hashed")
     shutil.copy(ROOT / "presets" / "smoke.yaml", folder / "params.yaml")
     return folder
 
@@ -227,7 +227,7 @@ def report(project: Path, target: Path) -> str:
     params = read_params(project / "params.yaml")
     inputs = project / "metrics", project / "plots", project / "ship" / "choice.json", project / "dropped.csv"
     with contextlib.chdir(project):
-        write_report(*inputs, [Path("src")], params, target)
+        write_report(*inputs, params, target)
     assert [file.name for file in target.iterdir()] == ["index.html"]
     return (target / "index.html").read_text()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isoflop.executions import dvc_md5
+from isoflop.dvc_md5 import dvc_md5
 from tests.conftest import run_command
 from tests.test_pipeline import executed
 

@@ -130,6 +130,8 @@ def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
         ("/%2e%2e/runtime/LICENSE", "127.0.0.1", 404),
         ("/", "localhost", 200),
         ("/", "evil.example", 403),
+        ("/", "[", 400),
+        ("/%00", "127.0.0.1", 400),
     ],
 )
 def test_the_server_gives_the_folder_and_only_to_this_machine(demo: Path, path: str, host: str, status: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from isoflop import cli
-from isoflop.executions import dvc_md5
+from isoflop.dvc_md5 import dvc_md5
 from isoflop.onnxruntime_web import PACKAGE
 from tests.conftest import ROOT, run_command
 

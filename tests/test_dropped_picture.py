@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from isoflop import dropped_picture
-from isoflop.executions import dvc_md5
+from isoflop.dvc_md5 import dvc_md5
 from isoflop.figures import new_figure
 from isoflop.readers import RawImage
 from tests.test_cleaning import picture, plain, png, prepared

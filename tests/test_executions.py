@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from isoflop import cli
-from isoflop.executions import dvc_md5, executions, note_execution
+from isoflop.dvc_md5 import dvc_md5
+from isoflop.executions import executions, note_execution
 
 
 def test_the_md5_is_that_of_dvc(smoke: Path) -> None:

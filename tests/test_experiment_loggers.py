@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from isoflop.errors import UserError
 from isoflop.experiment_loggers import ExperimentLog
 from isoflop.loading import all_images
 from isoflop.training import Fitted, fit
+from isoflop.training_module import Training
 from tests.networks import digits_split, fresh_net, no_views, recipe
 
 LOGS = Path(".isoflop/logs")
@@ -67,26 +69,49 @@ def test_mlflow_has_every_row_in_a_local_store(splits: tuple[Split, Split]) -> N
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
     _, fitted = trained(splits, ExperimentLog("mlflow", "base", {"recipe": {"epochs": 3}}))
+    run, found = of_mlflow()
+    assert run.info.run_name == "base" and run.info.status == "FINISHED" and run.data.params["recipe/epochs"] == "3"
+    for name, metrics in found.items():
+        assert [(metric.step, metric.value) for metric in metrics] == column(fitted, name)
+
+
+def test_a_training_that_fails_is_a_failed_run(splits: tuple[Split, Split], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+
+    def stop(*_: object) -> None:
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(Training, "on_train_epoch_end", stop)
+    with pytest.raises(ValueError, match="stopped"):
+        trained(splits, ExperimentLog("mlflow", "base", {"recipe": {"epochs": 3}}))
+    assert of_mlflow()[0].info.status == "FAILED"
+
+
+def of_mlflow() -> tuple[Any, dict[str, Any]]:
+    """The newest run in the local store, which MLflow keeps open from test to test, and the history of two metrics."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(f"sqlite:///{LOGS / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name("isoflop")
-        (run,) = client.search_runs([experiment.experiment_id])
+        run, *_ = client.search_runs([client.get_experiment_by_name("isoflop").experiment_id])
         found = {name: client.get_metric_history(run.info.run_id, name) for name in ("train/loss", "val/nll")}
-    assert run.info.run_name == "base" and run.info.status == "FINISHED" and run.data.params["recipe/epochs"] == "3"
-    for name, metrics in found.items():
-        assert [(metric.step, metric.value) for metric in metrics] == column(fitted, name)
+    return run, found
 
 
 def test_wandb_keeps_an_offline_run(splits: tuple[Split, Split]) -> None:
     pytest.importorskip("wandb")
     _, fitted = trained(splits, ExperimentLog("wandb", "base", {"recipe": {"epochs": 3}}))
     (file,) = (LOGS / "wandb").glob("offline-run-*/*.wandb")
-    content = file.read_bytes()  # records of JSON, whose reader is no part of the package
-    for row in fitted.history:
-        assert all(name.encode() in content and json.dumps(value).encode() in content for name, value in row.items())
+    wanted = {
+        text.encode() for row in fitted.history for name, value in row.items() for text in (name, json.dumps(value))
+    }
+    until = time.monotonic() + 30  # W&B's own process writes the file, at times after `finish` has returned
+    # records of JSON, whose reader is no part of the package
+    while (lacking := {text for text in wanted if text not in file.read_bytes()}) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert lacking == set()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from isoflop.code_hash import code_sha256
+from isoflop.code_hash import project_code_sha256
 from isoflop.errors import UserError
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
@@ -165,7 +165,7 @@ def test_provenance_names_parameters_data_code_versions_and_costs(project: Path,
     text = words(report(project, tmp_path / "report"))
     data = json.loads((project / "metrics" / "data.json").read_text())
     assert all(md5 in text for md5 in data["md5"].values())
-    assert code_sha256(project, [Path("src")]) in text and "torch 2.13.0" in text and "ONNX Runtime 1.23.2" in text
+    assert project_code_sha256(project) in text and "torch 2.13.0" in text and "ONNX Runtime 1.23.2" in text
     assert "learning_rate: 0.005" in text and "widths: [4, 6, 8, 12]" in text
     study = sum(row["flops"] for file in (project / "runs").iterdir() for row in json.loads(file.read_text())["runs"])
     assert f"the study’s 30 runs–{study:.3g}".replace("e+", "e") in text.replace(" ", "").replace(
@@ -175,12 +175,12 @@ def test_provenance_names_parameters_data_code_versions_and_costs(project: Path,
 
 def test_the_code_is_named_by_its_python_files_alone(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "src", tmp_path / "src")
-    before = code_sha256(tmp_path, [Path("src")])
-    assert before == code_sha256(project, [Path("src")])
-    (tmp_path / "src" / "page.html").write_text("other")
-    assert code_sha256(tmp_path, [Path("src")]) == before
-    (tmp_path / "src" / "code.py").rename(tmp_path / "src" / "other.py")
-    assert code_sha256(tmp_path, [Path("src")]) != before
+    before = project_code_sha256(tmp_path)
+    assert before == project_code_sha256(project)
+    (tmp_path / "src" / "isoflop" / "page.html").write_text("other")
+    assert project_code_sha256(tmp_path) == before
+    (tmp_path / "src" / "isoflop" / "code.py").rename(tmp_path / "src" / "isoflop" / "other.py")
+    assert project_code_sha256(tmp_path) != before
 
 
 def test_a_law_of_size_alone_and_without_a_held_out_width(project: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Curves:
             self._live.next_step()
         self._logged = len(history)
 
-    def end(self) -> None:
-        if self._live is not None:
+    def end(self, *, whole: bool) -> None:
+        """Close the files, of a ``whole`` training; one that was cut off is taken up again, or its stage fails."""
+        if self._live is not None and whole:
             self._live.end()

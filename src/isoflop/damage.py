@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
+from isoflop.dvc_md5 import dvc_md5
 from isoflop.errors import UserError
-from isoflop.executions import dvc_md5
 from isoflop.progress import tracked
 
 _LOCK = Path("dvc.lock")

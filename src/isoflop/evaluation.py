@@ -123,8 +123,8 @@ def worst_mistakes(logits_NK: Floats, labels_N: Labels, count: int) -> list[int]
 def smooth_gradients(net: nn.Module, split: Split, indices: list[int], samples: int = 32) -> Floats:
     """SmoothGrad saliency [M, H, W] of the predicted class, each image scaled to [0, 1].
 
-    Smilkov et al. 2017: the mean absolute gradient of the logit over copies with Gaussian noise of 15 % of the image's
-    range, here also the maximum over the channels.
+    After Smilkov et al. 2017: gradients of the logit over copies with Gaussian noise of 15 % of the image's range,
+    here the mean of their absolute values and the maximum over the channels.
     """
     import torch
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+
+from isoflop.dvc_md5 import dvc_md5, files_in
 
 _LOG = Path(".isoflop") / "executions.jsonl"  # in the folder the command runs in; ignored by git and DVC
 _LARGE = 64 << 20  # bytes
@@ -14,7 +15,7 @@ _LARGE = 64 << 20  # bytes
 
 def note_execution(outputs: Iterable[Path], seconds: float) -> None:
     """Remember that these outputs were made here. They are hashed once more for it, but for large ones."""
-    sizes = {output: sum(file.stat().st_size for file in _files(output)) for output in outputs}
+    sizes = {output: sum(file.stat().st_size for file in files_in(output)) for output in outputs}
     noted = [output for output, size in sizes.items() if size <= max(_LARGE, min(sizes.values()))]
     line = {"outputs": {output.as_posix(): dvc_md5(output) for output in noted}, "seconds": round(seconds, 2)}
     with contextlib.suppress(OSError):  # the outputs are whole, whether this can be written or not
@@ -44,21 +45,3 @@ def append_log(project: Path, lines: str) -> None:
         (project / _LOG).parent.mkdir(exist_ok=True)
         with (project / _LOG).open("a") as log:
             log.write(lines)
-
-
-def dvc_md5(output: Path) -> str:
-    """The MD5 that DVC gives a file, or a folder: that of a list of its files' own."""
-    if not output.is_dir():
-        return _md5(output)
-    entries = [{"md5": _md5(file), "relpath": file.relative_to(output).as_posix()} for file in _files(output)]
-    listed = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
-    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _files(output: Path) -> list[Path]:
-    return [file for file in output.rglob("*") if file.is_file()] if output.is_dir() else [output]
-
-
-def _md5(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

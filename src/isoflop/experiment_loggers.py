@@ -52,12 +52,13 @@ class ExperimentLog:
             self._logger.save()
         self._logged = len(history)
 
-    def end(self) -> None:
+    def end(self, *, whole: bool) -> None:
+        """Close the run, as a failed one unless the training is ``whole``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._logger.finalize("success")
+            self._logger.finalize("success" if whole else "failed")
             if finish := getattr(self._logger.experiment, "finish", None):  # of W&B, which has a process of its own
-                finish()
+                finish(exit_code=0 if whole else 1)
 
 
 def _opened(name: str, run: str) -> Any:

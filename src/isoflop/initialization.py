@@ -38,7 +38,7 @@ def whitening_filters(images_BCHW: Tensor, stem: nn.Conv2d) -> Tensor:
     """Filters [2 C h w, C, h, w] whose outputs over the patches of ``images`` are uncorrelated with variance 1.
 
     The eigenvectors of the patches' second moments, each over the root of its eigenvalue, largest first, and then all
-    of them negated, for the nonlinearity that follows (Page 2018, "How to train your ResNet 8"; K. Jordan 2024).
+    of them negated, for the nonlinearity that follows (Page 2019, "How to Train Your ResNet 8"; K. Jordan 2024).
     """
     sides = (int(stem.kernel_size[0]), int(stem.kernel_size[1]))
     patches_BDL = functional.unfold(images_BCHW, sides)

@@ -21,7 +21,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe, width: int, precision: torch.
     """The optimizer of ``recipe`` for ``net``, whose hidden layers are ``width`` wide; Muon computes in ``precision``.
 
     The rates scale with the width by layer, so that one learning rate serves all widths (maximal update
-    parametrization: Yang et al. 2022, "Tensor Programs V", table 8). Only matrices and filters decay, never biases and
+    parametrization: Yang et al. 2022, "Tensor Programs V", table 3). Only matrices and filters decay, never biases and
     norms. With ``muon``, hidden matrices and filters take orthogonalized steps, which need no scaling with the width;
     the head, biases, norms and embeddings take AdamW's.
     """
@@ -86,7 +86,7 @@ class Muon(Optimizer):
     """Muon (K. Jordan et al. 2024): momentum whose step is orthogonalized, for hidden matrices and filters.
 
     A filter [out, in, h, w] counts as the matrix [out, in * h * w]. The step is scaled by sqrt(max(1, rows / columns)),
-    which keeps what it does to a layer's outputs the same at every width (Bernstein 2025, "Deriving Muon"). Filters
+    which keeps what it does to a layer's outputs the same at every width (see Bernstein 2025, "Deriving Muon"). Filters
     start each step at the Frobenius norm sqrt(out): a norm follows them, so their size does nothing but dilute the
     steps (measured: 1 point of CIFAR-10 after 3 epochs). All other parameters take AdamW's step at ``_ADAM_SHARE`` of
     the rate.

@@ -24,8 +24,8 @@ from PIL import Image
 from isoflop.arrays import Meaning, SplitWriter
 from isoflop.cleaning import REASONS, Cleaning, Prepare, drop_and_split
 from isoflop.dropped_picture import MOST_IMAGES, write_dropped_picture
+from isoflop.dvc_md5 import dvc_md5
 from isoflop.errors import UserError
-from isoflop.executions import dvc_md5
 from isoflop.images import UndecodableError, as_channels, decode, fit_to_square, from_array
 from isoflop.normalization import Statistics, fixed_normalization
 from isoflop.progress import tracked

@@ -106,7 +106,7 @@ def _idx_records(folder: Path, part: CifarPart | IdxPart) -> Iterator[tuple[int,
 
 
 def _idx_header(file: IO[bytes], name: str, images: int, axes: int) -> list[int]:
-    """The shape that an IDX file states: http://yann.lecun.com/exdb/mnist describes the format."""
+    """The shape that an IDX file, the format of MNIST, states."""
     magic = _read(file, name, 4).tolist()
     shape = [int(size) for size in _read(file, name, 4 * axes).view(">u4")]
     if magic != [0, 0, _IDX_BYTES, axes] or shape[0] != images:

@@ -7,7 +7,6 @@ split, which are not for everybody, and a program of others that no key of ours 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,13 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from isoflop.code_hash import file_sha256, project_code_sha256
 from isoflop.damage import locked_outputs
+from isoflop.dvc_md5 import dvc_md5
 from isoflop.errors import UserError
-from isoflop.executions import dvc_md5
 from isoflop.params import read_params
-from isoflop.project_files import runs_installed_code
 from isoflop.shipping import SHIPPED
-from isoflop.stage_code import checkout, installed
 
 _SUMS, _MANIFEST, _SIGNATURE = "SHA256SUMS", "manifest.json", "model.sig"
 _PACKAGES = ("isoflop", "torch", "onnx", "onnxruntime", "numpy", "albumentations", "pytorch-lightning", "dvc")
@@ -60,7 +58,7 @@ def release(project: Path, out: Path, *, key: Path | None, force: bool) -> dict[
         for name in SHIPPED:
             shutil.copyfile(ship / name, folder / name)
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        sums = [f"{_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir()) if file.name != _SUMS]
+        sums = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir()) if file.name != _SUMS]
         (folder / _SUMS).write_text("".join(sums))
         if key:
             _sign(folder, key)
@@ -101,7 +99,7 @@ def _check_sums(folder: Path, apart: Path | None) -> str:
     loose = sorted(set(there) - set(listed) - {_SUMS, _SIGNATURE})
     amiss = [f"{name} is missing" for name in listed if name not in there]
     amiss += [f"{name} is not listed in {_SUMS}" for name in loose]
-    amiss += [f"{name} is altered" for name in listed if name in there and _sha256(there[name]) != listed[name]]
+    amiss += [f"{name} is altered" for name in listed if name in there and file_sha256(there[name]) != listed[name]]
     if amiss:
         raise UserError(f"{folder}: {'; '.join(amiss)}")
     return f"{len(listed)} files are what {_SUMS} says"
@@ -110,14 +108,14 @@ def _check_sums(folder: Path, apart: Path | None) -> str:
 def _manifest(project: Path, outputs: dict[str, set[str]]) -> dict[str, Any]:
     choice = json.loads((project / "ship" / "choice.json").read_text())
     variants = json.loads((project / "metrics" / "variants.json").read_text())
-    code = {name: _sha256(file) for name, file in _sources(project).items()}
     return {
         "chosen": choice["chosen"],
-        "model": {"sha256": _sha256(project / "ship" / "model.onnx")},
+        "model": {"sha256": file_sha256(project / "ship" / "model.onnx")},
         "data": {name: max(md5s) for name, md5s in outputs.items() if name.startswith("data/")},  # MD5s of DVC
         "metrics": variants[choice["chosen"]],
         "params": read_params(project / "params.yaml"),
-        "code": {"revision": _revision(project), "sha256": hashlib.sha256(json.dumps(code).encode()).hexdigest()},
+        "code": {"revision": _revision(project), "sha256": project_code_sha256(project)},
+        "graph": {"sha256": file_sha256(project / "dvc.yaml")},
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 
@@ -131,13 +129,6 @@ def _check_current(project: Path) -> None:
     changed = json.loads(done.stdout)
     if changed:
         raise UserError(f"ship: not made of what is here: {', '.join(changed)} would run again; `dvc repro` first")
-
-
-def _sources(project: Path) -> dict[str, Path]:
-    """The graph and all code, by name: the project's own, or the installed package's where it runs that."""
-    code = installed() if runs_installed_code(project) else checkout(project)
-    files = {file for part in (code.package, code.stages) for file in part.rglob("*.py")}
-    return {"dvc.yaml": project / "dvc.yaml"} | dict(sorted((code.name(file), file) for file in files))
 
 
 def _revision(project: Path) -> str | None:
@@ -190,8 +181,3 @@ def _library() -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,8 +2,8 @@
 
 Weights are rounded as ONNX Runtime's kernels hold them: by output channel to -127..127, after the batch norm that
 follows is folded into them. What enters a layer is rounded to 0..255 over a range that follows the batches. Gradients
-pass the rounding unchanged where nothing is clipped (Jacob et al. 2018, "Quantization and Training of Neural Networks
-for Efficient Integer-Arithmetic-Only Inference"). The network that comes out is one like any other: its export is
+pass the rounding unchanged where nothing is clipped (Krishnamoorthi 2018, "Quantizing deep convolutional networks for
+efficient inference", after Jacob et al. 2018). The network that comes out is one like any other: its export is
 calibrated and quantized as every other's, so that its graph has the same fused kernels.
 """
 

@@ -21,7 +21,7 @@ def hard_first(
 
     Easy is an image whose last loss is below the mean; a pass leaves it out with probability ``skip_easy``, and where
     it comes its weight is 1 / (1 - skip_easy): in expectation the gradient is that of a pass over all images
-    (Qin et al. 2024, "InfoBatch", section 3). What a pass leaves out makes room for the next one, so that an epoch
+    (Qin et al. 2024, "InfoBatch"). What a pass leaves out makes room for the next one, so that an epoch
     costs what it always does and sees hard images more often.
 
     Args:

@@ -159,13 +159,17 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path |
     with warnings.catch_warnings():
         # Lightning's hints on data loaders, which ours are not, and its own use of what torch deprecates
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if trainer.is_global_zero:
-        for rows in training.told:
-            rows.write(training.history)  # also where the checkpoint was of the last epoch
-            rows.end()
+        try:
+            trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
+            if trainer.interrupted:
+                raise KeyboardInterrupt
+        except BaseException:
+            for rows in training.told if trainer.is_global_zero else ():
+                rows.end(whole=False)
+            raise
+    for rows in training.told if trainer.is_global_zero else ():
+        rows.write(training.history)  # also where the checkpoint was of the last epoch
+        rows.end(whole=True)
 
 
 def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:

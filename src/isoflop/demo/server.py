@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
 from functools import partial
 from http import HTTPStatus
@@ -31,7 +32,7 @@ def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
     """
     check_demo(folder)
     try:
-        return ThreadingHTTPServer((_HOST, port), partial(_Handler, directory=str(folder)))
+        return _Server((_HOST, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise UserError(f"--port: found {port}, expected one to listen on ({error.strerror})") from None
 
@@ -53,6 +54,12 @@ def serve(folder: Path, port: int, *, browser: bool) -> None:
         server.serve_forever()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):  # type: ignore[no-untyped-def]
+        if not isinstance(sys.exception(), ConnectionError):  # a browser that hears no more of it is no error
+            super().handle_error(request, client_address)
+
+
 class _Handler(SimpleHTTPRequestHandler):
     # those of Python come from files of the system, some of which call JavaScript text, which browsers refuse to run
     extensions_map = {  # noqa: RUF012 (as the base class has it)
@@ -68,10 +75,13 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[no-untyped-def]
         # a page elsewhere whose name is made to lead here (DNS rebinding) must not read the test images
-        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (_HOST, "localhost"):
+        try:
+            if urlsplit(f"//{self.headers.get('Host', '')}").hostname in (_HOST, "localhost"):
+                return super().send_head()
             self.send_error(HTTPStatus.FORBIDDEN, "this server is for 127.0.0.1")
-            return None
-        return super().send_head()
+        except ValueError:  # of a host that is none, and of a path that is none: with a zero byte
+            self.send_error(HTTPStatus.BAD_REQUEST)
+        return None
 
     def list_directory(self, path):  # type: ignore[no-untyped-def]
         self.send_error(HTTPStatus.NOT_FOUND)

@@ -1,6 +1,6 @@
 """Vision transformer: patches embedded in 4 widths, ``depth`` pre-norm blocks, mean over the patches.
 
-Dosovitskiy et al. 2021, without the class token, as in Zhai et al. 2022 (global average pooling).
+Dosovitskiy et al. 2021, without the class token: the mean is one of the heads that Zhai et al. 2022 compare.
 """
 
 from __future__ import annotations

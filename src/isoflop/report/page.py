@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ _PICTURES = (
 )  # fmt: skip
 
 
-def write_report(
-    metrics: Path, plots: Path, choice: Path, dropped: Path, code: Sequence[Path], params: Facts, report: Path
-) -> None:
+def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params: Facts, report: Path) -> None:
     """Write ``report/index.html``. The same inputs give the same bytes.
 
     Args:
@@ -34,7 +31,6 @@ def write_report(
         plots: folder of the pictures (PNG, SVG), the tables (CSV) and the training curves.
         choice: JSON of the variant that ships, and why.
         dropped: CSV of the images that cleaning dropped.
-        code: files and folders of the code, relative to the working directory.
         params: params.yaml.
 
     Raises:
@@ -60,7 +56,7 @@ def write_report(
         **sections.quality(facts["evaluate"], read_rows(plots / "confusion.csv")),
         **sections.law(facts["scaling"]),
         **sections.compression(facts, rows, quantized, read_rows(plots / "flips.csv")),
-        **provenance(facts, trained, read_rows(plots / "scaling.csv"), code, params),
+        **provenance(facts, trained, read_rows(plots / "scaling.csv"), params),
     }
     page = render("page.html", **content)
     report.mkdir(parents=True)

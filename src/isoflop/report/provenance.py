@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from isoflop.code_hash import code_sha256
+from isoflop.code_hash import project_code_sha256
 from isoflop.report.facts import Facts, Row
 
 
 def provenance(
-    facts: Mapping[str, Facts], trained: Mapping[str, Facts], runs: Sequence[Row], code: Sequence[Path], params: Facts
+    facts: Mapping[str, Facts], trained: Mapping[str, Facts], runs: Sequence[Row], params: Facts
 ) -> dict[str, Any]:
     """What the section shows.
 
@@ -36,7 +36,7 @@ def provenance(
     return {
         "params": as_yaml(params),
         "data_md5": facts["data"]["md5"],
-        "code_sha256": code_sha256(Path(), code),
+        "code_sha256": project_code_sha256(Path()),
         "versions": facts["throughput"]["versions"] | {"ONNX Runtime": facts["latency"]["conditions"]["onnxruntime"]},
         "costs": costs,
         "total_flops": sum(float(cost["flops"]) for cost in costs),

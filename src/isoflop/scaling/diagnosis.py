@@ -14,7 +14,7 @@ from isoflop.scaling.laws import Law
 from isoflop.scaling.runs import Study, in_words
 from isoflop.scaling.uncertainty import Noise, Residuals
 
-MAX_EXTRAPOLATION = 4.0  # times the largest run; beyond, a law that fits may be far off (DESIGN §6)
+MAX_EXTRAPOLATION = 4.0  # times the largest run; beyond, a law that fits may be far off
 _MIN_LEVELS = {"parameters": 4, "unique_samples": 3, "seen_samples": 3, "flops": 4}  # fewer leave an exponent loose
 _CERTAINTY = 0.99  # of the test of lack of fit: one sound study in a hundred is doubted for nothing
 _NEGLIGIBLE = 1e-4  # of the best loss: a floor or a term below it is none

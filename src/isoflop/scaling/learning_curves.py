@@ -1,6 +1,6 @@
 """A learning curve, error = E + B/D^β, by weighted least squares over several seeds a data size.
 
-Hoiem et al. 2021, "Learning Curves for Analysis of Deep Networks", section 3.
+Hoiem et al. 2021, "Learning Curves for Analysis of Deep Networks".
 """
 
 from __future__ import annotations

@@ -1,0 +1,26 @@
+"""The hashes by which DVC knows files and folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+
+def dvc_md5(output: Path) -> str:
+    """The MD5 that DVC gives a file, or a folder: that of a list of its files' own."""
+    if not output.is_dir():
+        return _md5(output)
+    entries = [{"md5": _md5(file), "relpath": file.relative_to(output).as_posix()} for file in files_in(output)]
+    listed = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def files_in(output: Path) -> list[Path]:
+    """All files in a folder, however deep; a file itself."""
+    return [file for file in output.rglob("*") if file.is_file()] if output.is_dir() else [output]
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
