@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isoflop import cli
+from isoflop.dvc_md5 import dvc_md5
+from isoflop.onnxruntime_web import PACKAGE
 from tests.conftest import ROOT, run_command
 
 Found = dict[str, dict[str, str]]
@@ -30,6 +35,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "stages", folder / "stages")
     (folder / "data" / "images").mkdir(parents=True)
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / PACKAGE.name).touch()
+    monkeypatch.setenv("ISOFLOP_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.chdir(folder)
     return folder
 
@@ -94,3 +102,37 @@ def test_lines_end_with_a_line_that_says_what_fails(
 def test_outside_of_a_project_the_machine_is_looked_at(tmp_path: Path) -> None:
     said = run_command("isoflop", "doctor", cwd=tmp_path)
     assert "ok   torch" in said.stdout and "warn project   none at" in said.stdout and "isoflop init" in said.stdout
+
+
+def test_a_demo_without_its_runtime_is_said_in_time(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", address)
+        for mirror in ("", str(project), address, "http://["):
+            monkeypatch.setenv("ISOFLOP_MIRROR", mirror)
+            began = time.monotonic()
+            found = doctor(capsys, status=1)["demo"]
+            assert (
+                found["status"] == "warn" and "demo.enabled: false" in found["cure"] and PACKAGE.name in found["cure"]
+            )
+            assert time.monotonic() - began < 30
+        run_command("git", "init", "-q", cwd=project)
+        run_command("dvc", "init", "-q", cwd=project)
+        out = project / "vendor" / "runtime"
+        out.mkdir(parents=True)
+        (out / "script.mjs").write_text("a script")
+        entry = {"path": "vendor/runtime", "md5": dvc_md5(out), "hash": "md5"}
+        run_command("dvc", "add", "-q", "vendor/runtime", cwd=project)  # which puts it into the cache
+        (project / "dvc.lock").write_text(
+            yaml.safe_dump({"schema": "2.0", "stages": {"onnxruntime_web": {"cmd": "x", "outs": [entry]}}})
+        )
+        assert doctor(capsys, status=0)["demo"]["found"].endswith("is here")
+        shutil.rmtree(out)
+        assert doctor(capsys, status=0)["demo"]["found"].endswith("is here"), "DVC's cache has it"
+        shutil.rmtree(project / ".dvc" / "cache")
+        assert doctor(capsys, status=0)["demo"]["status"] == "warn"
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("demo:\n  enabled: true", "demo:\n  enabled: false"))
+    assert "not wanted" in doctor(capsys, status=0)["demo"]["found"]

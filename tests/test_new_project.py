@@ -73,8 +73,8 @@ def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None
 
 def test_a_project_of_ones_own_images_runs_once(made: Path, package: Path) -> None:
     said = (made.parent / "said").read_text()
-    assert said.startswith("49 images of 3 classes: Bäume 16, c 17, rote Äpfel 16. Splits: none, so they are drawn.\n")
-    assert "1 more cannot be read and will be dropped, 'c/cut off.jpg' first" in said
+    assert said.startswith("49 images of 3 classes: 'Bäume' 16, 'c' 17, 'rote Äpfel' 16. Splits: none, so they")
+    assert "1 of 49 cannot be read and will be dropped, 'c/cut off.jpg' first" in said
     assert "data.path: ../meine fotos ä (where they are" in said
     data = json.loads((made / "metrics" / "data.json").read_text())
     assert data["classes"] == list(CLASSES) and data["channels"] == 3 and data["dropped"]["undecodable"] == 1

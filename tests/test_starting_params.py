@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import zipfile
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from isoflop import cli
-from isoflop.image_survey import Survey, survey
+from isoflop.image_folders import Place
+from isoflop.image_survey import Survey, survey, survey_lines
 from isoflop.images import decode
-from isoflop.starting_params import starting_params
+from isoflop.split_sizes import split_sizes
+from isoflop.splitting import assign_splits
+from isoflop.starting_params import quick_params, starting_params
 from tests.conftest import ROOT, commit, run_command
 from tests.pictures import CLASSES, litter, take_pictures
 
@@ -21,11 +29,11 @@ PRESET = (ROOT / "presets" / "images.yaml").read_text()
 
 
 def chosen(found: Survey, preset: str = PRESET) -> dict[str, Any]:
-    text, choices = starting_params(preset, found, "photos")
-    params = yaml.safe_load(text)
+    start = starting_params(preset, found, "photos")
+    params = yaml.safe_load(start.text)
     before = yaml.safe_load(preset)
     assert {name: set(part) for name, part in params.items()} == {name: set(part) for name, part in before.items()}
-    told = {choice.key for choice in choices}
+    told = {choice.key for choice in start.choices}
     for key, value in flat(params).items():  # nothing else differs, unless a line of what is said stands for it
         if value != flat(before)[key] and not key.startswith("data.") and not key.endswith(".epochs"):
             assert key in told, key
@@ -52,6 +60,12 @@ def test_a_messy_folder_is_seen_as_it_is(tmp_path: Path) -> None:
     found = survey(tmp_path / "photos")
     assert found.class_sizes == dict(zip(CLASSES, (16, 17, 16), strict=True)) and found.splits == {}
     assert list(found.unreadable) == ["c/cut off.jpg"] and found.decoded == 48
+    assert len(found.nested) == 12 and found.nested[0] == "Bäume/deeper/no 0.png"
+    assert found.left_out == {
+        "not images": ["c/list.csv", "notes.txt"],
+        "outside of class folders": ["stray.jpg"],
+        "hidden": [".thumbnails"],
+    }
     pictures = [file for name in CLASSES for file in (tmp_path / "photos" / name).rglob("no *")]
     sides = [min(decode(file.read_bytes(), file.name).size) for file in pictures]
     assert found.sides[0] == min(sides) and found.sides[2] == max(sides) and found.is_colour
@@ -62,7 +76,20 @@ def test_an_archive_and_splits(tmp_path: Path) -> None:
         take_pictures(tmp_path / "photos" / split, ("a", "b"), count)
     shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
     for images in (tmp_path / "photos", tmp_path / "photos.zip"):
-        assert survey(images).splits == {"train": 12, "val": 4, "test": 6}
+        found = survey(images)
+        assert found.splits == {"train": 12, "val": 4, "test": 6} and len(found.nested) == 8
+
+
+def test_files_of_several_pictures_are_told(tmp_path: Path) -> None:
+    photos = take_pictures(tmp_path / "photos", ("a", "b"), 6)
+    frames = [Image.new("RGB", (30, 30), (shade, 0, 0)) for shade in (0, 90, 180)]
+    for name in ("moving.gif", "pages.tif", "moving.webp", "phone.mpo"):
+        frames[0].save(photos / "a" / name, save_all=True, append_images=frames[1:])
+    (photos / "a" / "phone.mpo").rename(photos / "a" / "phone.jpg")  # a picture and its preview, as cameras write
+    frames[0].save(photos / "a" / "still.gif")
+    found = survey(photos)
+    assert found.animated == ["a/moving.gif", "a/moving.webp", "a/pages.tif"] and not found.unreadable
+    assert "Animated, or of several pages: 3 ('a/moving.gif' first); the first frame is taken." in survey_lines(found)
 
 
 def test_grey_pictures_in_colour_files_are_grey(tmp_path: Path) -> None:
@@ -108,12 +135,65 @@ def test_few_images_are_seen_more_often_and_many_less() -> None:
 def test_a_small_class_lowers_what_a_class_must_have() -> None:
     assert chosen(of(9, classes=3))["prepare.min_images_per_class"] == 8
     assert chosen(of(0, train=40, test=10))["prepare.min_images_per_class"] == 10
+    found = of(20)
+    unreadable = {name: "empty file" for name in list(found.places)[:11]}  # of class 0, which has 9 left
+    assert chosen(replace(found, unreadable=unreadable))["prepare.min_images_per_class"] == 8
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(None, "a")] * 23 + [(None, "b")] * 5,
+        [("train", "a")] * 23 + [("test", "a")] * 4 + [("train", "b")] * 9 + [("test", "b")] * 2,
+        [("train", "a")] * 23 + [("val", "a")] * 4 + [("train", "b")] * 9 + [("val", "b")] * 2,
+    ],
+)
+def test_the_splits_are_foreseen_as_they_will_be_drawn(places: list[Place]) -> None:
+    prepare = yaml.safe_load(PRESET)["prepare"]
+    how = {name: prepare[name] for name in ("val_fraction", "test_fraction", "seed")}
+    labels = [["a", "b"].index(name) for _, name in places]
+    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how)
+    expected = {name: Counter(drawn[index] for index, place in enumerate(places) if place[1] == name) for name in "ab"}
+    assert split_sizes(places, prepare) == expected
+
+
+def test_parts_too_small_to_judge_by_are_warned_of() -> None:
+    def warned(found: Survey) -> list[str]:
+        return starting_params(PRESET, found, "photos").warnings
+
+    assert warned(of(500)) == []
+    assert warned(of(100)) == [
+        "few validation images, about 24: one image is 4.2 points of the accuracy that decides what ships; "
+        "add images, or raise prepare.val_fraction"
+    ]
+    few, _ = warned(of(15, classes=5))
+    assert few == (
+        "few test images of 'class 0' (3), 'class 1' (3), 'class 2' (3) and 2 more: one image is 33 points of a "
+        "class's accuracy; add images, or raise prepare.test_fraction"
+    )
+    few, validation = warned(of(0, train=40, val=3, test=4))
+    assert few.endswith("add images to test/") and validation.endswith("add images to val/")
+
+
+def test_a_first_look_is_the_same_pipeline_with_less() -> None:
+    whole = starting_params(PRESET, of(60), "photos").text
+    quick = quick_params(whole)
+    before, params = yaml.safe_load(whole), yaml.safe_load(quick.text)
+    assert set(flat(params)) | {f"variants.{kind}" for kind in ("prune", "qat")} >= {
+        key for key in flat(before) if not key.startswith(("variants.prune.", "variants.qat."))
+    }
+    assert params["recipe"]["epochs"] == before["recipe"]["epochs"] / 4
+    assert max(params["sweep"]["runs"]["epochs"]) == max(before["sweep"]["runs"]["epochs"]) / 4
+    assert params["variants"]["candidates"] == ["base", "distilled"] and params["variants"]["prune"] == {}
+    assert {"data", "prepare", "model"} == {
+        name for name in ("data", "prepare", "model") if params[name] == before[name]
+    }
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What `isoflop init` says, in one line."""
     assert cli.main(["init", *arguments]) == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" not in line]
+    (line,) = capsys.readouterr().err.splitlines()
     return line
 
 
@@ -137,21 +217,47 @@ def test_each_mistake_is_one_line_and_leaves_nothing(
     for folder, count in (("flat", 3), ("one/a", 3), ("broken/a", 8), ("broken/b", 8)):
         for number in range(count):
             (place / folder / f"{number}.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    take_pictures(place / "half", ("a", "so so"), 8)
+    for file in (place / "half" / "so so").rglob("no *"):
+        file.write_bytes(b"")
+    take_pictures(place / "many", tuple(f"kind {number:03}" for number in range(20)), 2)
+    take_pictures(place / "loop", ("a", "b"), 8)
+    (place / "loop" / "a" / "up").symlink_to("..")
+    with zipfile.ZipFile(place / "twice.zip", "w") as archive:
+        archive.writestr("photos.zip", b"PK")
     (place / "full").mkdir()
     (place / "full" / "thesis.tex").write_text("mine")
     (place / "photos.zip").write_bytes(b"PK no archive")
     before = sorted(path for path in place.rglob("*"))
     for arguments, said in [
-        (["new", "--images", "fotos"], "error: --images: found nothing at fotos, expected a folder, zip or tar"),
-        (["new", "--images", "none"], "error: --images none: found no images, expected a folder for each class"),
-        (["new", "--images", "flat"], "error: --images flat: found 3 images but no folders in it"),
-        (["new", "--images", "one"], "error: --images one: found one class (a), expected at least two"),
+        (["new", "--images", "fotos"], "error: --images 'fotos': found nothing there, expected a folder, zip or tar"),
+        (["new", "--images", "none"], "error: --images 'none': found no images, expected a folder for each class"),
+        (["new", "--images", "flat"], "error: --images 'flat': found 3 images but no folders in it"),
+        (["new", "--images", "one"], "error: --images 'one': found one class, 'a', expected a folder for each of"),
         (
             ["new", "--images", "few"],
-            "error: --images: a class is too small for the splits: prepare.test_fraction: ",
+            "error: --images: too few images of 'a' (2), 'b' (2): expected at least 5 of each class; add images to "
+            "these folders, or remove them",
         ),
-        (["new", "--images", "broken"], "error: --images broken: none of 16 images can be read, 'a/0.jpg' first"),
+        (
+            ["new", "--images", "many"],
+            "error: --images: too few images of 'kind 000' (2), 'kind 001' (2), 'kind 002' (2) and 17 m",
+        ),
+        (
+            ["new", "--images", "half"],
+            "error: --images 'half': class 'so so': none of its images can be read, 'so so/deep",
+        ),
+        (
+            ["new", "--images", "loop"],
+            "error: loop/a/up: found a link to '..', expected a file, or a link to one in loop; rem",
+        ),
+        (["new", "--images", "broken"], "error: --images 'broken': none of 16 images can be read, 'a/0.jpg' first"),
         (["new", "--images", "photos.zip"], "error: photos.zip: found a damaged archive or none at all"),
+        (
+            ["new", "--images", "twice.zip"],
+            "error: --images 'twice.zip': found no images, expected a folder for each class with its images in it; "
+            "unpack the archive in it, 'photos.zip'",
+        ),
         (["full", "--images", "photos"], "error: full: found 'thesis.tex' in it, expected a new or an empty folder"),
         (["photos.zip", "--images", "photos"], "error: photos.zip: found a file, expected a new or an empty folder"),
         (["no/where", "--images", "photos"], "error: no/where: found no folder "),
@@ -163,6 +269,48 @@ def test_each_mistake_is_one_line_and_leaves_nothing(
         assert sorted(path for path in place.rglob("*")) == before, arguments
     monkeypatch.setenv("PATH", str(place))
     assert refused(capsys, "new", "--images", "photos").startswith("error: git: not installed; install git")
+
+
+def test_images_that_may_not_be_read_are_named_with_the_cure(place: Path) -> None:
+    # root may read all, unless it gives that up
+    lower = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    if lower and not shutil.which("setpriv"):
+        pytest.skip("run by root, without setpriv of util-linux")
+    (place / "photos" / "b").chmod(0)
+    try:
+        done = run_command(*lower, "isoflop", "init", "new", "--images", "photos", cwd=place, check=False)
+    finally:
+        (place / "photos" / "b").chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr == "error: --images 'photos': 'photos/b' may not be read; `chmod -R u+rX photos` allows it\n"
+    assert not list(place.glob("*new*"))
+
+
+def test_in_another_repository_it_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_command("git", "init", "-q", "mine", cwd=place)
+    warning = (
+        f"warning: {place}/mine/new lies in the git repository at {place}/mine, and is one of its own; add /new/ to"
+    )
+    for ignored, said in (("", True), ("/new/\n", False)):
+        (place / "mine" / ".gitignore").write_text(ignored)
+        assert cli.main(["init", "mine/new", "--images", "photos"]) == 0
+        assert (warning in capsys.readouterr().err) == said
+        shutil.rmtree(place / "mine" / "new")
+
+
+def test_a_first_look_and_the_way_back_to_the_whole(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["init", "new", "--images", "photos", "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "recipe.epochs: 30 (of 120;" in said and "isoflop preset whole && dvc repro" in said
+    monkeypatch.chdir(place / "new")
+    assert run_command("git", "status", "--porcelain", cwd=Path()).stdout == ""
+    assert yaml.safe_load(Path("params.yaml").read_text())["recipe"]["epochs"] == 30
+    for name, epochs in (("whole", 120), ("quick", 30)):
+        assert cli.main(["preset", name]) == 0 and cli.main(["check"]) == 0
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        assert params["recipe"]["epochs"] == epochs and params["data"]["path"] == "../photos"
 
 
 def test_without_an_identity_the_cure_is_named(

@@ -85,6 +85,7 @@ def _add_init(commands: Commands) -> None:
     init.add_argument("folder", type=Path, metavar="DIR", help="new, or empty")
     init.add_argument("--images", type=Path, metavar="FOLDER", help="or a zip or tar; without it a preset's data set")
     init.add_argument("--copy", action="store_true", help="the images into DIR, where DVC keeps and shares them")
+    init.add_argument("--quick", action="store_true", help="for a first look: fewer epochs, runs and variants")
     init.add_argument("--preset", metavar="NAME", help="to start from (default: images; without images digits)")
 
     upgrade = _command(

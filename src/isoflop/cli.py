@@ -51,10 +51,15 @@ def find_project(start: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for folder in (start, *start.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    raise UserError(f"{start}: found no dvc.yaml here or in a folder above, expected to be inside a project")
+    project = project_around(start)
+    if project is None:
+        raise UserError(f"{start}: found no dvc.yaml here or in a folder above, expected to be inside a project")
+    return project
+
+
+def project_around(start: Path) -> Path | None:
+    """The nearest folder from ``start`` upward that holds a dvc.yaml; None where there is none."""
+    return next((folder for folder in (start, *start.parents) if (folder / "dvc.yaml").is_file()), None)
 
 
 def _nearby(project: Path) -> Path:
@@ -72,7 +77,8 @@ def _init(options: argparse.Namespace) -> None:
 
     if options.copy and options.images is None:
         raise UserError("--copy: found without --images, expected a folder of images to copy")
-    show(create_project(options.folder, options.images, preset=options.preset, copy=options.copy))
+    how = {name: getattr(options, name) for name in ("preset", "copy", "quick")}
+    show(create_project(options.folder, options.images, **how))
 
 
 def _upgrade(options: argparse.Namespace) -> None:
@@ -120,11 +126,11 @@ def _check(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> None:
     from isoflop.doctor import examine, examine_machine, show
 
-    try:
-        project = find_project(Path.cwd())
-    except UserError:
-        return show(examine_machine(Path.cwd()), as_json=options.json)
-    found = examine(project, cache=options.cache or options.remove_damaged, remove_damaged=options.remove_damaged)
+    project = project_around(Path.cwd())
+    if project is None:
+        found = examine_machine(Path.cwd())
+    else:
+        found = examine(project, cache=options.cache or options.remove_damaged, remove_damaged=options.remove_damaged)
     show(found, as_json=options.json)
 
 

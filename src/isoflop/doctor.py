@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,14 +12,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from isoflop.command_output import command_output
 from isoflop.cpu import computes_in_bf16, processor
 from isoflop.damage import changed_outputs, copies, damaged_objects, remove
+from isoflop.demo_runtime import where_runtime_is
 from isoflop.errors import UserError
 from isoflop.graph import read_graph
+from isoflop.onnxruntime_web import PACKAGE
 from isoflop.project_files import runs_installed_code
 from isoflop.stage_code import CODE_FILE, installed, said_of_stale, stale_stages
 
 _LITTLE_DISK = 2e9  # bytes
+_PATIENCE = 2.0  # seconds for a server to answer
 _RESUME = Path(".isoflop") / "resume"
 
 
@@ -57,6 +60,7 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _dvc,
         _remote,
         _disk,
+        _demo,
         _killed,
     )
     found = [check(project) for check in checks]
@@ -200,7 +204,7 @@ def _dvc(project: Path) -> Finding:
 
 
 def _remote(project: Path) -> Finding:
-    listed = _output(project, sys.executable, "-m", "dvc", "config", "--list") or ""
+    listed = _output(project, "dvc", "config", "--list") or ""
     settings = dict(re.findall(r"^(?:\S+\t)?([^=\s]+)=(.*)$", listed, flags=re.MULTILINE))
     default = settings.get("core.remote")
     if not default:
@@ -227,6 +231,17 @@ def _disk(project: Path) -> Finding:
     if free < _LITTLE_DISK:
         return Finding("disk", "warn", found, "`dvc gc --workspace --all-branches` removes what no branch needs")
     return Finding("disk", "ok", found)
+
+
+def _demo(project: Path) -> Finding:
+    if found := where_runtime_is(project, _PATIENCE):
+        return Finding("demo", "ok", found)
+    return Finding(
+        "demo",
+        "warn",
+        f"no {PACKAGE.url}, which stage onnxruntime_web gets in the first run",
+        f"`demo.enabled: false` in params.yaml, or ISOFLOP_MIRROR set to a folder or URL with {PACKAGE.name}",
+    )
 
 
 def _killed(project: Path) -> Finding:
@@ -274,5 +289,7 @@ def _cache(project: Path, remove_damaged: bool) -> Finding:
 
 def _output(project: Path, *command: str) -> str | None:
     """What a command prints; None where it fails."""
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    try:
+        return command_output(command, project).strip()
+    except UserError:
+        return None

@@ -46,7 +46,8 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
     for path in files_below(folder):
         if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(root)):
             raise UserError(
-                f"{path}: found a link to {str(path.readlink())!r}, expected a file, or a link to one in {folder}"
+                f"{path}: found a link to {str(path.readlink())!r}, expected a file, or a link to one in {folder}; "
+                "remove the link, or put what it names in its place"
             )
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
@@ -71,7 +72,10 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
     Raises:
         UserError: no images, none in class folders, or class folders beside train.
     """
-    places = placed_images([entry.name for entry in entries() if is_image(entry)], source)
+    names = [entry.name for entry in entries() if is_image(entry)]
+    places = placed_images(names, source)
+    if strays := [name for name in names if name not in places]:
+        print(f"{source}: left out {len(strays)} images outside of class folders, {strays[0]!r} first", file=sys.stderr)
     classes = sorted({name for _, name in places.values()})
     labels = {name: label for label, name in enumerate(classes)}
     shown = (entry for entry in entries() if entry.name in places)
@@ -85,21 +89,22 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
-        if not _is_clutter(path.name):
+        if not is_clutter(path.name):
             if path.is_dir() and not path.is_symlink():
                 yield from _files(path)
             else:
                 yield path
 
 
-def _is_clutter(name: str) -> bool:
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or one that systems put beside pictures."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def is_image(entry: Entry) -> bool:
     """Whether an entry counts as an image: by its suffix, or by how it begins."""
     path = PurePosixPath(entry.name)
-    if any(_is_clutter(part) for part in path.parts):
+    if any(is_clutter(part) for part in path.parts):
         return False
     if path.suffix.lower().removeprefix(".") in _SUFFIXES.split():
         return True
@@ -109,7 +114,7 @@ def is_image(entry: Entry) -> bool:
 
 
 def placed_images(names: list[str], source: str) -> dict[str, Place]:
-    """Split and class of each image that lies in a class folder; a note tells of the others."""
+    """Split and class of each image that lies in a class folder; the others are left out."""
     if not names:
         raise UserError(
             f"{source}: found no images, expected a folder for each class with its images in it; "
@@ -121,15 +126,12 @@ def placed_images(names: list[str], source: str) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for name, (top, *rest) in below.items():
         if with_splits and len(rest) > 1:
-            places[name] = _SPLITS[top.lower()], _class_name(rest[0])
+            places[name] = _SPLITS[top.lower()], class_name(rest[0])
         elif not with_splits and rest:
-            places[name] = None, _class_name(top)
+            places[name] = None, class_name(top)
     if not places:
         where = "in train, val and test" if with_splits else "in it"
         raise UserError(f"{source}: found {len(names)} images but no folders {where}, expected one for each class")
-    strays = [name for name in names if name not in places]
-    if strays:
-        print(f"{source}: left out {len(strays)} images outside of class folders, {strays[0]!r} first", file=sys.stderr)
     return places
 
 
@@ -158,7 +160,7 @@ def _has_splits(paths: list[list[str]], source: str) -> bool:
     )
 
 
-def _class_name(folder: str) -> str:
+def class_name(folder: str) -> str:
     """The folder's name in one spelling of accents (macOS decomposes them), with bytes that are no text escaped."""
     text = folder.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)

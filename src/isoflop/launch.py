@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -23,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from isoflop.command_output import command_output
 from isoflop.errors import UserError
 from isoflop.executions import append_log, read_log
 from isoflop.graph import Graph, read_graph
@@ -86,9 +85,9 @@ def launch(
         place = _place(project, graph, remote=address is not None, scratch=scratch)
         ray = stack.enter_context(_quiet_ray(address, jobs and jobs * cpus))
         _check_room(ray, cpus, gpus)
-        _output(["dvc", "repro", *graph.roots], project)
+        command_output(["dvc", "repro", *graph.roots], project)
         if address:
-            _output(["dvc", "push", "--run-cache", *graph.roots], project)
+            command_output(["dvc", "push", "--run-cache", *graph.roots], project)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=5)(run_stage)
         shared = ray.put(place)
         refs = {root: ray.put(Result(root, _entries(project, [root]), "ran")) for root in graph.roots}
@@ -101,7 +100,7 @@ def launch(
         raise UserError(f"{len(failed)} of {len(graph.parents)} stages did not run: {', '.join(failed)}")
     if graph.alone:
         print(f"alone: {', '.join(stage for stage in graph.parents if stage in graph.alone)}", flush=True)
-        _output(["dvc", "repro", *(targets or ())], project)
+        command_output(["dvc", "repro", *(targets or ())], project)
 
 
 def run_stage(stage: str, place: Place, *before: Result) -> Result:
@@ -120,11 +119,11 @@ def run_stage(stage: str, place: Place, *before: Result) -> Result:
         restore, pull = (["checkout"], []) if place.shares_cache else (["pull"], ["--pull"])
         try:
             for name, value in place.settings.items():
-                _output(["dvc", "config", "--local", name, value], workspace)
-            _output(["dvc", *restore, *(result.stage for result in before)], workspace)
-            said = _output(["dvc", "repro", *pull, "--single-item", stage], workspace)
+                command_output(["dvc", "config", "--local", name, value], workspace)
+            command_output(["dvc", *restore, *(result.stage for result in before)], workspace)
+            said = command_output(["dvc", "repro", *pull, "--single-item", stage], workspace)
             if not place.shares_cache:
-                _output(["dvc", "push", "--run-cache", stage], workspace)
+                command_output(["dvc", "push", "--run-cache", stage], workspace)
         except UserError as error:
             return Result(stage, lock, "failed", time.monotonic() - began, str(error))
         status = "ran" if f"Running stage '{stage}'" in said else "restored"
@@ -185,7 +184,9 @@ def _take_over(project: Path, results: Sequence[Result], *, remote: bool) -> Non
     partial.write_text(_lock_text(lock))
     os.replace(partial, project / "dvc.lock")
     if done:
-        _output(["dvc", "pull" if remote else "checkout", "--force", *(result.stage for result in done)], project)
+        command_output(
+            ["dvc", "pull" if remote else "checkout", "--force", *(result.stage for result in done)], project
+        )
         _ignore_outputs(project, {result.stage for result in done})
 
 
@@ -217,7 +218,9 @@ def _lock_text(lock: Lock) -> str:
 def _packed(project: Path, given: Iterable[str]) -> bytes:
     """What git tracks or does not ignore, as it is now, and this machine's settings of DVC; without the ``given``
     folders, which only stages read that run here, and which may be as large as images are."""
-    listed = _output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], project).split("\0")
+    listed = command_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], project).split(
+        "\0"
+    )
     apart = tuple(f"{folder}/" for folder in given)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -225,23 +228,6 @@ def _packed(project: Path, given: Iterable[str]) -> bytes:
             if name != "dvc.lock" and not name.startswith(apart) and (project / name).is_file():
                 archive.add(project / name, name)
     return buffer.getvalue()
-
-
-def _output(command: Sequence[str], folder: Path) -> str:
-    """What a command of this environment prints.
-
-    Raises:
-        UserError: it fails; with what it said.
-    """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    program = shutil.which(command[0], path=path) or command[0]
-    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(
-        [program, *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-_SAID:].strip()}")
-    return done.stdout
 
 
 @contextmanager

@@ -6,21 +6,20 @@ import contextlib
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoflop.command_output import command_output
 from isoflop.errors import UserError
-from isoflop.image_survey import Survey, entries, survey
+from isoflop.image_survey import Survey, entries, survey, survey_lines
 from isoflop.presets import named_preset, presets_of_package
 from isoflop.project_files import plot_templates, project_texts
-from isoflop.starting_params import Choice, starting_params
+from isoflop.starting_params import Choice, StartingParams, quick_params, starting_params
 
 _IMAGES = Path("data") / "images"  # data.path of every preset
 _DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
-_OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in a hook of another repository
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,18 @@ class NewProject:
     path: str  # data.path
     survey: Survey | None  # None: a preset with a data set of its own
     choices: list[Choice]
+    warnings: list[str]
+    is_quick: bool
 
 
-def create_project(folder: Path, images: Path | None, *, preset: str | None, copy: bool) -> NewProject:
+def create_project(folder: Path, images: Path | None, *, preset: str | None, copy: bool, quick: bool) -> NewProject:
     """Lay a project in ``folder``, new or empty: params.yaml for ``images``, dvc.yaml, code.yaml, a first commit.
 
     Args:
         images: a folder or archive; None: those that the preset names.
         preset: where what the images do not decide comes from; None: `images`, or `digits` without any.
         copy: put the images into the project, for DVC to keep; else ``data.path`` names them where they are.
+        quick: for a first look; the project then has presets of its own, `quick` and `whole`.
 
     Raises:
         UserError: there is something in ``folder``; no git, or no identity for it; no such preset; the images are
@@ -47,59 +49,77 @@ def create_project(folder: Path, images: Path | None, *, preset: str | None, cop
     """
     _check_place(folder, images)
     found: Survey | None = None
-    choices: list[Choice] = []
     chosen = named_preset(presets_of_package(), preset or ("images" if images else "digits"))
+    start, path = StartingParams(chosen.content.decode(), []), _IMAGES.as_posix()
     with _laid_beside(folder) as partial:
         _start_git(partial)
         for name, text in project_texts().items():
             (partial / name).write_text(text)
         if images is None:
-            path = _IMAGES.as_posix()
-            (partial / "params.yaml").write_bytes(chosen.content)
             _keep_folder(partial / _IMAGES)  # DVC looks at it, whatever the source
         else:
             found = survey(images)
             path = _copied_name(images) if copy else _lasting_path(images, folder)
-            text, choices = starting_params(chosen.content.decode(), found, path)
-            (partial / "params.yaml").write_text(text)
-        _run("dvc", "init", "-q", cwd=partial)
+            start = starting_params(start.text, found, path)
+        (partial / "params.yaml").write_text(start.text)
+        choices = {choice.key: choice for choice in [*start.choices, *(_make_quick(partial) if quick else [])]}
+        command_output(["dvc", "init", "-q"], partial)
         (partial / ".dvc" / "config").write_text(_DVC_CONFIG)
         (partial / ".dvc" / "plots").mkdir(exist_ok=True)
         for name, text in plot_templates().items():
             (partial / name).write_text(text)
         if images is not None and found is not None and copy:
             _copy(images, found, partial / path)
-            _run("dvc", "add", "-q", path, cwd=partial)
+            command_output(["dvc", "add", "-q", path], partial)
         _check(partial)
-        _run("git", "add", "-A", cwd=partial)
-        _run("git", "commit", "-q", "-m", "isoflop init", cwd=partial)
-    return NewProject(folder, path, found, choices)
+        command_output(["git", "add", "-A"], partial)
+        command_output(["git", "commit", "-q", "-m", "isoflop init"], partial)
+    return NewProject(
+        folder, path, found, list(choices.values()), [*start.warnings, *_repository_around(folder)], quick
+    )
 
 
 def show(project: NewProject) -> None:
     """What was found, what was chosen and why, and what to do next."""
-    found = project.survey
-    if found is not None:
-        print("\n".join(_found_lines(found)))
-        for choice in project.choices:
-            print(f"  {choice.key}: {choice.value} ({choice.why})")
+    if project.survey is not None:
+        print("\n".join(survey_lines(project.survey)))
+    for choice in project.choices:
+        print(f"  {choice.key}: {choice.value} ({choice.why})")
+    if project.survey is not None:
         print(f"  data.path: {project.path} ({_where(project.path)})")
+    for warning in project.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"Next: cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
     print("(`dvc repro ship` leaves out the scaling study; `dvc push` and `dvc pull` need a remote and a first run)")
+    if project.is_quick:
+        print("After this first look, all of it: isoflop preset whole && dvc repro")
     print("Then keep what came out: git add -A && git commit -m 'First results'")
 
 
-def _found_lines(found: Survey) -> Iterator[str]:
-    sizes = found.class_sizes
-    named = ", ".join(f"{name} {size}" for name, size in list(sizes.items())[:8]) + (", …" if len(sizes) > 8 else "")
-    splits = ", ".join(f"{name} {size}" for name, size in found.splits.items()) or "none, so they are drawn"
-    yield f"{len(found.places)} images of {len(sizes)} classes: {named}. Splits: {splits}."
-    least, median, most = found.sides
-    kind = "in colour" if found.is_colour else "grey"
-    yield f"Of {found.decoded} looked at the shorter side is {least} to {most} pixels, {median} in the median; {kind}."
-    if found.unreadable:
-        name, why = next(iter(found.unreadable.items()))
-        yield f"{len(found.unreadable)} more cannot be read and will be dropped, {name!r} first ({why})."
+def _make_quick(project: Path) -> list[Choice]:
+    """Cut params.yaml down for a first look, and lay both as presets of the project."""
+    whole = (project / "params.yaml").read_text()
+    quick = quick_params(whole)
+    (project / "presets").mkdir()
+    for file, text in (("presets/whole.yaml", whole), ("presets/quick.yaml", quick.text), ("params.yaml", quick.text)):
+        (project / file).write_text(text)
+    return quick.choices
+
+
+def _repository_around(folder: Path) -> Iterator[str]:
+    """A warning, where ``folder`` lies in a git repository that does not ignore it."""
+    place = folder.resolve()
+    try:
+        around = Path(command_output(["git", "rev-parse", "--show-toplevel"], place.parent).strip())
+    except UserError:
+        return
+    try:
+        command_output(["git", "check-ignore", "-q", str(place)], place.parent)
+    except UserError:
+        line = f"/{place.relative_to(around.resolve()).as_posix()}/"
+        yield (
+            f"{place} lies in the git repository at {around}, and is one of its own; add {line} to {around}/.gitignore"
+        )
 
 
 def _where(path: str) -> str:
@@ -153,9 +173,9 @@ def _move_into(partial: Path, empty: Path) -> None:
 
 
 def _start_git(partial: Path) -> None:
-    _run("git", "init", "-q", "-b", "main", cwd=partial)
+    command_output(["git", "init", "-q", "-b", "main"], partial)
     try:
-        _run("git", "var", "GIT_COMMITTER_IDENT", cwd=partial)
+        command_output(["git", "var", "GIT_COMMITTER_IDENT"], partial)
     except UserError:
         raise UserError(
             "git: found no identity for the first commit; `git config --global user.name 'Your Name'` and "
@@ -197,18 +217,3 @@ def _check(project: Path) -> None:
 
     with contextlib.chdir(project):  # data.path holds here, too: it is beside where the project will be
         check(stage_schemas(project).values())
-
-
-def _run(*command: str, cwd: Path) -> None:
-    """
-    Raises:
-        UserError: it fails; with what it said.
-    """
-    program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
-    environment["DVC_NO_ANALYTICS"] = "1"
-    done = subprocess.run(
-        [*program, *command[1:]], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:2])}: {' '.join((done.stderr or done.stdout).split())[-400:]}")

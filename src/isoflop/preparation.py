@@ -70,7 +70,9 @@ def prepare(
             raise UserError("data: found no images, expected some of each class")
         drop_and_split(cleaning, classes, params)
         meaning = _write_splits(cleaning, classes, params, folders, scratch)
-        _draw_dropped(cleaning, (params.image_size, params.image_size, params.channels), scratch, dropped_picture)
+        _draw_dropped(
+            cleaning, classes, (params.image_size, params.image_size, params.channels), scratch, dropped_picture
+        )
     _write_dropped(cleaning, dropped)
     print(_said(cleaning), flush=True)
     return _metrics(cleaning, meaning, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
@@ -200,7 +202,10 @@ def _write_dropped(cleaning: Cleaning, file: Path) -> None:
             writer.writerow([cleaning.catalogue.names[index], reason, detail])
 
 
-def _draw_dropped(cleaning: Cleaning, shape: tuple[int, ...], scratch: IO[bytes], file: Path) -> None:
+def _draw_dropped(
+    cleaning: Cleaning, classes: list[str], shape: tuple[int, ...], scratch: IO[bytes], file: Path
+) -> None:
+    catalogue = cleaning.catalogue
     by_reason: dict[str, list[int]] = {reason: [] for reason in REASONS}
     for index, (reason, _) in sorted(cleaning.dropped.items()):
         if len(by_reason[reason]) < MOST_IMAGES:
@@ -210,7 +215,10 @@ def _draw_dropped(cleaning: Cleaning, shape: tuple[int, ...], scratch: IO[bytes]
         reason: _read_scratch(scratch, indices, shape) if indices and reason != "undecodable" else nothing
         for reason, indices in by_reason.items()
     }
-    names = {reason: [cleaning.catalogue.names[index] for index in indices] for reason, indices in by_reason.items()}
+    names = {
+        reason: [f"{classes[catalogue.labels[one]]}/{catalogue.names[one].rpartition('/')[2]}" for one in indices]
+        for reason, indices in by_reason.items()
+    }
     write_dropped_picture(images, names, file)
 
 
