@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,19 +59,47 @@ def commit(repository: Path, message: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A clone in which the whole smoke pipeline has run, for reading; made once for all test processes."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Of all test processes."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
+
+
+@pytest.fixture(scope="session")
+def smoke(shared_folder: Path) -> Path:
+    """A clone in which the whole smoke pipeline has run, for reading."""
+
+    def make(clone: Path) -> None:
+        copy_project(clone)
+        done = run_command("dvc", "repro", cwd=clone)
+        (clone / ".isoflop").mkdir(exist_ok=True)
+        (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
+        commit(clone, "reproduced")
+
+    return _made_once(shared_folder / "smoke", make)
+
+
+@pytest.fixture(scope="session")
+def wider(smoke: Path, shared_folder: Path) -> Path:
+    """A copy of it whose cache also has an experiment with ``train.width`` 24; for reading."""
+
+    def make(clone: Path) -> None:
+        shutil.copytree(smoke, clone, symlinks=True)
+        done = run_command("dvc", "exp", "run", "-S", "train.width=24", cwd=clone)
+        (clone / ".isoflop" / "wider.log").write_text(done.stdout)
+        run_command("git", "checkout", "-q", ".", cwd=clone)
+        run_command("dvc", "checkout", "-q", cwd=clone)
+
+    return _made_once(shared_folder / "wider", make)
+
+
+def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder``, which the first test process that wants it makes."""
     from filelock import FileLock
 
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared if worker_id == "master" else shared.parent
-    clone = shared / "smoke"
-    with FileLock(str(shared / "smoke.lock")):
-        if not (shared / "smoke.done").exists():
-            copy_project(clone)
-            done = run_command("dvc", "repro", cwd=clone)
-            (clone / ".isoflop").mkdir(exist_ok=True)
-            (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
-            commit(clone, "reproduced")
-            (shared / "smoke.done").touch()
-    return clone
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(str(folder.with_name(f"{folder.name}.lock"))):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder

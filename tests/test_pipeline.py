@@ -81,12 +81,15 @@ def test_summary_ends_a_repro(smoke: Path) -> None:
         assert word in summary
 
 
-def test_another_width_leaves_the_study_alone_and_the_old_one_runs_nothing(clone: Path) -> None:
-    width = yaml.safe_load((clone / "params.yaml").read_text())["train"]["width"]
-    first = run_command("dvc", "exp", "run", "-S", f"train.width={width + 8}", cwd=clone)
-    ran = {name.split("@")[0] for name in executed(first.stdout)}
+def test_another_width_leaves_the_study_alone_and_the_old_one_runs_nothing(wider: Path, tmp_path: Path) -> None:
+    ran = {name.split("@")[0] for name in executed((wider / ".isoflop" / "wider.log").read_text())}
     assert {"train", "evaluate", "forecast", "distill", "prune", "export", "compare", "benchmark", "report"} <= ran
     assert not ran & {"download", "prepare", "augment", "sweep", "scaling"}
+    clone = tmp_path / "clone"
+    shutil.copytree(wider, clone, symlinks=True)
+    width = yaml.safe_load((clone / "params.yaml").read_text())["train"]["width"]
+    again = run_command("dvc", "exp", "run", "-S", "train.width=24", cwd=clone)
+    assert executed(again.stdout) == set()
     compared = run_command("dvc", "metrics", "diff", cwd=clone).stdout
     assert "parameters" in compared
     back = run_command("dvc", "exp", "run", "-S", f"train.width={width}", cwd=clone)

@@ -74,7 +74,9 @@ def test_without_dvc_lock_the_run_cache_alone_restores_it(first: Path, tmp_path:
     same_outputs(first, second)
 
 
-def test_an_experiment_of_a_teammate_is_restored(first: Path, tmp_path: Path) -> None:
+def test_an_experiment_of_a_teammate_is_restored(wider: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(wider, first, symlinks=True)
     share(first, str(tmp_path / "remote"))
     bare = tmp_path / "team.git"
     run_command("git", "clone", "-q", "--bare", str(first), str(bare), cwd=tmp_path)
