@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -83,6 +85,18 @@ def stale(project: Path) -> set[str]:
         return {name.rsplit(":", 1)[-1] for name in repo.status()}
 
 
+@pytest.fixture
+def parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC parses params.yaml once for each stage, and dvc.yaml and dvc.lock for each status; once a text is enough."""
+    from dvc.utils import strictyaml
+    from dvc.utils.serialize import _yaml
+
+    parse = functools.cache(_yaml.parse_yaml)
+    for module in (_yaml, strictyaml):
+        monkeypatch.setattr(module, "parse_yaml", lambda *text, **how: copy.deepcopy(parse(*text, **how)))
+
+
+@pytest.mark.usefixtures("parsed_once")
 def test_each_parameter_makes_exactly_its_stages_stale(smoke: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(smoke, project, symlinks=True)
