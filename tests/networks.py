@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from isoflop.architecture import Architecture
+from isoflop.architecture import Architecture, ModelParams
 from isoflop.arrays import Meaning, Split, SplitWriter, read_split
 from isoflop.models import build
 from isoflop.pruning import Prune
 from isoflop.recipe import Recipe
+
+FAMILIES: tuple[str, ...] = get_args(ModelParams.model_fields["family"].annotation)
+_DEPTHS = {"cnn": 3, "resnet": 1}  # 2 of others
 
 
 def digits_split(folder: Path, start: int, stop: int) -> Split:
@@ -28,8 +31,7 @@ def digits_split(folder: Path, start: int, stop: int) -> Split:
 
 
 def digits_architecture(family: str = "cnn", width: int = 16) -> Architecture:
-    depth = {"mlp": 2, "cnn": 3, "resnet": 1, "vit": 2}[family]
-    return Architecture(family, width, depth, 4, 2, 0.0, 8, 1, 10)
+    return Architecture(family, width, _DEPTHS.get(family, 2), 4, 2, 0.0, 8, 1, 10)
 
 
 def fresh_net(family: str = "cnn", width: int = 16, seed: int = 0) -> nn.Module:

@@ -13,7 +13,7 @@ from isoflop.initialization import initialized
 from isoflop.loading import all_images
 from isoflop.normalization import normalize
 from isoflop.training import fit
-from tests.networks import digits_architecture, digits_split, no_views, recipe
+from tests.networks import FAMILIES, digits_architecture, digits_split, no_views, recipe
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_network_and_another_differs(train: Split) 
     assert torch.equal(nets[0]["stem.weight"], nets[2]["stem.weight"])
 
 
-@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_starts_at_zero(train: Split, family: str) -> None:
     net = initialized(digits_architecture(family), all_images(train, no_views(train)), 0)
     with torch.no_grad():

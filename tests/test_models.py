@@ -16,9 +16,8 @@ from isoflop.costs import count_body_parameters, count_macs, count_parameters, c
 from isoflop.errors import UserError
 from isoflop.model_files import Model, load_model, save_model
 from isoflop.models import build
-from tests.networks import digits_architecture, digits_split, fresh_net, prune_params
+from tests.networks import FAMILIES, digits_architecture, digits_split, fresh_net, prune_params
 
-FAMILIES = ("mlp", "cnn", "resnet", "vit")
 MEANING = Meaning([str(digit) for digit in range(10)], [0.3], [0.37], "crop")
 
 

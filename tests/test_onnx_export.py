@@ -26,7 +26,7 @@ from isoflop.onnx_files import open_classifier, read_graph
 from isoflop.sessions import sessions
 from tests.conftest import ROOT, run_command
 from tests.exports import exported, quantized, trained
-from tests.networks import digits_split
+from tests.networks import FAMILIES, digits_split
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def file(cnn: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(cnn, tmp_path_factory.mktemp("onnx") / "base.onnx")
 
 
-@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_says_what_torch_says_at_any_batch_size(train: Split, tmp_path: Path, family: str) -> None:
     model = trained(train, family, steps=20)
     classifier = open_classifier(exported(model, tmp_path / "base.onnx"))

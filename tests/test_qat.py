@@ -18,7 +18,7 @@ from isoflop.qat import Qat, train_quantized
 from isoflop.rounding import rounding
 from isoflop.training_module import DivergedError
 from tests.exports import exported, optimized_kinds, quantized, trained
-from tests.networks import digits_split, no_views, recipe
+from tests.networks import FAMILIES, digits_split, no_views, recipe
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def logits(model: Model, split: Split) -> torch.Tensor:
         return torch.as_tensor(model.net(normalize(torch.from_numpy(np.array(split.images)), model.meaning)))
 
 
-@pytest.mark.parametrize("family", ["cnn", "resnet", "mlp", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rounding_is_like_that_of_the_8_bit_graph_and_goes_away(data: tuple[Split, Split], family: str) -> None:
     train, val = data
     model = trained(train, family, width=16)

@@ -17,7 +17,7 @@ from isoflop.errors import UserError
 from isoflop.onnx_export import torch_logits
 from isoflop.tflite import tflite_logits, write_tflite
 from tests.exports import trained
-from tests.networks import digits_split
+from tests.networks import FAMILIES, digits_split
 
 installed = pytest.mark.skipif(importlib.util.find_spec("litert_torch") is None, reason="litert-torch is not installed")
 # pytest turns warnings into errors, and those of JAX and TensorFlow's code are not ours
@@ -30,7 +30,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 @installed
-@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_says_what_torch_says(train: Split, tmp_path: Path, family: str) -> None:
     model = trained(train, family, steps=20)
     write_tflite(model, train.images, 1e-4, tmp_path / "a.tflite", tmp_path / "a.json")

@@ -26,7 +26,7 @@ from isoflop.optimizers import learning_rate_factor, make_optimizer, orthogonali
 from isoflop.training import Fitted, fit
 from isoflop.training_module import DivergedError
 from tests.conftest import ROOT, run_command
-from tests.networks import digits_split, fresh_net, no_views, recipe
+from tests.networks import FAMILIES, digits_split, fresh_net, no_views, recipe
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def train(
     return fit(net, all_images(train, no_views(train)), val, recipe(**changes), width=16, seed=0, **(fit_options or {}))
 
 
-@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns(data: tuple[Split, Split], family: str) -> None:
     fitted = train(data, fresh_net(family), epochs=8)
     assert fitted.val_accuracy > (0.8 if family == "vit" else 0.9)
@@ -197,7 +197,7 @@ def test_every_parameter_is_in_one_group() -> None:
             assert sorted(held) == sorted(id(weight) for weight in net.parameters())
 
 
-@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rates_scale_with_the_width_by_layer(family: str) -> None:
     """Adam's by maximal update: what sees the image and vectors as they are, the rest over the width."""
     held: dict[tuple[int, str], float] = {}
