@@ -115,15 +115,18 @@ def surveys() -> tuple[list[bytes], Feed]:
     from isoflop.starting_params import starting_params
 
     preset = named_preset(presets_of_package(), "images").content.decode()
-    picture, seeds = io.BytesIO(), []
-    Image.new("RGB", (9, 12), (200, 10, 10)).save(picture, "PNG")
+    seeds, pictures = [], {"png": io.BytesIO(), "gif": io.BytesIO(), "tiff": io.BytesIO(), "webp": io.BytesIO()}
+    frames = [Image.new("RGB", (9, 12), (200, 10, shade)) for shade in (0, 90, 250)]
+    for ending, content in pictures.items():
+        frames[0].save(content, ending, **({} if ending == "png" else {"save_all": True, "append_images": frames[1:]}))
     for splits in ([""], ["train/", "val/", "test/"]):
         tarred = io.BytesIO()
         with tarfile.open(fileobj=tarred, mode="w") as tar:
-            for name in (f"{split}{kind}/{number}.png" for split in splits for kind in "ab" for number in range(12)):
-                info = tarfile.TarInfo(name)
-                info.size = len(picture.getvalue())
-                tar.addfile(info, io.BytesIO(picture.getvalue()))
+            for place in (f"{split}{kind}/{number}" for split in splits for kind in "ab" for number in range(4)):
+                for ending, content in pictures.items():
+                    info = tarfile.TarInfo(f"{place}.{ending}")
+                    info.size = len(content.getvalue())
+                    tar.addfile(info, io.BytesIO(content.getvalue()))
         seeds.append(tarred.getvalue())
     file = Path(tempfile.mkdtemp()) / "fuzzed.tar"
 
@@ -150,7 +153,12 @@ def requests() -> tuple[list[bytes], Feed]:
 
     wrong: list[str] = []
     server = open_server(folder / "demo", 0)
-    server.handle_error = lambda *_: wrong.append(traceback.format_exc())  # type: ignore[method-assign]
+
+    def note(*_: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            wrong.append(traceback.format_exc())
+
+    server.handle_error = note  # type: ignore[assignment, method-assign]
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def feed(content: bytes) -> None:

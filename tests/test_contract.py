@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from isoflop.contract import violations
-from isoflop.stage_code import checkout, import_closure
+from isoflop.stage_code import checkout, code_of_stage, import_closure
 from tests.conftest import ROOT, run_command
 
 
@@ -99,3 +99,10 @@ def test_the_closure_follows_functions_and_skips_type_checking(tmp_path: Path) -
     (package / "c.py").write_text("import isoflop.a\n")
     closure = import_closure(package / "a.py", checkout(tmp_path))
     assert set(closure) == {"src/isoflop/__init__.py", "src/isoflop/a.py", "src/isoflop/c.py"}
+
+
+def test_what_plumbing_alone_imports_is_no_code_of_a_stage() -> None:
+    """`damage`, which every stage runs through, hashes its inputs; only `prepare` puts a hash into what it makes."""
+    ours = checkout(ROOT)
+    users = [stage for stage in ours.stage_names() if "src/isoflop/dvc_md5.py" in code_of_stage(stage, ours)]
+    assert users == ["prepare"]

@@ -109,8 +109,10 @@ def test_a_demo_without_its_runtime_is_said_in_time(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for name in ("https_proxy", "NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HTTPS_PROXY", address)
-        for mirror in ("", str(project), address, "http://["):
+        for mirror in ("", str(project), address, "http://[", str(project / "missing")):
             monkeypatch.setenv("ISOFLOP_MIRROR", mirror)
             began = time.monotonic()
             found = doctor(capsys, status=1)["demo"]

@@ -31,7 +31,7 @@ def test_the_dropped_are_shown_by_reason_and_the_splits_named_as_dvc_names_them(
 
 
 @pytest.mark.parametrize(
-    "name", ["IMG_20260114_123456_portrait.jpg", "$\\frac$ and $", "W" * 40, "", " " * 50, "b.png"]
+    "name", ["IMG_20260114_123456_portrait.jpg", "$\\frac$ and $", "W" * 40, "i" * 100_000, "", " " * 50, "b.png"]
 )
 def test_a_title_is_the_class_above_the_end_of_the_name_and_fits(name: str) -> None:
     width = partial(dropped_picture._width, new_figure(4, 1))

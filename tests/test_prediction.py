@@ -297,10 +297,12 @@ def test_what_may_not_be_read_is_a_failure(tmp_path: Path, model: Path) -> None:
     (folder / "closed").mkdir(parents=True)
     write_image(tmp_path / "image.png", 1).chmod(0)
     (folder / "closed").chmod(0)
-    image, listing = predict(open_model(model), find_images([tmp_path / "image.png", folder]))
+    write_image(folder / "good.png", 1)
+    image, listing, good = predict(open_model(model), find_images([tmp_path / "image.png", folder]))
     (folder / "closed").chmod(0o700)
     assert isinstance(image, Failure) and image.error.startswith("Permission denied; ")
-    assert listing == Failure(folder, f"could not be listed ({folder / 'closed'}: Permission denied)")
+    assert listing == Failure(folder / "closed", "could not be listed (Permission denied)")
+    assert isinstance(good, Prediction)
 
 
 def test_predictions_are_printed_as_they_come_and_no_more_than_a_batch_is_read_ahead(

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isoflop.stage import In, Out, contract, option
 from tests.conftest import ROOT, run_command
@@ -145,6 +146,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path, label: str) -
         assert done.returncode == 1 and contents(project) == []
     finally:
         run_command("umount", str(out), cwd=project)
+
+
+def test_it_does_not_look_at_what_no_stage_knows_and_at_drafts(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    (tmp_path / "stages" / "draft.py").write_text("def main(\n")
+    (tmp_path / "stages" / "demo.py").unlink()
+    params = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
+    del params["ship"]
+
+    def looked(**changes: object) -> str:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | changes))
+        code = "from pathlib import Path; from isoflop.checking import *; check_values_of_others(Path())"
+        done = run_command("python", "-c", code, cwd=tmp_path, check=False)
+        return done.stderr.rpartition("UserError: ")[2].strip()
+
+    assert looked(mine={"answer": 42}) == ""
+    wrong = looked(quantize=params["quantize"] | {"percentile": "high"})
+    assert wrong.startswith("params.yaml: quantize.percentile: found 'high'")
+    (tmp_path / "dvc.yaml").touch()
+    done = run_command("isoflop", "check", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: stages/draft.py: not a stage (SyntaxError: ")
 
 
 @pytest.mark.parametrize("stage", ["download", "sweep", "train"])

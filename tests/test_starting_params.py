@@ -87,9 +87,12 @@ def test_files_of_several_pictures_are_told(tmp_path: Path) -> None:
         frames[0].save(photos / "a" / name, save_all=True, append_images=frames[1:])
     (photos / "a" / "phone.mpo").rename(photos / "a" / "phone.jpg")  # a picture and its preview, as cameras write
     frames[0].save(photos / "a" / "still.gif")
+    whole = (photos / "a" / "moving.gif").read_bytes()
+    second = whole.index(b"\x21\xf9", whole.index(b"\x21\xf9") + 1)  # where its description begins
+    (photos / "a" / "cut.gif").write_bytes(whole[: second + 4])
     found = survey(photos)
-    assert found.animated == ["a/moving.gif", "a/moving.webp", "a/pages.tif"] and not found.unreadable
-    assert "Animated, or of several pages: 3 ('a/moving.gif' first); the first frame is taken." in survey_lines(found)
+    assert found.animated == ["a/cut.gif", "a/moving.gif", "a/moving.webp", "a/pages.tif"] and not found.unreadable
+    assert "Animated, or of several pages: 4 ('a/cut.gif' first); the first frame is taken." in survey_lines(found)
 
 
 def test_grey_pictures_in_colour_files_are_grey(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def train_base(
     net = initialized(built, images, train.seed)
     asked = {"model": model.model_dump(), "recipe": recipe.model_dump(), "train": train.model_dump()}
     log = ExperimentLog(train.logger, "base", asked) if train.logger and is_first_process() else None
-    with resumable(
-        images, "base", asdict(built), recipe.model_dump(), train.model_dump(exclude={"logger"})
-    ) as checkpoint:
+    with (
+        resumable(
+            images, "base", asdict(built), recipe.model_dump(), train.model_dump(exclude={"logger"})
+        ) as checkpoint,
+        log or nullcontext(),
+    ):
         fitted = fit(
             net,
             images,

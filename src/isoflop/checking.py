@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
@@ -35,27 +36,67 @@ def stage_schemas(project: Path) -> dict[str, type[Section]]:
     Raises:
         UserError: the project has no stages.
     """
-    if runs_installed_code(project):
-        package, names = STAGES_PACKAGE, installed().stage_names()
-    else:
-        package, names = "stages", sorted(file.stem for file in (project / "stages").glob("[!_]*.py"))
-        if str(project) not in sys.path:
-            sys.path.insert(0, str(project))
+    package, names = _stage_modules(project)
     if not names:
         raise UserError(f"{project / 'stages'}: found no stages, expected a module for each stage of dvc.yaml")
-    schemas = {}
-    for name in names:
-        for annotation in contract(importlib.import_module(f"{package}.{name}").main).values():
-            if isinstance(annotation, type) and issubclass(annotation, Section):
-                schemas[name] = annotation
-    return schemas
+    found = {name: _schema(package, name) for name in names}
+    return {name: schema for name, schema in found.items() if schema}
 
 
-def check_values(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> None:
-    """Validate ``file``: no section or key that no stage knows, every value as its schema wants it.
+def check_values_of_others(project: Path) -> None:
+    """For a stage that runs: the values of all sections that params.yaml of ``project`` has and its stages know.
+
+    A section that is missing or that no stage knows, and a stage that cannot be imported, are no business of it.
 
     Raises:
-        UserError: every mistake, in one line.
+        UserError: every wrong value or unknown key in a known section, in one line.
+    """
+    package, names = _stage_modules(project)
+    schemas = []
+    for name in names:
+        with contextlib.suppress(UserError):
+            schemas += [schema] if (schema := _schema(package, name)) else []
+    file = project / PARAMS_FILE
+    present = read_params(file).keys()
+    whole = [schema for schema in schemas if {key.partition(".")[0] for key in _all_keys(schema)} <= present]
+    if mistakes := _mistakes(_seen(whole, file), file):
+        raise UserError("; ".join(mistakes))
+
+
+def _stage_modules(project: Path) -> tuple[str, list[str]]:
+    """The package that has the stages of ``project``, which can be imported then, and their names."""
+    if runs_installed_code(project):
+        return STAGES_PACKAGE, installed().stage_names()
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))
+    return "stages", sorted(file.stem for file in (project / "stages").glob("[!_]*.py"))
+
+
+def _schema(package: str, name: str) -> type[Section] | None:
+    """Of the parameters of a stage; None where it has none."""
+    try:
+        annotations = contract(importlib.import_module(f"{package}.{name}").main).values()
+    except Exception as error:  # a stage of the user's may be anything
+        why = " ".join(str(error).split())
+        raise UserError(f"{package}/{name}.py: not a stage ({type(error).__name__}: {why})") from None
+    found = [one for one in annotations if isinstance(one, type) and issubclass(one, Section)]
+    return found[-1] if found else None
+
+
+def _all_keys(schema: type[Section]) -> Iterator[str]:
+    yield from declared_keys(schema).values()
+    yield from variant_keys(schema).values()
+
+
+def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[str]:
+    """Validate ``file``: no section or key that no stage knows, every value as its schema wants it.
+
+    Returns:
+        What is allowed, but hardly meant.
+
+    Raises:
+        UserError: every mistake, in one line. The augmentation policy is looked at when all else is right, as that
+            takes the import of albumentations.
     """
     schemas = list(schemas)
     fields = {
@@ -76,20 +117,6 @@ def check_values(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> 
     mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
     if mistakes:
         raise UserError("; ".join(mistakes))
-
-
-def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[str]:
-    """Validate ``file`` as ``check_values`` does, and then what takes the import of albumentations or a look at the
-    disk: the augmentation policy, the variants' names, the images.
-
-    Returns:
-        What is allowed, but hardly meant.
-
-    Raises:
-        UserError: every mistake in the values, or the first one in the others, in one line.
-    """
-    schemas = list(schemas)
-    check_values(schemas, file)
     doubts = []
     for schema, variant in _seen(schemas, file):
         for section in dict(load_params(schema, file, variant)).values():

@@ -26,7 +26,7 @@ def command_output(command: Sequence[str], folder: Path) -> str:
     program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
     try:
         done = subprocess.run(
-            [*program, *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            [*program, *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
         )
     except FileNotFoundError as error:
         raise UserError(f"{command[0]}: {error.strerror}") from None

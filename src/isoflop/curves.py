@@ -37,7 +37,6 @@ class Curves:
             self._live.next_step()
         self._logged = len(history)
 
-    def end(self, *, whole: bool) -> None:
-        """Close the files, of a ``whole`` training; one that was cut off is taken up again, or its stage fails."""
-        if self._live is not None and whole:
+    def end(self) -> None:
+        if self._live is not None:
             self._live.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import requests
 
 from isoflop.command_output import command_output
 from isoflop.errors import UserError
-from isoflop.fetching import Remote
+from isoflop.fetching import Remote, in_mirror
 from isoflop.onnxruntime_web import PACKAGE
 from isoflop.params import read_params
 
@@ -51,12 +50,13 @@ def _is_cached(project: Path, md5: str) -> bool:
 
 def _is_within_reach(remote: Remote, patience: float) -> bool:
     """Whether the mirror has a file of that name, or a server says yes to the header alone."""
-    mirror = os.environ.get("ISOFLOP_MIRROR", "")
-    urls = [remote.url]
-    if mirror.startswith(("http://", "https://")):
-        urls.insert(0, f"{mirror.rstrip('/')}/{remote.name}")
-    elif mirror and (Path(mirror).expanduser() / remote.name).is_file():
+    try:
+        mirrored = in_mirror(remote)
+    except UserError:
+        return False
+    if isinstance(mirrored, Path):
         return True
+    urls = [remote.url, *([mirrored] if mirrored else [])]
     answers = threading.Semaphore(0)  # that said yes
     # daemons: to look up a host's name takes no timeout, and may go on after all is said
     for url in urls:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MOST_IMAGES = 8  # of a reason
 _FONT_POINTS = 7
 _TITLE_WIDTH = 1.05  # inches
+_MOST_CHARACTERS = 60  # more do not fit, and a name in a stranger's archive may be of any length
 
 
 def write_dropped_picture(images: Mapping[str, Images], names: Mapping[str, list[str]], file: Path) -> None:
@@ -47,8 +48,8 @@ def _title(name: str, width: Callable[[str], float]) -> str:
     """The start of the class above the end of the file's name, as much of each as fits above an image."""
     # without what a font cannot draw
     above, _, below = name.encode("utf-8", "backslashreplace").decode().rpartition("/")
-    above = _fitting(f"{above}/", width, lambda text: text[:-2] + "…")
-    return f"{above}\n{_fitting(below, width, lambda text: '…' + text[2:])}"
+    above = _fitting(f"{above}/"[:_MOST_CHARACTERS], width, lambda text: text[:-2] + "…")
+    return f"{above}\n{_fitting(below[-_MOST_CHARACTERS:], width, lambda text: '…' + text[2:])}"
 
 
 def _fitting(text: str, width: Callable[[str], float], cut: Callable[[str], str]) -> str:

@@ -6,6 +6,7 @@ depends on this module or on that key (see ``untracked`` in ``isoflop.params``).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -52,8 +53,18 @@ class ExperimentLog:
             self._logger.save()
         self._logged = len(history)
 
-    def end(self, *, whole: bool) -> None:
-        """Close the run, as a failed one unless the training is ``whole``."""
+    def __enter__(self) -> ExperimentLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the run, as a failed one where the training failed, whose error a logger's must not hide."""
+        if kind is None:
+            self._end(whole=True)
+        else:
+            with contextlib.suppress(Exception):
+                self._end(whole=False)
+
+    def _end(self, *, whole: bool) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._logger.finalize("success" if whole else "failed")

@@ -66,26 +66,37 @@ def from_mirror(remote: Remote) -> Path | None:
     Raises:
         UserError: the mirror has it with another checksum, or is no folder.
     """
+    mirrored = in_mirror(remote)
+    if isinstance(mirrored, Path):
+        verify(mirrored, remote.checksum)
+        return mirrored
+    if mirrored is None:
+        return None
+    try:
+        return _download(mirrored, remote)
+    except _NotThereError:
+        return None
+    except _BROKEN as error:
+        print(f"{mirrored}: {_reason(error)}; looking elsewhere", file=sys.stderr)
+        return None
+
+
+def in_mirror(remote: Remote) -> Path | str | None:
+    """The file in the mirror's folder, or its URL there; None where there is no mirror or its folder lacks the file.
+
+    Raises:
+        UserError: the mirror is no folder.
+    """
     mirror = os.environ.get("ISOFLOP_MIRROR", "")
-    if mirror.startswith(("http://", "https://")):
-        url = f"{mirror.rstrip('/')}/{remote.name}"
-        try:
-            return _download(url, remote)
-        except _NotThereError:
-            return None
-        except _BROKEN as error:
-            print(f"{url}: {_reason(error)}; looking elsewhere", file=sys.stderr)
-            return None
     if not mirror:
         return None
+    if mirror.startswith(("http://", "https://")):
+        return f"{mirror.rstrip('/')}/{remote.name}"
     folder = Path(mirror).expanduser()
     if not folder.is_dir():
         raise UserError(f"ISOFLOP_MIRROR: found {mirror!r}, expected a folder that exists or a URL (http, https)")
     file = folder / remote.name
-    if not file.is_file():
-        return None
-    verify(file, remote.checksum)
-    return file
+    return file if file.is_file() else None
 
 
 def verify(file: Path, checksum: str, source: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import sys
 import unicodedata
@@ -54,9 +55,13 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
             yield Entry(path.relative_to(folder).as_posix(), status.st_size, partial(io.FileIO, path))
 
 
-def files_below(folder: Path) -> list[Path]:
-    """All below ``folder`` that is no folder (a link to one is none), sorted by name; hidden ones are left out."""
-    return sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix())
+def files_below(folder: Path, unlisted: Callable[[OSError], None] | None = None) -> list[Path]:
+    """All below ``folder`` that is no folder (a link to one is none), sorted by name; hidden ones are left out.
+
+    Args:
+        unlisted: told of a folder that cannot be listed, in the place of an OSError.
+    """
+    return sorted(_files(folder, unlisted), key=lambda path: path.relative_to(folder).as_posix())
 
 
 def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) -> Manifest:
@@ -87,11 +92,17 @@ def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) 
         return Manifest(classes=classes, parts=[packer.finish()])
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
+def _files(folder: Path, unlisted: Callable[[OSError], None] | None) -> Iterator[Path]:
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        if unlisted is None:
+            raise
+        return unlisted(error)
+    for path in paths:
         if not is_clutter(path.name):
-            if path.is_dir() and not path.is_symlink():
-                yield from _files(path)
+            if os.path.isdir(path) and not path.is_symlink():
+                yield from _files(path, unlisted)
             else:
                 yield path
 

@@ -197,7 +197,10 @@ def _check_whole(places: dict[str, Place], unreadable: dict[str, str], some_whol
 def _is_animated(content: bytes) -> bool:
     """Of a picture that can be decoded: whether more than one is in the file, a camera's preview aside."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-        return picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
+        try:
+            return picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
+        except Exception:  # of a file that is cut off after its first frame, which is all that is taken
+            return True
 
 
 def _is_colour(picture: Image.Image) -> bool:

@@ -27,7 +27,6 @@ from isoflop.executions import append_log, read_log
 from isoflop.graph import Graph, read_graph
 from isoflop.params import read_params
 
-_SAID = 4000  # characters of a failed stage's output that are shown
 _LOCAL = Path(".dvc") / "config.local"
 
 Lock = dict[str, Any]  # stage → its entry of dvc.lock
@@ -169,7 +168,7 @@ def _finished(ray: Any, refs: Mapping[str, Any]) -> Iterator[Result]:
         counted = f"[{len(refs) - len(waiting)}/{len(refs)}]"
         print(f"{counted} {result.stage}: {result.status} in {result.seconds:.1f} s", flush=True)
         if result.said:
-            print(result.said[-_SAID:], file=sys.stderr, flush=True)
+            print(result.said, file=sys.stderr, flush=True)
         yield result
 
 

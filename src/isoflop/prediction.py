@@ -153,11 +153,13 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
 
 
 def _images_below(folder: Path) -> list[Path | Failure]:
-    try:
-        found = [found for path in files_below(folder) if (found := _image_in(path, folder))]
-    except OSError as error:  # a folder in it cannot be listed
-        return [Failure(folder, f"could not be listed ({error.filename}: {error.strerror})")]
-    return found or [Failure(folder, "found no images in this folder, expected some")]
+    closed: list[Path | Failure] = []  # folders that cannot be listed
+
+    def unlisted(error: OSError) -> None:
+        closed.append(Failure(Path(error.filename), f"could not be listed ({error.strerror})"))
+
+    found = [found for path in files_below(folder, unlisted) if (found := _image_in(path, folder))]
+    return [*closed, *found] or [Failure(folder, "found no images in this folder, expected some")]
 
 
 def _image_in(path: Path, folder: Path) -> Path | Failure | None:
@@ -166,6 +168,8 @@ def _image_in(path: Path, folder: Path) -> Path | Failure | None:
         if path.exists() and not path.is_file():  # a pipe, or a link to a folder
             return None
         return path if is_image(Entry(path.relative_to(folder).as_posix(), 0, partial(io.FileIO, path))) else None
+    except FileNotFoundError:  # a link to nothing that is not called an image
+        return None
     except OSError as error:
         return Failure(path, _why(error))
 

@@ -5,14 +5,15 @@ A project that `isoflop init` made has none of its own, and takes those of the i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoflop.command_output import command_output
 from isoflop.errors import UserError
 from isoflop.project_files import package_folder, runs_installed_code
 
@@ -93,11 +94,9 @@ def _is_kept(project: Path, content: bytes, presets: Sequence[Preset]) -> bool:
     values = _values(content)
     if any(_values(preset.content) == values for preset in presets):
         return True
-    try:
-        head = subprocess.run(["git", "show", f"HEAD:./{_PARAMS}"], cwd=project, capture_output=True)
-    except FileNotFoundError:  # no git on this machine, so it holds nothing
-        return False
-    return head.returncode == 0 and _values(head.stdout) == values
+    with contextlib.suppress(UserError):  # no git on this machine, no commit, or no such file in it
+        return bool(_values(command_output(["git", "show", f"HEAD:./{_PARAMS}"], project).encode()) == values)
+    return False
 
 
 def _values(content: bytes) -> Any:

@@ -5,13 +5,14 @@ The package carries the repository's own dvc.yaml, presets and ignore files. In 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isoflop.command_output import command_output
 from isoflop.errors import UserError
 from isoflop.stage_code import (
     CODE_FILE,
@@ -130,8 +131,6 @@ def _digest(text: str) -> str:
 
 
 def _is_committed(project: Path, text: str) -> bool:
-    try:
-        head = subprocess.run(["git", "show", f"HEAD:./{_GRAPH}"], cwd=project, capture_output=True, check=False)
-    except FileNotFoundError:
-        return False
-    return head.returncode == 0 and head.stdout.decode(errors="replace") == text
+    with contextlib.suppress(UserError):
+        return command_output(["git", "show", f"HEAD:./{_GRAPH}"], project) == text
+    return False

@@ -7,17 +7,17 @@ split, which are not for everybody, and a program of others that no key of ours 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from isoflop.code_hash import file_sha256, project_code_sha256
+from isoflop.command_output import command_output
 from isoflop.damage import locked_outputs
 from isoflop.dvc_md5 import dvc_md5
 from isoflop.errors import UserError, unmade
@@ -124,20 +124,16 @@ def _manifest(project: Path, outputs: dict[str, set[str]]) -> dict[str, Any]:
 
 def _check_current(project: Path) -> None:
     """That parameters, code and data are those that what ships was made with."""
-    command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", "ship"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"dvc status: {' '.join(done.stderr.split())[-300:]}")
-    changed = json.loads(done.stdout)
+    changed = json.loads(command_output(["dvc", "status", "--json", "--with-deps", "ship"], project))
     if changed:
         raise UserError(f"ship: not made of what is here: {', '.join(changed)} would run again; `dvc repro` first")
 
 
 def _revision(project: Path) -> str | None:
     """Of git, with ``-dirty`` where files differ from it; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    with contextlib.suppress(UserError):
+        return command_output(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], project).strip()
+    return None
 
 
 def _version(package: str) -> str | None:

@@ -71,8 +71,7 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         variant = values.pop("variant", None)
         if whole_params:
             # by name, as an import would make the code of all stages that of this one
-            checking = importlib.import_module("isoflop.checking")
-            checking.check_values(checking.stage_schemas(Path.cwd()).values())
+            importlib.import_module("isoflop.checking").check_values_of_others(Path())
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 values[name] = load_params(annotation, variant=variant)

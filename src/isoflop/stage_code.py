@@ -95,7 +95,8 @@ def import_closure(file: Path, code: Code) -> dict[str, Path]:
         name = code.name(current)
         if name not in found:
             found[name] = current
-            waiting += _imported_files(current, code)
+            if name not in PLUMBING:  # what plumbing alone imports is plumbing, too
+                waiting += _imported_files(current, code)
     return found
 
 

@@ -83,8 +83,10 @@ def quick_params(text: str) -> StartingParams:
     for kind in ("distill", *_OTHER_KINDS):
         variants[kind] = {first: variants[kind][first]} if kind == "distill" and first else {}
     variants.update(candidates=flow(["base", first] if first else ["base"]), float16=flow([]), tflite=flow([]))
+    epochs = params["recipe"]["epochs"]
+    fewer = Choice("recipe.epochs", epochs, f"of {whole}; fewer for the study and the variants too")
     choices = [
-        Choice("recipe.epochs", params["recipe"]["epochs"], f"of {whole}; fewer for the study and the variants too"),
+        *([fewer] if epochs < whole else []),
         Choice("sweep.runs.seeds", list(runs["seeds"]), "each run of the study once"),
         Choice("variants.candidates", list(variants["candidates"]), "no other variants"),
     ]
@@ -179,7 +181,9 @@ def _scale_epochs(params: Any, epochs: int) -> None:
     recipe, runs = params["recipe"], params["sweep"]["runs"]
     factor = epochs / recipe["epochs"]
     recipe["epochs"] = epochs
-    runs["epochs"] = flow(sorted({_scaled(one, factor) for one in runs["epochs"]}))
+    scaled = sorted({_scaled(one, factor) for one in runs["epochs"]})
+    # a study that varies the length of training still does
+    runs["epochs"] = flow(scaled if len(scaled) > 1 or len(runs["epochs"]) == 1 else [scaled[0], scaled[0] + 1])
     for section in _OTHER_EPOCHS:
         params[section]["epochs"] = max(_scaled(params[section]["epochs"], factor), params[section].get("steps", 1))
 

@@ -76,7 +76,7 @@ def fit(
         patience: stop after so many epochs without a better validation NLL, and keep the best epoch's weights.
         validate_every: epochs from one validation to the next; the last epoch always ends with one.
         curves: folder that DVCLive writes, an epoch a row.
-        log: told the same rows.
+        log: told the same rows; the caller closes it.
         checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
             from there, and ends with the bytes of an undisturbed one. The caller removes the folder.
         private: train with differential privacy (Poisson batches, clipped gradients, noise), in 32 bits.
@@ -159,17 +159,13 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path |
     with warnings.catch_warnings():
         # Lightning's hints on data loaders, which ours are not, and its own use of what torch deprecates
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        try:
-            trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
-            if trainer.interrupted:
-                raise KeyboardInterrupt
-        except BaseException:
-            for rows in training.told if trainer.is_global_zero else ():
-                rows.end(whole=False)
-            raise
+        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
     for rows in training.told if trainer.is_global_zero else ():
         rows.write(training.history)  # also where the checkpoint was of the last epoch
-        rows.end(whole=True)
+        if isinstance(rows, Curves):
+            rows.end()
 
 
 def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:
