@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from pydantic import Field
 
+from isoflop.checking import check, stage_schemas
 from isoflop.errors import UserError
 from isoflop.params import Section, declared_keys, key, load_params
+from tests.conftest import ROOT
 
 
 class Recipe(Section):
@@ -95,3 +98,21 @@ def test_a_misspelled_key_is_said_once(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: not found"):
         load_params(Params, tmp_path / "params.yaml")
+
+
+def test_patches_that_do_not_tile_the_image_are_told_before_anything_runs(tmp_path: Path) -> None:
+    text = (ROOT / "presets" / "smoke.yaml").read_text().replace("family: cnn", "family: vit")
+    (tmp_path / "params.yaml").write_text(re.sub(r"patch_size: \d+", "patch_size: 3", text))
+    with pytest.raises(UserError, match=r"model\.patch_size: found 3, expected a divisor of the image size 8"):
+        check(stage_schemas(ROOT).values(), tmp_path / "params.yaml")
+
+
+def test_images_that_dvc_keeps_are_to_be_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "presets" / "smoke.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data\.path: found nothing at data/images, expected a folder"):
+        check(stage_schemas(ROOT).values())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images.dvc").touch()
+    with pytest.raises(UserError, match=r"data\.path: found nothing at data/images, which DVC keeps: `dvc pull`"):
+        check(stage_schemas(ROOT).values())

@@ -176,3 +176,24 @@ def test_every_objective_is_on_offer(tmp_path: Path) -> None:
     study = read_table(table, Columns(parameters="N", samples="tokens", seed="seed", loss="L"))
     for objective in LOSSES:
         assert analyse(study, 20, 0, objective).law.values[3] == pytest.approx(0.45, abs=0.1)
+
+
+NO_EFFECT = (  # parameters, unique images, seen ones, loss: of a few noisy photos
+    (20219, 85, 680, 0.908429), (20219, 85, 1360, 1.071545), (20219, 170, 1360, 0.787187),
+    (20219, 170, 2720, 0.737822), (20219, 340, 2720, 0.846624), (20219, 340, 5440, 0.768266),
+    (43563, 85, 680, 0.889925), (43563, 85, 1360, 0.851576), (43563, 170, 1360, 0.820884),
+    (43563, 170, 2720, 0.838882), (43563, 340, 2720, 0.849), (43563, 340, 5440, 0.736228),
+    (167163, 85, 680, 0.923011), (167163, 85, 1360, 0.925419), (167163, 170, 1360, 0.827432),
+    (167163, 170, 2720, 0.879383), (167163, 340, 2720, 0.782651), (167163, 340, 5440, 0.748805),
+    (75835, 85, 680, 0.944536), (75835, 85, 1360, 0.986919), (75835, 170, 1360, 0.834013),
+    (75835, 170, 2720, 0.859558), (75835, 340, 2720, 0.763106), (75835, 340, 5440, 0.751846),
+)  # fmt: skip
+
+
+def test_runs_that_show_no_effect_of_size_or_data_have_a_flat_surface(tmp_path: Path) -> None:
+    rows = [{"N": size, "D": images, "S": seen, "loss": loss} for size, images, seen, loss in NO_EFFECT]
+    table, out = str(write(tmp_path / "runs.csv", rows)), str(tmp_path / "out")
+    columns = ["--parameters", "N", "--samples", "D", "--seen", "S"]
+    assert cli.main(["fit", table, *columns, "--bootstraps", "20", "--out", out]) == 0
+    law = json.loads((tmp_path / "out" / "scaling.json").read_text())
+    assert {found["kind"] for found in law["diagnoses"]} >= {"no_gain"} and (tmp_path / "out" / "surface.png").is_file()

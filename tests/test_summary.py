@@ -70,3 +70,15 @@ def test_a_missing_file_is_one_line_that_says_what_to_do(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == f"error: {name}: not found; `dvc repro` makes it\n"
+
+
+def test_without_the_study_the_variants_are_shown(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `dvc repro ship`."""
+    for left in ("metrics/scaling.json", "metrics/forecast.json", "metrics/score.json", "report/index.html"):
+        (finished / left).unlink()
+    monkeypatch.chdir(finished)
+    assert cli.main(["summary"]) == 0
+    shown = capsys.readouterr().out
+    assert "distilled-int8 (shipped)" in shown and "study     not run, nor the report" in shown

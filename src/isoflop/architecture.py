@@ -46,10 +46,7 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
         UserError: a vit whose patches do not tile the image or whose heads do not divide its embedding (4 widths).
     """
     size = data.image_size
-    if model.family == "vit" and size % model.patch_size:
-        raise UserError(
-            f"params.yaml: model.patch_size: found {model.patch_size}, expected a divisor of the image size {size}"
-        )
+    check_patches(model, size)
     built = Architecture(
         model.family,
         width,
@@ -64,6 +61,15 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
     )
     check_heads(built, f"width {width}")
     return built
+
+
+def check_patches(model: ModelParams, image_size: int) -> None:
+    """Raise UserError if the patches of a vit do not tile the image, whose side is ``image_size`` pixels."""
+    if model.family == "vit" and image_size % model.patch_size:
+        raise UserError(
+            f"params.yaml: model.patch_size: found {model.patch_size}, expected a divisor of the image size "
+            f"{image_size}"
+        )
 
 
 def check_heads(built: Architecture, width: str) -> None:

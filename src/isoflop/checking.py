@@ -16,6 +16,7 @@ from pydantic import create_model
 from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
+from isoflop.architecture import ModelParams, check_patches
 from isoflop.augmentation import Augment, check_policy
 from isoflop.errors import UserError
 from isoflop.params import PARAMS_FILE, Section, Shown, declared_keys, load_params, read_params, value_at, variant_keys
@@ -117,11 +118,13 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
     mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
     if mistakes:
         raise UserError("; ".join(mistakes))
-    doubts = []
+    doubts, content = [], read_params(file)
     for schema, variant in _seen(schemas, file):
         for section in dict(load_params(schema, file, variant)).values():
             if isinstance(section, Augment):
                 check_policy(section.policy)
+            if isinstance(section, ModelParams):
+                check_patches(section, value_at(content, "prepare.image_size", file))
             if isinstance(section, Variants) and (wrong := misfits(section)):
                 raise UserError("; ".join(f"{file}: {mistake}" for mistake in wrong))
             if isinstance(section, Ship) and section.max_accuracy_drop > _HARDLY_MEANT:
@@ -131,9 +134,15 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
                     f"{100 * drop:.4g} points of accuracy; it is a share: 0.01 is one point"
                 )
             if isinstance(section, Data) and not Path(section.path).exists():
+                path = Path(section.path)
+                kept = path.with_name(f"{path.name}.dvc").is_file()
                 raise UserError(
-                    f"{file}: data.path: found nothing at {section.path}, expected a folder, zip or tar of images "
-                    "(whatever the source: DVC looks at it)"
+                    f"{file}: data.path: found nothing at {path}"
+                    + (
+                        ", which DVC keeps: `dvc pull` fetches it, and `dvc repro --pull` what was made of it, too"
+                        if kept
+                        else ", expected a folder, zip or tar of images (whatever the source: DVC looks at it)"
+                    )
                 )
     return list(dict.fromkeys(doubts))
 

@@ -93,6 +93,7 @@ def _upgrade(options: argparse.Namespace) -> None:
 
 
 def _preset(options: argparse.Namespace) -> None:
+    from isoflop.checking import check, stage_schemas
     from isoflop.presets import apply_preset, read_presets
 
     project = find_project(Path.cwd())
@@ -108,6 +109,11 @@ def _preset(options: argparse.Namespace) -> None:
         if options.json:
             return _print_json({"applied": preset.name})
         print(f"params.yaml is now the preset {preset.name}; `dvc repro` runs it")
+        with contextlib.chdir(project):
+            try:
+                check(stage_schemas(Path.cwd()).values())
+            except UserError as error:
+                print(f"warning: {error}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -194,7 +195,11 @@ def _dvc(project: Path) -> Finding:
     except ValueError:  # DVC writes it in place: killed at that moment, no later command of DVC gets past it
         return Finding("dvc", "fail", f"{lock}: cut short, by a kill of DVC", "`rm .dvc/tmp/rwlock`")
     try:
-        read_graph(project)
+        try:
+            read_graph(project)
+        except UserError:
+            time.sleep(1)  # a `dvc repro` at work writes dvc.lock in place
+            read_graph(project)
     except UserError as error:
         cure = "mend dvc.yaml; `git diff dvc.yaml` shows what changed"
         if "dvc.lock" in str(error):  # written in place, too

@@ -83,6 +83,8 @@ def show(project: NewProject) -> None:
     """What was found, what was chosen and why, and what to do next."""
     if project.survey is not None:
         print("\n".join(survey_lines(project.survey)))
+    else:
+        print("Without --images, so for a data set of the preset's: data.source in params.yaml names it.")
     for choice in project.choices:
         print(f"  {choice.key}: {choice.value} ({choice.why})")
     if project.survey is not None:
@@ -132,7 +134,10 @@ def _check_place(folder: Path, images: Path | None) -> None:
     if not shutil.which("git"):
         raise UserError("git: not installed; install git (`apt install git`, `brew install git`)")
     if (folder / "dvc.yaml").is_file() and (folder / "code.yaml").is_file():
-        raise UserError(f"{folder}: a project already; `isoflop upgrade` in it brings it to the installed version")
+        raise UserError(
+            f"{folder}: a project already; another name, or without it, lays one anew; `isoflop upgrade` in it "
+            "brings it to the installed version"
+        )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: found a file, expected a new or an empty folder")
     if folder.is_dir() and (inside := sorted(path.name for path in folder.iterdir())):

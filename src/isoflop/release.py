@@ -178,4 +178,5 @@ def _library() -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said.partition(": Expected 'Digest(")[0][:200]  # bytes that tell nobody anything

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Candidate:
     name: str
     accuracy: float  # on the test split: reported, never chosen by
     val_accuracy: float
+    val_nll: float
     latency_ms: float
     speedup_low: float
     bytes: int
@@ -70,6 +72,7 @@ def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
             name,
             block["accuracy"],
             block["val_accuracy"],
+            block["val_nll"],
             timed[name][cell]["p50_ms"],
             timed[name][cell]["speedup_low"],
             block["bytes"],
@@ -79,21 +82,26 @@ def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
     ]
 
 
-def choose(candidates: Sequence[Candidate], params: Ship) -> Choice:
+def choose(candidates: Sequence[Candidate], params: Ship, val_images: int) -> Choice:
     """The fastest (or smallest) variant that loses at most ``max_accuracy_drop`` to the first, the base, and takes at
     most ``max_latency_ms``.
 
     To be faster, the whole interval of its speed-up must lie above 1, and of those within 3 % of the fastest (or
-    smallest) the most accurate on the validation split is chosen: no accuracy is given up for noise. Where none
-    qualifies, the base ships, however long it takes.
+    smallest) the most accurate on the validation split is chosen: no accuracy is given up for noise. Those whose
+    accuracies its ``val_images`` images do not tell apart from that are as accurate, and of them the one with the least
+    loss (NLL) is chosen, which every image has a say in. Where none qualifies, the base ships, however long it takes.
     """
     base, objective = candidates[0], params.objective
     refusals = {item.name: _refusal(item, base, params) for item in candidates}
     others = [item for item in candidates[1:] if refusals[item.name] is None]
     least = min((_value(item, objective) for item in others), default=0.0)
     as_good = [item for item in others if _value(item, objective) <= _AS_GOOD * least]
-    chosen = min(as_good, key=lambda item: (-item.val_accuracy, _value(item, objective)), default=base)
-    why = _why_none(base, params) if chosen is base else _why(chosen, base, len(as_good), len(others), params)
+    level = _as_accurate(as_good, val_images)
+    chosen = min(level, key=lambda item: (item.val_nll, _value(item, objective)), default=base)
+    why = _why_none(base, params)
+    if chosen is not base:
+        why = f"{chosen.name} {_distinction(as_good, level, params)} of the "
+        why += f"{len(others) + (refusals[base.name] is None)} that qualify: {_gain(chosen, base, params)}"
     verdicts = {name: said or "qualifies" for name, said in refusals.items()}
     verdicts |= {item.name: f"qualifies, with {_cost(item, objective)}" for item in others}
     too_slow = refusals[base.name]
@@ -102,17 +110,32 @@ def choose(candidates: Sequence[Candidate], params: Ship) -> Choice:
     return Choice(chosen, why, verdicts, {name: said is None for name, said in refusals.items()})
 
 
-def _why(chosen: Candidate, base: Candidate, as_good: int, others: int, params: Ship) -> str:
+def _as_accurate(candidates: Sequence[Candidate], val_images: int) -> list[Candidate]:
+    """Those within 1.96 standard errors of the difference of two shares below the most accurate."""
+    best = max((item.val_accuracy for item in candidates), default=0.0)
+    share = (best * val_images + 1) / (val_images + 2)  # also where all are right
+    apart = 1.96 * math.sqrt(2 * share * (1 - share) / val_images)
+    return [item for item in candidates if best - item.val_accuracy <= apart]
+
+
+def _distinction(as_good: Sequence[Candidate], level: Sequence[Candidate], params: Ship) -> str:
     better = "fastest" if params.objective == "latency" else "smallest"
-    if as_good > 1:
-        better = f"most accurate of the {as_good} {better} (at most 3 % apart)"
-    qualifying = others + (_refusal(base, base, params) is None)
+    if len(as_good) == 1:
+        return f"is the {better}"
+    if len(level) == 1:
+        return f"is the most accurate of the {len(as_good)} {better} (at most 3 % apart)"
+    return (
+        f"has the least validation loss of the {len(level)} {better} (at most 3 % apart) that the validation images do "
+        "not tell apart by accuracy,"
+    )
+
+
+def _gain(chosen: Candidate, base: Candidate, params: Ship) -> str:
     gain = _value(base, params.objective) / _value(chosen, params.objective)
     lost = 100 * (base.val_accuracy - chosen.val_accuracy)
     return (
-        f"{chosen.name} is the {better} of the {qualifying} that qualify: {_cost(chosen, params.objective)} against "
-        f"{_cost(base, params.objective)} of {base.name} ({gain:.2f} times), and "
-        + (f"{lost:.2f} points of validation accuracy less" if lost > 0 else "no validation accuracy lost")
+        f"{_cost(chosen, params.objective)} against {_cost(base, params.objective)} of {base.name} ({gain:.2f} times), "
+        f"and {f'{lost:.2f} points of validation accuracy less' if lost > 0 else 'no validation accuracy lost'}"
     )
 
 
@@ -152,7 +175,8 @@ def ship(
     """
     timings = _read(latency)
     choices = candidates(_read(variants), timings)
-    made = choose(choices, params)
+    facts_of_data = _read(data)
+    made = choose(choices, params, facts_of_data["images"]["val"])
     source = onnx / f"{made.chosen.name}.onnx"
     if not source.is_file():
         raise UserError(f"{source}: not found, expected one for each compared variant")
@@ -168,7 +192,7 @@ def ship(
         "candidates": [_reported(item, choices[0], made) for item in choices],
     }
     choice.write_text(json.dumps(facts, indent=1) + "\n")
-    measured = _read(variants), timings, _read(data)
+    measured = _read(variants), timings, facts_of_data
     card.write_text(model_card(made.chosen.name, made.why, *measured, data_source, model))
     listed = dict(zip(SHIPPED, (card, choice, model), strict=True))
     sums.write_text(

@@ -23,8 +23,6 @@ from isoflop.report.scaling_words import (
     profile_in_words,
 )
 
-_METRICS = ("variants", "latency", "scaling", "score")
-
 
 def print_summary(project: Path, *, as_json: bool = False) -> None:
     """Print the variants, the law and the path of the report of ``project``.
@@ -33,25 +31,31 @@ def print_summary(project: Path, *, as_json: bool = False) -> None:
         UserError: something that `dvc repro` makes is not there.
     """
     project = Path(os.path.relpath(project))
-    metrics = {name: read_facts(project / "metrics" / f"{name}.json") for name in _METRICS}
-    report = project / "report" / "index.html"
-    rows = variants(metrics["variants"], metrics["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
+    folder, report = project / "metrics", project / "report" / "index.html"
+    measured = {name: read_facts(folder / f"{name}.json") for name in ("variants", "latency")}
+    rows = variants(measured["variants"], measured["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
+    setting = measured["latency"]["conditions"]["headline"]
+    if not as_json and not (folder / "scaling.json").is_file():  # after `dvc repro ship`
+        _print_table(rows, cell_in_words(setting))
+        print_lines([("study", "not run, nor the report and the demo: `dvc repro` runs what is left")])
+        return
+    metrics = {name: read_facts(folder / f"{name}.json") for name in ("scaling", "score")}
     if not report.is_file():
         raise unmade(report)
     if as_json:
         law = {name: metrics["scaling"][name] for name in ("trusted", "diagnoses", "optimal")}
         found = {
             "variants": [asdict(row) for row in rows],
-            "latency_of": metrics["latency"]["conditions"]["headline"],
+            "latency_of": setting,
             "scaling": law,
             "forecast": metrics["score"],
             "report": str(report),
         }
         print(json.dumps(found, indent=1))
         return
-    _print_table(rows, cell_in_words(metrics["latency"]["conditions"]["headline"]))
+    _print_table(rows, cell_in_words(setting))
     lines = scaling_lines(metrics["scaling"])
-    doubts = [diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnoses"]]
+    doubts = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnoses"])
     if not metrics["scaling"]["trusted"]:
         lines.insert(1, ("", f"not to be trusted beyond its runs: {', '.join(doubts)}; the report says why"))
     print_lines([*lines, ("training", forecast_in_words(metrics["score"])), ("report", str(report))])

@@ -145,7 +145,7 @@ def _run(
             seed=run.seed,
             images_budget=max(1, round(run.budget / flops)) if run.budget else None,
             validate_every=run.epochs,
-            doing=f"training on {run.fraction:.3g} of the images, seed {run.seed}",
+            doing=f"training on {100 * run.fraction:.3g} % of the images, seed {run.seed}",
         )
     except DivergedError:
         names = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")

@@ -15,15 +15,16 @@ GLOSSARY = {
     "MACs": "Multiplications with addition for one image: the work of the model, whatever the machine.",
     "FLOPs": "Floating-point operations, here those of a whole training: forward, backward, all images.",
     "latency": "Time from an image to its answer. The median (p50) is given: half of the calls were faster.",
-    "scaling law": "A formula for the loss over size N and unique training images D, L = E + A/N^α + B/D^β, fitted to "
-    "small trainings and used to foretell larger ones.",
+    "scaling law": "A formula for the loss over size N and unique training images D, such as L = E + A/N^α + B/D^β, "
+    "fitted to small trainings and used to foretell larger ones.",
     "exponents α, β": "How fast the loss falls with size and with data. The larger of the two says which pays more.",
     "floor E": "The loss that no size and no amount of such data would get below, by the law.",
     "interval": "Where the true value lies in 95 of 100 such cases, as far as the runs can tell.",
     "held out": "Left out when the law is fitted, and predicted by it: the honest test of a law.",
     "compute-optimal": "The size that reaches the lowest loss for a given amount of training work.",
     "distilled": "A smaller model that was trained to imitate the outputs of a larger one.",
-    "pruned": "A model with its least important channels cut out, then trained a little more.",
+    "pruned": "A model with its least important channels cut out, then trained a little more; where that ends no "
+    "better, a model of that shape trained from random weights.",
     "sparse": "A model many of whose weights are zero: its shape, and the time it takes, stay as they were.",
     "qat": "A model trained further with the rounding of its 8-bit graph (quantization-aware training).",
     "float16": "Weights and activations in 16 bits: half the bytes.",

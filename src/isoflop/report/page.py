@@ -46,10 +46,12 @@ def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params
         if block["made_by"] != "train"
     }
     rows = variants(facts["variants"], facts["latency"], chosen["chosen"])
+    controls = controls_in_words(trained, facts["variants"])
     content: dict[str, Any] = {
         "pictures": {Path(name).stem: read_picture(plots / name) for name in _PICTURES},
         "glossary": GLOSSARY,
-        "controls": controls_in_words(trained, facts["variants"]),
+        "controls": controls,
+        "shipped_control": controls.get(facts["variants"][chosen["chosen"]]["network"]),
         **sections.answer(facts, chosen, rows),
         **sections.data(facts["data"], read_rows(dropped)),
         **sections.training(facts, read_curves(plots / "training")),

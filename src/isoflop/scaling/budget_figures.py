@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _RUNGS = 80  # of the surface, each way
+_LEVEL = 1.0001  # times the least loss: a surface within it is flat
 
 
 def draw_profiles(analysis: Analysis, file: Path) -> None:
@@ -87,9 +88,11 @@ def draw_surface(analysis: Analysis, file: Path) -> None:
     grid_N, grid_D = np.meshgrid(across, up)
     seen = grid_D.ravel() * (1 if data == "seen_samples" else planner.epochs)
     losses = planner.law.predict(planner.levels(grid_N.ravel(), seen)).reshape(grid_N.shape)
-    heights = np.geomspace(losses.min(), losses.max(), 10)[1:-1]
-    lines = axes.contour(across, up, losses, levels=heights, colors="#888888", linewidths=1)
-    axes.clabel(lines, fmt=lambda loss: f"{loss:.3g}", fontsize=9)
+    is_flat = losses.max() < _LEVEL * losses.min()  # a law of runs that show no effect of size or data
+    if not is_flat:
+        heights = np.geomspace(losses.min(), losses.max(), 10)[1:-1]
+        lines = axes.contour(across, up, losses, levels=heights, colors="#888888", linewidths=1)
+        axes.clabel(lines, fmt=lambda loss: f"{loss:.3g}", fontsize=9)
     levels: dict[str, Floats | float] = {axis: study.column(axis) for axis in AXES}
     missed = 100 * (study.losses / planner.law.predict(levels) - 1)
     limit = max(1.0, float(np.abs(missed).max()))
@@ -108,5 +111,6 @@ def draw_surface(analysis: Analysis, file: Path) -> None:
     axes.set(xlabel=AXIS_LABELS["parameters"], ylabel=AXIS_LABELS[data])
     axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
     log_sizes(axes, "xy")
-    axes.set_title(f"{planner.law.form.label}; lines of equal loss", fontsize=11, parse_math=False)
+    drawn = "the same loss everywhere, by the law" if is_flat else "lines of equal loss"
+    axes.set_title(f"{planner.law.form.label}; {drawn}", fontsize=11, parse_math=False)
     save(figure, file)

@@ -9,7 +9,7 @@ import numpy as np
 
 from isoflop.scaling.forms import Floats
 from isoflop.scaling.laws import Law
-from isoflop.scaling.runs import Study
+from isoflop.scaling.runs import SAME, Study
 from isoflop.scaling.uncertainty import interval
 
 FLAT = 1.01  # times the least loss: sizes within it are as good
@@ -148,7 +148,8 @@ class Planner:
         loss = float(self.law.predict(here)[0])
         even = ladder[losses <= FLAT * loss]
         data = samples if self.data_axis == "seen_samples" else samples / self.epochs
-        inside = self.smallest <= parameters <= self.largest and self.least_samples <= data <= self.most_samples
+        known_sizes = self.smallest / SAME <= parameters <= SAME * self.largest
+        inside = known_sizes and self.least_samples / SAME <= data <= SAME * self.most_samples
         unique = float(here["unique_samples"][0])
         return Optimum(
             flops,
