@@ -92,10 +92,10 @@ def show(project: NewProject) -> None:
     for warning in project.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"Next: cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
-    print("(`dvc repro ship` leaves out the scaling study; `dvc push` and `dvc pull` need a remote and a first run)")
+    print("(`dvc repro ship` leaves out the scaling study, the report and the demo)")
     if project.is_quick:
         print("After this first look, all of it: isoflop preset whole && dvc repro")
-    print("Then keep what came out: git add -A && git commit -m 'First results'")
+    print("Then keep what came out: git add -A && git commit -m 'First results'; `dvc push`, once there is a remote")
 
 
 def _make_quick(project: Path) -> list[Choice]:

@@ -64,7 +64,7 @@ def _resolved(repo: Any, name: str) -> str:
                 f"--compare {name}: found no commit in git; `dvc repro` makes results, `git commit` keeps them"
             ) from None
         raise UserError(
-            f"--compare {name}: no such revision or experiment; `git log --oneline` and `dvc exp show` list them"
+            f"--compare {name}: no such revision or experiment; `git log --oneline` and `dvc exp list` list them"
         ) from None
     except NoSCMError:
         raise UserError(f"--compare {name}: found no git repository, expected one that holds the revision") from None
