@@ -72,6 +72,10 @@ def test_plan_refuses_what_the_law_cannot_answer(
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "--flops", "1e11"]) == 1
+    assert capsys.readouterr().err == "error: scaling/law.json: not found; `dvc repro` makes it\n"
+    (tmp_path / "scaling").mkdir()
+    (tmp_path / "scaling" / "law.json").write_text("{}")
+    assert cli.main(["plan", "--flops", "1e11"]) == 1
     assert "law.json: not a readable law" in capsys.readouterr().err
 
 

@@ -337,7 +337,7 @@ def test_a_folder_that_is_empty_is_taken_and_a_project_is_not(place: Path, capsy
     assert f"data.path: {place / 'photos'} (where they are" in capsys.readouterr().out, "absolute, as it was given"
     assert run_command("git", "status", "--porcelain", cwd=place / "new").stdout == ""
     assert not list(place.glob(".new*"))
-    assert refused(capsys, "new", "--images", "photos").startswith("error: new: a project already; `isoflop upgrade`")
+    assert refused(capsys, "new", "--images", "photos").startswith("error: new: a project already; another name,")
 
 
 def test_upgrade_keeps_changes_of_the_graph_or_asks(
