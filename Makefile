@@ -18,7 +18,9 @@ test: .venv/installed
 
 check: .venv/installed
 	ruff check .
+	ruff format --check .
 	mypy
+	lint-imports
 
 bench: .venv/installed
 	python -m benchmarks.scaling_fit

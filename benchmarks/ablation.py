@@ -18,13 +18,13 @@ import torch
 import yaml
 from torch import nn
 
-from isoflop.architecture import ModelParams, architecture
-from isoflop.arrays import Split, read_split
-from isoflop.cpu import processor
-from isoflop.initialization import initialized
-from isoflop.loading import all_images
-from isoflop.recipe import Recipe
-from isoflop.training import fit
+from isoflop.data.arrays import Split, read_split
+from isoflop.data.loading import all_images
+from isoflop.models.architecture import ModelParams, architecture
+from isoflop.models.initialization import initialized
+from isoflop.training.cpu import processor
+from isoflop.training.fitting import fit
+from isoflop.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,7 +65,7 @@ CHANGES: dict[str, dict[str, Any] | Callable[[nn.Module], None]] = {
     "moving average, 0.99": {"ema_decay": 0.99},
     "cosine after a warm-up of a tenth": {"schedule": "cosine", "warmup_fraction": 0.1},
     "whole size throughout": {"progressive_resizing": [1.0]},
-    "easy images not skipped": {"skip_easy": 0.0},
+    "easy images not skipped": {"infobatch": 0.0},
 }  # fmt: skip
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isoflop.arrays import Split
-from isoflop.initialization import whitening_filters
-from isoflop.normalization import normalize
-from isoflop.optimizers import orthogonalized
+from isoflop.data.arrays import Split
+from isoflop.data.normalization import normalize
+from isoflop.models.initialization import whitening_filters
+from isoflop.training.optimizers import orthogonalized
 
 _WIDTHS, _BATCH, _EPOCHS, _SHIFT = (64, 256, 256), 2000, 8, 2
 _MUON, _BIASES, _HEAD, _DECAY = 0.24, 0.053, 0.67, 2e-6 * _BATCH  # rates for the sum of the losses; weight decay
@@ -74,7 +74,7 @@ def accuracies(net: nn.Module, split: Split, device: torch.device) -> tuple[floa
     plain = flipped = 0
     net.eval()
     for start in range(0, len(split), 1000):
-        images = normalize(torch.from_numpy(np.array(split.images[start : start + 1000])).to(device), split.meaning)
+        images = normalize(torch.from_numpy(np.array(split.images[start : start + 1000])).to(device), split.input_spec)
         labels = torch.from_numpy(split.labels[start : start + 1000]).to(device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             one, other = net(images).float(), net(images.flip(3)).float()
@@ -86,7 +86,7 @@ def accuracies(net: nn.Module, split: Split, device: torch.device) -> tuple[floa
 def train(train: Split, test: Split, device: torch.device, seed: int, epochs: int = _EPOCHS) -> Result:
     """Train on ``train`` and measure on ``test``."""
     torch.manual_seed(seed)
-    images = normalize(torch.from_numpy(np.array(train.images)).to(device), train.meaning)
+    images = normalize(torch.from_numpy(np.array(train.images)).to(device), train.input_spec)
     labels = torch.from_numpy(train.labels).to(device)
     net = Net()
     net.stem.weight.data[:] = whitening_filters(images[:5000].cpu(), net.stem)

@@ -34,15 +34,15 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import airbench
-from isoflop.architecture import ModelParams, architecture
-from isoflop.arrays import Split, read_split
-from isoflop.cpu import computes_in_bf16, processor
-from isoflop.evaluation import predict_logits
-from isoflop.initialization import initialized
-from isoflop.loading import all_images
-from isoflop.normalization import normalize
-from isoflop.recipe import Recipe
-from isoflop.training import fit
+from isoflop.data.arrays import Split, read_split
+from isoflop.data.loading import all_images
+from isoflop.data.normalization import normalize
+from isoflop.evaluation.scores import predict_logits
+from isoflop.models.architecture import ModelParams, architecture
+from isoflop.models.initialization import initialized
+from isoflop.training.cpu import computes_in_bf16, processor
+from isoflop.training.fitting import fit
+from isoflop.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +51,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     """Normalized images, mirrored at random and shifted by up to 4 pixels if they are to be ``moved``."""
 
     def __init__(self, split: Split, moved: bool) -> None:
-        self._images = normalize(torch.from_numpy(np.array(split.images)), split.meaning)
+        self._images = normalize(torch.from_numpy(np.array(split.images)), split.input_spec)
         self._labels, self._moved = split.labels, moved
 
     def __len__(self) -> int:

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 import yaml
 
-from isoflop.architecture import ModelParams
-from isoflop.arrays import read_split
-from isoflop.cpu import processor
-from isoflop.recipe import Recipe
-from isoflop.sweep import SweepRuns, sweep_width
+from isoflop.data.arrays import TrainingData, read_split
+from isoflop.models.architecture import ModelParams
+from isoflop.training.cpu import processor
+from isoflop.training.recipe import Recipe
+from isoflop.training.sweep import SweepRuns, sweep_width
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("width", "parameters", "unique_samples", "seen_samples", "flops", "budget", "seed", "loss", "accuracy")
@@ -74,7 +74,7 @@ def main() -> None:
         file = options.folder / f"width-{width}.json"
         if not file.exists():
             model, recipe = ModelParams.model_validate(params["model"]), Recipe.model_validate(params["recipe"])
-            sweep_width(model, recipe, runs, width, train, views, val, file)
+            sweep_width(model, recipe, runs, width, TrainingData(train, views, val), file)
             print(f"width {width}: {time.perf_counter() - begin:.0f} s since the start", flush=True)
     options.table.parent.mkdir(parents=True, exist_ok=True)
     with options.table.open("w", newline="") as stream:

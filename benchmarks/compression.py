@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from isoflop.arrays import Split, read_split, read_views
-from isoflop.benchmarking import speedup_interval, time_in_turns
-from isoflop.calibration import calibration_images, silence
-from isoflop.cpu import processor
-from isoflop.loading import all_images
-from isoflop.model_files import Model, load_model
-from isoflop.onnx_export import export
-from isoflop.onnx_files import INPUT, open_classifier, open_session, outputs_of, read_graph
-from isoflop.paired import paired
-from isoflop.params import Section, key, load_params
-from isoflop.training import fit
+from isoflop.compression.calibration import calibration_images, silence
+from isoflop.data.arrays import Split, read_split, read_views
+from isoflop.data.loading import all_images
+from isoflop.evaluation.paired import paired
+from isoflop.inference.benchmarking import speedup_interval, time_in_turns
+from isoflop.inference.onnx_export import export
+from isoflop.inference.onnx_files import INPUT, open_classifier, open_session, outputs_of, read_graph
+from isoflop.models.model_files import Model, load_model
+from isoflop.runtime.params import Section, key, load_params
+from isoflop.training.cpu import processor
+from isoflop.training.fitting import fit
 from stages.prune import Params
 
 _REPEATS, _WARMUP = 500, 50
@@ -108,7 +108,7 @@ def main() -> None:
 def show(files: dict[str, Path], test: Split) -> None:
     sessions = [open_session(str(file), threads=1) for file in files.values()]
     times = time_in_turns(sessions, {INPUT: np.array(test.images[:1])}, _REPEATS, _WARMUP)
-    port = open_classifier(files["base"]).port  # quantize_static drops the metadata of the others
+    port = open_classifier(files["base"]).graph_io  # quantize_static drops the metadata of the others
     logits = {name: outputs_of(read_graph(file), port, test.images) for name, file in files.items()}
     print(f"{'':16} {'accuracy':>9} {'against base, points':>24} {'kB':>8} {'ms':>8} {'times as fast':>22}")
     for (name, file), times_TR in zip(files.items(), times, strict=True):

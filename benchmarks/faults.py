@@ -24,8 +24,8 @@ from typing import Any
 
 from rich.progress import track
 
-from isoflop.graph import read_graph
-from isoflop.yaml_text import load
+from isoflop.project.graph import read_graph
+from isoflop.project.yaml_text import load
 
 ROOT = Path(__file__).resolve().parents[1]
 _MEASURES_TIME = (

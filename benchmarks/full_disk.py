@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.faults import clone_project, repro
-from isoflop.stage import Out, contract, option
+from isoflop.runtime.signature import Out, contract, option
 
 _PAGE = 4096  # bytes, which a tmpfs counts in
 _FILLER = "filler"

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.errors import UserError
+from isoflop.runtime.errors import UserError
 
 SLOWEST = 10.0  # seconds that one input may take
 MEMORY = 4 << 30  # bytes of address space beyond that of the imports
@@ -58,7 +58,7 @@ def images() -> tuple[list[bytes], Feed]:
     """Small pictures of every format and of many modes, to ``decode`` and ``fit_to_square``."""
     from PIL import Image
 
-    from isoflop.images import FORMATS, decode, fit_to_square
+    from isoflop.data.images import FORMATS, decode, fit_to_square
 
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (12, 9, 3), np.uint8))
@@ -78,7 +78,7 @@ def images() -> tuple[list[bytes], Feed]:
 
 def archives() -> tuple[list[bytes], Feed]:
     """Zips and tars, plain and compressed, to ``archive_entries``, every entry read to its end."""
-    from isoflop.archives import archive_entries, naming_damage
+    from isoflop.download.archives import archive_entries, naming_damage
 
     names = {"cats/a.png": b"\x89PNG" + bytes(300), "dogs/b b.png": b"two" * 50, "dogs/" + "long" * 60: b""}
     plain, packed = io.BytesIO(), io.BytesIO()
@@ -110,9 +110,9 @@ def surveys() -> tuple[list[bytes], Feed]:
     """Archives of pictures in class folders to what ``isoflop init`` says and chooses of them."""
     from PIL import Image
 
-    from isoflop.image_survey import survey
-    from isoflop.presets import named_preset, presets_of_package
-    from isoflop.starting_params import starting_params
+    from isoflop.new_project.image_survey import survey
+    from isoflop.new_project.starting_params import starting_params
+    from isoflop.project.presets import named_preset, presets_of_package
 
     preset = named_preset(presets_of_package(), "images").content.decode()
     seeds, pictures = [], {"png": io.BytesIO(), "gif": io.BytesIO(), "tiff": io.BytesIO(), "webp": io.BytesIO()}
@@ -180,7 +180,7 @@ def requests() -> tuple[list[bytes], Feed]:
 
 def params() -> tuple[list[bytes], Feed]:
     """Every preset to ``isoflop check``."""
-    from isoflop.checking import check, stage_schemas
+    from isoflop.project.checking import check, stage_schemas
 
     root = Path(__file__).resolve().parents[1]
     schemas = list(stage_schemas(root).values())
@@ -200,18 +200,18 @@ def models() -> tuple[list[bytes], Feed]:
     """An exported network to ``isoflop predict``, with a good picture."""
     from PIL import Image
 
-    from isoflop.architecture import Architecture
-    from isoflop.arrays import Meaning
-    from isoflop.model_files import Model
-    from isoflop.models import build
-    from isoflop.onnx_export import export
-    from isoflop.prediction import open_model, predict
+    from isoflop.data.arrays import InputSpec
+    from isoflop.inference.onnx_export import export
+    from isoflop.inference.prediction import open_model, predict
+    from isoflop.models.architecture import Architecture
+    from isoflop.models.families import build
+    from isoflop.models.model_files import Model
 
     folder = Path(tempfile.mkdtemp())
     Image.new("L", (8, 8), 200).save(folder / "good.png")
     built = Architecture(family="cnn", width=2, depth=1, heads=1, patch_size=2, dropout=0.0, image_size=8, channels=1,
                          num_classes=3, activation=None)  # fmt: skip
-    export(Model(build(built).eval(), built, Meaning(["a", "b", "c"], [0.5], [0.5], "crop")), "base",
+    export(Model(build(built).eval(), built, InputSpec(["a", "b", "c"], [0.5], [0.5], "crop")), "base",
            folder / "seed.onnx", opset=20)  # fmt: skip
 
     def feed(content: bytes) -> None:

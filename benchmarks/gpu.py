@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from isoflop.architecture import ModelParams, architecture
-from isoflop.arrays import Meaning, Split, SplitWriter, read_split
-from isoflop.cpu import processor
-from isoflop.evaluation import predict_logits
-from isoflop.hardware import Hardware, on_gpu
-from isoflop.initialization import initialized
-from isoflop.loading import all_images
-from isoflop.recipe import Recipe
-from isoflop.training import Fitted, fit
+from isoflop.data.arrays import InputSpec, Split, SplitWriter, read_split
+from isoflop.data.loading import all_images
+from isoflop.evaluation.scores import predict_logits
+from isoflop.models.architecture import ModelParams, architecture
+from isoflop.models.initialization import initialized
+from isoflop.training.cpu import processor
+from isoflop.training.fitting import Fitted, fit
+from isoflop.training.hardware import Hardware, on_gpu
+from isoflop.training.recipe import Recipe
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
@@ -55,7 +55,7 @@ def noise(folder: Path, preset: str, count: int = 2000) -> Split:
     rng = np.random.default_rng(0)
     with SplitWriter(folder, (side, side, channels)) as writer:
         writer.append(rng.integers(0, 256, (count, side, side, channels), np.uint8), rng.integers(0, 10, count))
-        writer.finish(Meaning([str(label) for label in range(10)], [0.5] * channels, [0.25] * channels, "crop"))
+        writer.finish(InputSpec([str(label) for label in range(10)], [0.5] * channels, [0.25] * channels, "crop"))
     return read_split(folder)
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.faults import clone_project
-from isoflop.cpu import processor
-from isoflop.executions import executions
+from isoflop.runtime.executions import executions
+from isoflop.training.cpu import processor
 
 
 def run_sweep(way: str, widths: list[int], seeds: int, jobs: int) -> dict[str, float]:

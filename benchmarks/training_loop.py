@@ -17,18 +17,18 @@ import numpy as np
 import torch
 import yaml
 
-from isoflop.architecture import Architecture
-from isoflop.arrays import Meaning, Split, SplitWriter, read_split
-from isoflop.batches import TrainingBatches
-from isoflop.cpu import processor
-from isoflop.hardware import Hardware, lightning_precision, on_gpu
-from isoflop.loading import TrainingImages, all_images
-from isoflop.losses import supervised_loss
-from isoflop.models import build
-from isoflop.normalization import normalize
-from isoflop.optimizers import learning_rate_factor, make_optimizer
-from isoflop.recipe import Recipe
-from isoflop.training import fit
+from isoflop.data.arrays import InputSpec, Split, SplitWriter, read_split
+from isoflop.data.loading import TrainingImages, all_images
+from isoflop.data.normalization import normalize
+from isoflop.models.architecture import Architecture
+from isoflop.models.families import build
+from isoflop.training.batches import TrainingBatches
+from isoflop.training.cpu import processor
+from isoflop.training.fitting import fit
+from isoflop.training.hardware import Hardware, lightning_precision, on_gpu
+from isoflop.training.losses import supervised_loss
+from isoflop.training.optimizers import learning_rate_factor, make_optimizer
+from isoflop.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 2
@@ -39,7 +39,7 @@ def noise(folder: Path, count: int) -> Split:
     rng = np.random.default_rng(0)
     with SplitWriter(folder, (32, 32, 3)) as writer:
         writer.append(rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count))
-        writer.finish(Meaning([str(label) for label in range(10)], [0.5] * 3, [0.25] * 3, "crop"))
+        writer.finish(InputSpec([str(label) for label in range(10)], [0.5] * 3, [0.25] * 3, "crop"))
     return read_split(folder)
 
 
@@ -50,7 +50,7 @@ def bare(net: torch.nn.Module, width: int, images: TrainingImages, recipe: Recip
     batches = TrainingBatches(images, recipe, 0, device=device)
     optimizer = make_optimizer(net, recipe, width)
     rates = [group["lr"] for group in optimizer.param_groups]
-    meaning, step, seconds = images.split.meaning, 0, 0.0
+    input_spec, step, seconds = images.split.input_spec, 0, 0.0
     for epoch in range(EPOCHS):
         batches.epoch = epoch
         start = time.perf_counter()
@@ -59,7 +59,7 @@ def bare(net: torch.nn.Module, width: int, images: TrainingImages, recipe: Recip
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits_BK = net(normalize(batch.images, meaning)).float()
+                logits_BK = net(normalize(batch.images, input_spec)).float()
             loss = (supervised_loss(logits_BK, batch.labels, recipe) * batch.weights).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -79,7 +79,7 @@ def main() -> None:
     on = Hardware(options.accelerator)
     device = torch.device("cuda" if on_gpu(on) else "cpu")
     section = yaml.safe_load((ROOT / "presets" / "cifar10.yaml").read_text())["recipe"]
-    same = {"epochs": EPOCHS, "batch_size": options.batch, "progressive_resizing": [1.0], "skip_easy": 0.0}
+    same = {"epochs": EPOCHS, "batch_size": options.batch, "progressive_resizing": [1.0], "infobatch": 0.0}
     recipe = Recipe.model_validate(section | same)
     built = Architecture("resnet", options.width, 1, 4, 4, 0.0, 32, 3, 10)
     torch.use_deterministic_algorithms(True)  # as Lightning does

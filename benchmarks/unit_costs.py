@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from benchmarks.faults import clone_project
-from isoflop.cpu import processor
+from isoflop.training.cpu import processor
 from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3
 
 

@@ -18,13 +18,13 @@ import numpy as np
 import yaml
 from rich.progress import track
 
-from isoflop.architecture import ModelParams, architecture
-from isoflop.arrays import Split, read_split
-from isoflop.initialization import initialized
-from isoflop.loading import TrainingImages, all_images, subset
-from isoflop.recipe import Recipe
-from isoflop.training import fit
-from isoflop.training_module import DivergedError
+from isoflop.data.arrays import Split, read_split
+from isoflop.data.loading import TrainingImages, all_images, subset
+from isoflop.models.architecture import ModelParams, architecture
+from isoflop.models.initialization import initialized
+from isoflop.training.fitting import fit
+from isoflop.training.lightning_module import DivergedError
+from isoflop.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {  # family, depth, optimizer, its middle rate

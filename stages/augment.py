@@ -1,10 +1,11 @@
 """Make the augmented views of the training split, and a picture of them."""
 
-from isoflop.arrays import read_split, read_views
-from isoflop.augmentation import Augment, write_augmented
-from isoflop.contact_sheet import write_contact_sheet
-from isoflop.params import Section
-from isoflop.stage import In, Out, run
+from isoflop.data.arrays import read_split, read_views
+from isoflop.data.augmentation import Augment, write_augmented
+from isoflop.data.contact_sheet import write_contact_sheet
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

@@ -1,12 +1,12 @@
 """Time every ONNX file in ONNX Runtime, and look at what it runs."""
 
-import json
-
-from isoflop.benchmarking import Benchmark, benchmark
-from isoflop.params import Section, key
-from isoflop.sessions import sessions
-from isoflop.stage import In, Out, run
-from isoflop.variants import Candidates, Names, onnx_files
+from isoflop.compression.variants import Candidates, Names, onnx_files
+from isoflop.inference.benchmarking import Benchmark, benchmark
+from isoflop.inference.sessions import sessions
+from isoflop.runtime.files import write_json
+from isoflop.runtime.params import Section, key
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):
@@ -17,8 +17,8 @@ class Params(Section):
 
 def main(params: Params, onnx: In, metrics: Out, costs: Out) -> None:
     files = onnx_files(onnx, params.candidates, params.float16)
-    metrics.write_text(json.dumps(benchmark(files, params.benchmark), indent=1) + "\n")
-    costs.write_text(json.dumps(sessions(files, max(params.benchmark.batch_sizes)), indent=1) + "\n")
+    write_json(metrics, benchmark(files, params.benchmark))
+    write_json(costs, sessions(files, max(params.benchmark.batch_sizes)))
 
 
 if __name__ == "__main__":

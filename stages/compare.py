@@ -1,13 +1,13 @@
 """Compare every ONNX file: accuracy, size, agreement with the network it came from, the images that it flips."""
 
-import json
-
-from isoflop.comparison import compare
-from isoflop.flips import draw_flips, write_flips
-from isoflop.flips import flips as find_flips
-from isoflop.params import Section
-from isoflop.stage import In, Out, run
-from isoflop.variants import Variants, onnx_files
+from isoflop.compression.variants import Variants, onnx_files
+from isoflop.evaluation.changed_predictions import draw_flips, write_flips
+from isoflop.evaluation.changed_predictions import flips as find_flips
+from isoflop.evaluation.comparison import compare
+from isoflop.runtime.files import write_json
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):
@@ -20,9 +20,9 @@ def main(params: Params, val: In, test: In, models: In, onnx: In, metrics: Out, 
     found, split, answers = compare(val, test, [models / name for name in variants.candidates], files)
     made_by = variants.made_by()
     blocks = {name: {"made_by": made_by[block["network"]]} | block for name, block in found.items()}
-    metrics.write_text(json.dumps(blocks, indent=1) + "\n")
+    write_json(metrics, blocks)
     flipped = find_flips(answers, split.labels)
-    write_flips(flipped, split.meaning.classes, flips)
+    write_flips(flipped, split.input_spec.classes, flips)
     draw_flips(flipped, split, flips_picture)
 
 

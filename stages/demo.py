@@ -1,9 +1,10 @@
 """Put the shipped model on a page that runs it in the browser; an empty folder where no demo is wanted."""
 
-from isoflop.arrays import read_split
+from isoflop.data.arrays import read_split
 from isoflop.demo.folder import Demo, write_demo
-from isoflop.params import Section
-from isoflop.stage import In, Out, run
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

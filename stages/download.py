@@ -1,8 +1,9 @@
 """Bring the images that ``data`` names to one folder, verified."""
 
-from isoflop.params import Section
-from isoflop.sources import Data, download
-from isoflop.stage import Out, run
+from isoflop.download.sources import Data, download
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

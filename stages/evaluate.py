@@ -1,9 +1,10 @@
 """Measure the base model on the test split, and draw what it gets right and wrong."""
 
-from isoflop.arrays import read_split
-from isoflop.evaluation import Evaluate
-from isoflop.params import Section
-from isoflop.stage import In, Out, run
+from isoflop.data.arrays import read_split
+from isoflop.evaluation.scores import Evaluate
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):
@@ -12,8 +13,8 @@ class Params(Section):
 
 def main(params: Params, model: In, test: In, metrics: Out, predictions: Out, reliability: Out, per_class: Out,
          confusion_picture: Out, reliability_picture: Out, mistakes: Out, saliency: Out) -> None:  # fmt: skip
-    from isoflop.evaluation_report import Evaluated
-    from isoflop.model_files import load_model
+    from isoflop.evaluation.reporting import Evaluated
+    from isoflop.models.model_files import load_model
 
     evaluated = Evaluated(load_model(model).net, read_split(test), params.evaluate)
     evaluated.write_tables(metrics, predictions, reliability, per_class)

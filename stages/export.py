@@ -1,10 +1,11 @@
 """Export a trained network to ONNX and check it against torch."""
 
-from isoflop.arrays import read_split
-from isoflop.model_files import load_model
-from isoflop.onnx_export import Export, check_parity, export
-from isoflop.params import Section
-from isoflop.stage import In, Out, run
+from isoflop.data.arrays import read_split
+from isoflop.inference.onnx_export import Export, check_parity, export
+from isoflop.models.model_files import load_model
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

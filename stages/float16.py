@@ -1,7 +1,8 @@
 """Write an ONNX classifier with weights of 16 bits."""
 
-from isoflop.float16 import to_float16
-from isoflop.stage import In, Out, run
+from isoflop.compression.float16 import to_float16
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 def main(onnx: In, float16: Out) -> None:

@@ -1,12 +1,12 @@
 """Write down the loss that the law expects at train.width, without looking at the training."""
 
-import json
-
 from pydantic import PositiveInt
 
-from isoflop.params import Section, key
+from isoflop.runtime.files import write_json
+from isoflop.runtime.params import Section, key
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 from isoflop.scaling.forecasting import forecast
-from isoflop.stage import In, Out, run
 
 
 class Params(Section):
@@ -17,7 +17,7 @@ class Params(Section):
 
 def main(params: Params, law: In, metrics: Out) -> None:
     expected = forecast(law, params.width, params.predict, params.epochs)
-    metrics.write_text(json.dumps(expected, indent=1) + "\n")
+    write_json(metrics, expected)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Bring ONNX Runtime for browsers, or an empty folder where no demo is wanted."""
 
-from isoflop.onnxruntime_web import vendor
-from isoflop.params import Section, key
-from isoflop.stage import Out, run
+from isoflop.demo.onnxruntime_web import vendor
+from isoflop.runtime.params import Section, key
+from isoflop.runtime.signature import Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

@@ -1,12 +1,12 @@
 """Clean the raw images, resize them, split them into train, val and test."""
 
-import json
-
-from isoflop.cleaning import Prepare
-from isoflop.params import Section
-from isoflop.preparation import prepare
-from isoflop.readers import read_raw
-from isoflop.stage import In, Out, run
+from isoflop.data.cleaning import Prepare
+from isoflop.data.preparation import prepare
+from isoflop.data.readers import read_raw
+from isoflop.runtime.files import write_json
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):
@@ -17,7 +17,7 @@ def main(params: Params, raw: In, train: Out, val: Out, test: Out, dropped: Out,
          metrics: Out) -> None:  # fmt: skip
     folders = {"train": train, "val": val, "test": test}
     facts = prepare(read_raw(raw), params.prepare, folders, dropped, dropped_picture)
-    metrics.write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(metrics, facts)
 
 
 if __name__ == "__main__":

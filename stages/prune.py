@@ -1,10 +1,11 @@
 """Remove channels of a model and train the rest further."""
 
-from isoflop.arrays import read_split, read_views
-from isoflop.params import Section, varied
-from isoflop.pruning import Prune, prune
-from isoflop.recipe import Recipe
-from isoflop.stage import In, Out, run
+from isoflop.compression.pruning import Prune, prune
+from isoflop.data.arrays import read_training_data
+from isoflop.runtime.params import Section, varied
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
+from isoflop.training.recipe import Recipe
 
 
 class Params(Section):
@@ -13,10 +14,10 @@ class Params(Section):
 
 
 def main(params: Params, of: In, train: In, val: In, views: In, model: Out, metrics: Out) -> None:
-    from isoflop.model_files import load_model
+    from isoflop.models.model_files import load_model
 
-    data = read_split(train), read_views(views), read_split(val)
-    prune(load_model(of), params.recipe, params.prune, *data, folder=model, metrics=metrics)
+    data = read_training_data(train, views, val)
+    prune(load_model(of), params.recipe, params.prune, data, folder=model, metrics=metrics)
 
 
 if __name__ == "__main__":

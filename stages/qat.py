@@ -1,10 +1,11 @@
 """Train a model further under the rounding of 8 bits."""
 
-from isoflop.arrays import read_split, read_views
-from isoflop.params import Section, varied
-from isoflop.qat import Qat, train_quantized
-from isoflop.recipe import Recipe
-from isoflop.stage import In, Out, run
+from isoflop.compression.qat import Qat, train_quantized
+from isoflop.data.arrays import read_training_data
+from isoflop.runtime.params import Section, varied
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
+from isoflop.training.recipe import Recipe
 
 
 class Params(Section):
@@ -13,10 +14,10 @@ class Params(Section):
 
 
 def main(params: Params, of: In, train: In, val: In, views: In, model: Out, metrics: Out) -> None:
-    from isoflop.model_files import load_model
+    from isoflop.models.model_files import load_model
 
-    data = read_split(train), read_views(views), read_split(val)
-    train_quantized(load_model(of), params.recipe, params.qat, *data, folder=model, metrics=metrics)
+    data = read_training_data(train, views, val)
+    train_quantized(load_model(of), params.recipe, params.qat, data, folder=model, metrics=metrics)
 
 
 if __name__ == "__main__":

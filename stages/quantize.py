@@ -1,9 +1,10 @@
 """Quantize an ONNX classifier to INT8, calibrated on training images and judged on validation images."""
 
-from isoflop.arrays import read_split
-from isoflop.params import Section
-from isoflop.quantization import Quantize, quantize
-from isoflop.stage import In, Out, run
+from isoflop.compression.quantization import Quantize, quantize
+from isoflop.data.arrays import read_split
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

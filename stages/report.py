@@ -1,8 +1,9 @@
 """Put everything that was measured on one self-contained page."""
 
-from isoflop.params import Section, Shown
 from isoflop.report.page import write_report
-from isoflop.stage import In, Out, run
+from isoflop.runtime.params import Section, Shown
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

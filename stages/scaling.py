@@ -1,13 +1,14 @@
 """Fit the scaling law to the study's runs; hold out the widest width, predict it and compare."""
 
-from isoflop.params import Section, key
+from isoflop.runtime.params import Section, key
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 from isoflop.scaling.analysis import Bootstraps, Seed, Widths, analyse
-from isoflop.scaling.budget_figures import draw_profiles, draw_surface
-from isoflop.scaling.figures import draw_held_out, draw_law
+from isoflop.scaling.budget_plots import draw_profiles, draw_surface
 from isoflop.scaling.law_files import write_law
+from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import discard_other_widths, read_study
-from isoflop.stage import In, Out, run
 
 
 class Params(Section):

@@ -2,13 +2,15 @@
 
 import json
 
+from isoflop.runtime.files import write_json
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 from isoflop.scaling.forecasting import score
-from isoflop.stage import In, Out, run
 
 
 def main(forecast: In, train: In, metrics: Out) -> None:
     scored = score(json.loads(forecast.read_text()), json.loads(train.read_text()))
-    metrics.write_text(json.dumps(scored, indent=1) + "\n")
+    write_json(metrics, scored)
 
 
 if __name__ == "__main__":

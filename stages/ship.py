@@ -1,9 +1,10 @@
 """Choose the variant to ship and write the files that go out."""
 
-from isoflop.params import Section, key
-from isoflop.shipping import Ship, write_tradeoff
-from isoflop.shipping import ship as write_ship
-from isoflop.stage import In, Out, run
+from isoflop.runtime.params import Section, key
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
+from isoflop.shipping.choosing import Ship, write_tradeoff
+from isoflop.shipping.choosing import ship as write_ship
 
 
 class Params(Section):

@@ -1,11 +1,12 @@
 """Train one width of the scaling study on every fraction of the data with every seed."""
 
-from isoflop.architecture import ModelParams
-from isoflop.arrays import read_split, read_views
-from isoflop.params import Section, key
-from isoflop.recipe import Recipe
-from isoflop.stage import In, Out, run
-from isoflop.sweep import SweepRuns, parsed_width, sweep_width
+from isoflop.data.arrays import read_training_data
+from isoflop.models.architecture import ModelParams
+from isoflop.runtime.params import Section, key
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
+from isoflop.training.recipe import Recipe
+from isoflop.training.sweep import SweepRuns, parsed_width, sweep_width
 
 
 class Params(Section):
@@ -16,8 +17,7 @@ class Params(Section):
 
 def main(params: Params, width: str, train: In, val: In, views: In, runs: Out) -> None:
     size = parsed_width(width)
-    data = read_split(train), read_views(views), read_split(val)
-    sweep_width(params.model, params.recipe, params.runs, size, *data, runs)
+    sweep_width(params.model, params.recipe, params.runs, size, read_training_data(train, views, val), runs)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Export a trained network to TFLite and check it against torch."""
 
-from isoflop.arrays import read_split
-from isoflop.model_files import load_model
-from isoflop.params import Section, key
-from isoflop.stage import In, Out, run
-from isoflop.tflite import write_tflite
+from isoflop.data.arrays import read_split
+from isoflop.inference.tflite import write_tflite
+from isoflop.models.model_files import load_model
+from isoflop.runtime.params import Section, key
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
 
 
 class Params(Section):

@@ -1,10 +1,11 @@
 """Train the base model."""
 
-from isoflop.architecture import ModelParams
-from isoflop.arrays import read_split, read_views
-from isoflop.params import Section
-from isoflop.recipe import Recipe, Train
-from isoflop.stage import In, Out, run
+from isoflop.data.arrays import read_training_data
+from isoflop.models.architecture import ModelParams
+from isoflop.runtime.params import Section
+from isoflop.runtime.signature import In, Out
+from isoflop.runtime.stage import run
+from isoflop.training.recipe import Recipe, Train
 
 
 class Params(Section):
@@ -14,11 +15,11 @@ class Params(Section):
 
 
 def main(params: Params, train: In, val: In, views: In, model: Out, curves: Out, metrics: Out, speed: Out) -> None:
-    from isoflop.base_training import train_base
+    from isoflop.training.base_training import train_base
 
-    data = read_split(train), read_views(views), read_split(val)
+    data = read_training_data(train, views, val)
     how = params.model, params.recipe, params.train
-    train_base(*how, *data, folder=model, curves=curves, metrics=metrics, speed=speed)
+    train_base(*how, data, folder=model, curves=curves, metrics=metrics, speed=speed)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import onnx
 import onnxruntime
 import torch
 
-from isoflop.arrays import Split
-from isoflop.model_files import Model
-from isoflop.normalization import normalize
-from isoflop.onnx_export import export
-from isoflop.quantization import Quantize, quantize
+from isoflop.compression.quantization import Quantize, quantize
+from isoflop.data.arrays import Split
+from isoflop.data.normalization import normalize
+from isoflop.inference.onnx_export import export
+from isoflop.models.model_files import Model
 from tests.networks import digits_architecture, fresh_net
 
 
@@ -26,11 +26,11 @@ def trained(train: Split, family: str = "cnn", width: int = 8, steps: int = 60) 
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
     for step in range(steps):
         batch = torch.arange(step * 64, step * 64 + 64) % len(labels_N)
-        loss = torch.nn.functional.cross_entropy(net(normalize(images_NHWC[batch], train.meaning)), labels_N[batch])
+        loss = torch.nn.functional.cross_entropy(net(normalize(images_NHWC[batch], train.input_spec)), labels_N[batch])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return Model(net.eval(), digits_architecture(family, width), train.meaning)
+    return Model(net.eval(), digits_architecture(family, width), train.input_spec)
 
 
 def exported(model: Model, file: Path, variant: str = "base") -> Path:

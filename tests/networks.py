@@ -10,11 +10,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from isoflop.architecture import Architecture, ModelParams
-from isoflop.arrays import Meaning, Split, SplitWriter, read_split
-from isoflop.models import build
-from isoflop.pruning import Prune
-from isoflop.recipe import Recipe
+from isoflop.compression.pruning import Prune
+from isoflop.data.arrays import InputSpec, Split, SplitWriter, read_split
+from isoflop.models.architecture import Architecture, ModelParams
+from isoflop.models.families import build
+from isoflop.training.recipe import Recipe
 
 FAMILIES: tuple[str, ...] = get_args(ModelParams.model_fields["family"].annotation)
 _DEPTHS = {"cnn": 3, "resnet": 1}  # 2 of others
@@ -26,7 +26,7 @@ def digits_split(folder: Path, start: int, stop: int) -> Split:
     images = np.rint(source.images[start:stop] * 255 / 16).astype(np.uint8)[..., None]
     with SplitWriter(folder, (8, 8, 1)) as writer:
         writer.append(images, source.target[start:stop])
-        writer.finish(Meaning([str(digit) for digit in range(10)], [0.3], [0.37], "crop"))
+        writer.finish(InputSpec([str(digit) for digit in range(10)], [0.3], [0.37], "crop"))
     return read_split(folder)
 
 
@@ -57,7 +57,7 @@ def recipe(**changes: Any) -> Recipe:
         "flip": "none",
         "shift": 0,
         "cutout": 0,
-        "skip_easy": 0.0,
+        "infobatch": 0.0,
         "progressive_resizing": [1.0],
         "precision": "fp32",
     }

@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isoflop.evaluation import Bin
-from isoflop.evaluation_figures import draw_reliability
-from isoflop.flips import flips, write_flips
-from isoflop.params import read_params
+from isoflop.evaluation.changed_predictions import flips, write_flips
+from isoflop.evaluation.plots import draw_reliability
+from isoflop.evaluation.scores import Bin
 from isoflop.report.page import write_report
+from isoflop.runtime.params import read_params
 from isoflop.scaling.analysis import Analysis, analyse
-from isoflop.scaling.budget_figures import draw_profiles, draw_surface
-from isoflop.scaling.figures import draw_held_out, draw_law
+from isoflop.scaling.budget_plots import draw_profiles, draw_surface
 from isoflop.scaling.forecasting import forecast, score
 from isoflop.scaling.law_files import write_law
+from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import read_study
-from isoflop.shipping import Ship, ship, write_tradeoff
+from isoflop.shipping.choosing import Ship, ship, write_tradeoff
 from tests.conftest import ROOT, ship_files
-from tests.test_prediction import write_model
+from tests.inference.test_prediction import write_model
 
 CLASSES = ["<script>alert(1)</script>", 'zero & "one"', "{{ 7 * 7 }}", "ünïcode"]
 VARIANTS = {  # accuracy, milliseconds, bytes, parameters

@@ -32,5 +32,5 @@ def run_installed(
     package: Path, *command: str, cwd: Path, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """A command of this environment whose isoflop is the one in ``package``; `isoflop` itself by its module."""
-    program = (sys.executable, "-m", "isoflop.cli") if command[0] == "isoflop" else (command[0],)
+    program = (sys.executable, "-m", "isoflop.cli.main") if command[0] == "isoflop" else (command[0],)
     return run_command(*program, *command[1:], cwd=cwd, check=check, PYTHONPATH=str(package), **env)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from itertools import zip_longest
 from pathlib import Path
@@ -12,11 +11,12 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from isoflop.arrays import Labels, Split
-from isoflop.errors import UserError
-from isoflop.onnx_files import OnnxClassifier, open_classifier
-from isoflop.onnxruntime_web import FILES, SCRIPT, VERSION, WASM
-from isoflop.params import Section
+from isoflop.data.arrays import Labels, Split
+from isoflop.demo.onnxruntime_web import FILES, SCRIPT, VERSION, WASM
+from isoflop.inference.onnx_files import OnnxClassifier, open_classifier
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_json
+from isoflop.runtime.params import Section
 
 PAGE, SUMS = "index.html", "SHA256SUMS"
 _RUNTIME = "onnxruntime-web"  # folder of the demo
@@ -59,7 +59,7 @@ def write_demo(model: Path, test: Split, runtime: Path, samples: int, folder: Pa
         "runtime": {"version": VERSION, "script": f"./{_RUNTIME}/{SCRIPT}", "wasm": f"./{_RUNTIME}/{WASM}"},
         "samples": shown,
     }
-    (folder / "demo.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(folder / "demo.json", facts)
     listed = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in sorted(listed.items())]
     (folder / SUMS).write_text("".join(sums))
@@ -83,7 +83,7 @@ def _write_sample(test: Split, index: int, folder: Path) -> dict[str, object]:
 
 def _check(classifier: OnnxClassifier, test: Split, model: Path) -> None:
     found = (classifier.image_size, classifier.channels, classifier.classes)
-    if found != (test.image_size, test.channels, test.meaning.classes):
+    if found != (test.image_size, test.channels, test.input_spec.classes):
         raise UserError(
             f"{model}: found a model of {found[0]} pixels, {found[1]} channels and {len(found[2])} classes, expected "
             f"one of the test split: {test.image_size}, {test.channels}, {test.num_classes} and their names"

@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from isoflop.errors import UserError
+from isoflop.runtime.errors import UserError
 
 _HOST = "127.0.0.1"
 

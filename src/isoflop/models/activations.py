@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from isoflop.architecture import Architecture
+from isoflop.models.architecture import Architecture
 
 _ACTIVATIONS: dict[str, type[nn.ReLU | nn.GELU | nn.SiLU]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 

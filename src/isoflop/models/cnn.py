@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from isoflop.architecture import Architecture
 from isoflop.models.activations import activation
+from isoflop.models.architecture import Architecture
 
 _SMALLEST_SIDE = 2  # pixels; pooling stops here
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from isoflop.architecture import Architecture
 from isoflop.models.activations import activation
+from isoflop.models.architecture import Architecture
 
 
 class Mlp(nn.Module):

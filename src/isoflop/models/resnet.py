@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from isoflop.architecture import Architecture
 from isoflop.models.activations import activation
+from isoflop.models.architecture import Architecture
 
 _SMALLEST_SIDE = 2  # pixels; pooling stops here
 _PATCH = 2  # pixels, side
@@ -38,7 +38,7 @@ class Resnet(nn.Module):
     def __init__(self, of: Architecture) -> None:
         super().__init__()
         self.stem = nn.Conv2d(of.channels, 2 * _PATCH**2 * of.channels, _PATCH)
-        self.stem.weight.requires_grad_(False)  # isoflop.initialization sets it
+        self.stem.weight.requires_grad_(False)  # isoflop.models.initialization sets it
         layers: list[nn.Module] = [activation(of, "gelu")]
         before, side = self.stem.out_channels, of.image_size - _PATCH + 1
         for after in (of.width, 2 * of.width, 4 * of.width):

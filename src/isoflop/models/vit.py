@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from isoflop.architecture import Architecture
 from isoflop.models.activations import activation
+from isoflop.models.architecture import Architecture
 
 
 class _Attention(nn.Module):

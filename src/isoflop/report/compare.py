@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.errors import UserError
-from isoflop.paired import paired_answers
-from isoflop.params import read_params
-from isoflop.report.curves import Points, read_curves
+from isoflop.evaluation.paired import paired_answers
+from isoflop.report.charts import Figure, Point, draw_curves, draw_tradeoff
+from isoflop.report.curve_series import Points, read_curves
 from isoflop.report.facts import Facts, read_facts, read_rows, share_interval
-from isoflop.report.figures import Figure, Point, draw_curves, draw_tradeoff
 from isoflop.report.headlines import HEADLINES, Measured
 from isoflop.report.rendering import render
 from isoflop.report.revisions import Run, read_runs
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.params import read_params
 
 _TIMED = ("latency", "sessions", "throughput", "shipped")  # differ from run to run, whatever the parameters
 _MOST_RUNS = 6  # that colours tell apart

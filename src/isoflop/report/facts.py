@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import UserError, unmade
+from isoflop.runtime.errors import UserError, unmade
 
 Facts = dict[str, Any]
 Row = dict[str, str]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from isoflop.compression.variants import INT8
 from isoflop.report import sections
 from isoflop.report.compression_words import controls_in_words
-from isoflop.report.curves import read_curves
+from isoflop.report.curve_series import read_curves
 from isoflop.report.facts import Facts, read_facts, read_rows, variants
 from isoflop.report.glossary import GLOSSARY
 from isoflop.report.provenance import provenance
 from isoflop.report.rendering import read_picture, render
-from isoflop.variants import INT8
 
 _METRICS = (
     "data", "train", "throughput", "evaluate", "scaling", "forecast", "score", "variants", "latency", "sessions",

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from isoflop.code_hash import project_code_sha256
+from isoflop.project.code_hash import project_code_sha256
 from isoflop.report.facts import Facts, Row
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isoflop.errors import unmade
 from isoflop.report import formats
 from isoflop.report.svg import inline
+from isoflop.runtime.errors import unmade
 
 _HERE = Path(__file__).parent
 

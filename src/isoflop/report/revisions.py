@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import UserError
+from isoflop.runtime.errors import UserError
 
 _FILES = ("params.yaml", "plots/confusion.csv", "plots/tradeoff.csv")
 _FOLDERS = ("metrics", "plots/training")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isoflop.report import formats
-from isoflop.report.curves import Points
+from isoflop.report.charts import Point, draw_curves, draw_sensitivity, draw_tradeoff
+from isoflop.report.curve_series import Points
 from isoflop.report.facts import Facts, Row, Variant, cell_in_words, share_interval
-from isoflop.report.figures import Point, draw_curves, draw_sensitivity, draw_tradeoff
 from isoflop.report.glossary import DROP_REASONS, LAW_PARAMETERS
 from isoflop.report.scaling_words import (
     SYMBOLS,

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from isoflop.figures import COLOURS
+from isoflop.plotting import COLOURS
 
 _HEX = re.compile(r"#[0-9a-f]{6}\b")
 _GREYS = ((0x40, "--ink"), (0x90, "--quiet"), (0xC8, "--faint"), (0xFF, "--rule"), (0x100, "--paper"))  # below

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoflop.figures import new_figure, save
+from isoflop.plotting import new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

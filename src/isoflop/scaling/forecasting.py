@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.errors import UserError
+from isoflop.runtime.errors import UserError
 from isoflop.scaling.diagnosis import extrapolation
 from isoflop.scaling.law_files import KnownLaw, read_law
 from isoflop.scaling.results import rounded

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.errors import UserError
+from isoflop.runtime.errors import UserError
 from isoflop.scaling.accuracy import AccuracyOfLoss
 from isoflop.scaling.analysis import Analysis
 from isoflop.scaling.forms import form_from_json, form_to_json

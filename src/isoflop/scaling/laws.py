@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isoflop.progress import tracked
+from isoflop.runtime.progress import tracked
 from isoflop.scaling.fitting import LOSSES, fit
 from isoflop.scaling.forms import M4, AnyForm, Floats, candidates, point
 from isoflop.scaling.runs import Study

@@ -18,13 +18,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from isoflop.runtime.files import write_json
 from isoflop.scaling.analysis import LOSS, Analysis, Comparison, HeldOut
 from isoflop.scaling.laws import Law
 from isoflop.scaling.planning import Planner
@@ -59,7 +59,7 @@ def facts(analysis: Analysis, loss: str = LOSS) -> dict[str, Any]:
 
 def write_facts(analysis: Analysis, file: Path, loss: str = LOSS) -> None:
     """metrics/scaling.json."""
-    file.write_text(json.dumps(facts(analysis, loss), indent=1) + "\n")
+    write_json(file, facts(analysis, loss))
 
 
 def _parameters(law: Law, floor: tuple[float, float] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.errors import UserError
+from isoflop.runtime.errors import UserError
 from isoflop.scaling.forms import Floats
 
 MIN_WIDTHS = 3  # fewer cannot tell a floor from a power of N

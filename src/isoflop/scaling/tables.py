@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import UserError
+from isoflop.runtime.errors import UserError
 from isoflop.scaling.runs import MIN_WIDTHS, Run, Study, mark_of
 
 Row = dict[str, Any]

@@ -1,0 +1,1 @@
+"""The command line: `isoflop COMMAND`. Reads options, calls the packages below, prints."""

@@ -1,0 +1,156 @@
+"""The prepared format: a split is a folder with uint8 images that are memory-mapped, labels, and what they mean."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_json
+
+Images = npt.NDArray[np.uint8]  # N, H, W, C
+Labels = npt.NDArray[np.int64]  # N
+Resize = Literal["crop", "pad", "stretch"]  # how a picture of any size becomes a square
+
+_IMAGES, _LABELS, _MEANING, _VIEWS = "images.npy", "labels.npy", "split.json", "views.npy"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a split's bytes mean: a pixel p of channel c enters a network as (p / 255 - mean[c]) / std[c]."""
+
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    resize: Resize
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images of one split; ``images`` is a read-only memory map."""
+
+    images: Images
+    labels: Labels
+    input_spec: InputSpec
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels (images are square)."""
+        return int(self.images.shape[1])
+
+    @property
+    def channels(self) -> int:
+        return int(self.images.shape[3])
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.input_spec.classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_split(folder: Path) -> Split:
+    """Open a split that ``SplitWriter`` wrote.
+
+    Raises:
+        UserError: a file is missing or cut short.
+    """
+    try:
+        input_spec = InputSpec(**json.loads((folder / _MEANING).read_text()))
+        images = np.load(folder / _IMAGES, mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / _LABELS, allow_pickle=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}: not a readable split ({error}); `dvc checkout` restores it") from None
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
+        raise UserError(
+            f"{folder}: found images {images.dtype}{list(images.shape)} and {len(labels)} labels, "
+            "expected uint8[N, H, W, C] and N labels"
+        )
+    return Split(images, labels, input_spec)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training learns from and is judged by: the training split, its augmented views, the validation split."""
+
+    train: Split
+    views: Images  # uint8 [K, N, H, W, C]; K views of each of the N training images, none if K is 0
+    val: Split
+
+
+def read_training_data(train: Path, views: Path, val: Path) -> TrainingData:
+    """
+    Raises:
+        UserError: a folder is not what ``prepare`` or ``augment`` writes.
+    """
+    return TrainingData(read_split(train), read_views(views), read_split(val))
+
+
+class SplitWriter:
+    """Writes a split batch by batch, in constant memory. A context manager: the split is whole on leaving it."""
+
+    def __init__(self, folder: Path, image_shape: tuple[int, int, int]) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._image_shape = image_shape
+        self._labels: list[Labels] = []
+        self._file = (folder / _IMAGES).open("wb")
+        self._write_header(0)
+
+    def append(self, images: Images, labels: Labels) -> None:
+        """Add images uint8 [B, H, W, C] and labels int64 [B]."""
+        if images.shape[1:] != self._image_shape or images.dtype != np.uint8 or len(images) != len(labels):
+            raise ValueError(f"images {images.dtype}{images.shape} do not fit uint8[B, {self._image_shape}]")
+        self._file.write(np.ascontiguousarray(images).tobytes())
+        self._labels.append(labels.astype(np.int64))
+
+    def finish(self, input_spec: InputSpec) -> None:
+        """Write what closes the split: labels, input spec and the count in the header of the images."""
+        labels = np.concatenate(self._labels) if self._labels else np.zeros(0, np.int64)
+        self._file.seek(0)
+        self._write_header(len(labels))
+        self._file.close()
+        np.save(self._folder / _LABELS, labels)
+        write_json(self._folder / _MEANING, asdict(input_spec))
+
+    def _write_header(self, count: int) -> None:
+        # numpy pads the header to a multiple of 64 bytes with room for the first axis to grow
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._image_shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def __enter__(self) -> SplitWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def write_views(folder: Path, shape: tuple[int, int, int, int, int]) -> npt.NDArray[np.uint8]:
+    """Create ``folder`` with a writable memory map uint8 [K, N, H, W, C] for K augmented views of N images."""
+    folder.mkdir(parents=True)
+    if 0 in shape:  # a memory map cannot be empty
+        np.save(folder / _VIEWS, np.zeros(shape, np.uint8))
+        return np.zeros(shape, np.uint8)
+    return np.lib.format.open_memmap(folder / _VIEWS, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def read_views(folder: Path) -> npt.NDArray[np.uint8]:
+    """Open the augmented views uint8 [K, N, H, W, C] of a training split; K is 0 where there are none.
+
+    Raises:
+        UserError: the file is missing or cut short.
+    """
+    try:
+        views: npt.NDArray[np.uint8] = np.load(folder / _VIEWS, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: not readable views ({error}); `dvc checkout` restores them") from None
+    return views

@@ -1,0 +1,255 @@
+"""Augmented views of a training split: an albumentations policy from params.yaml, applied once, before any training."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from isoflop.data.arrays import Images, Split, write_views
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.params import PARAMS_FILE, Section
+from isoflop.runtime.progress import progress
+
+if TYPE_CHECKING:
+    from albumentations import BaseCompose, BasicTransform
+
+_CHUNK = 256  # images that share a random generator; a constant, so that the bytes do not depend on who did what
+_POOL_WORTH_S = 10.0  # below this much work left, starting processes (an import of albumentations each) does not pay
+_KEY = f"{PARAMS_FILE}: augment.policy"
+
+
+class Augment(Section):
+    """Section ``augment``. Each item of ``policy`` is the ``name`` of an albumentations transform and its arguments."""
+
+    views: int = Field(ge=0, le=1000)  # augmented copies of each training image, to draw from; 0: none
+    seed: int = Field(ge=0)  # of what the transforms draw
+    policy: list[dict[str, Any]]  # albumentations transforms, in this order
+
+    @model_validator(mode="after")
+    def _views_need_a_policy(self) -> Augment:
+        if self.views and not self.policy:
+            raise ValueError(f"policy: found an empty list with views {self.views}, expected a transform or views 0")
+        return self
+
+
+def check_policy(policy: list[dict[str, Any]]) -> None:
+    """Raises: UserError: an unknown transform or argument (the nearest is named), or an argument it refuses."""
+    _build_all(policy)
+
+
+def write_augmented(
+    train: Split, folder: Path, views: int, policy: list[dict[str, Any]], seed: int, workers: int | None = None
+) -> None:
+    """Write ``views`` augmented views of every image of ``train`` to ``folder``, as uint8 [K, N, H, W, C].
+
+    The same bytes whatever ``workers``; None takes one process, and all cores once it is clear that they pay.
+
+    Raises:
+        UserError: the policy is wrong, or a transform cannot be applied to these images, has no effect on them, or
+            changes their shape or type.
+    """
+    transforms = _build_all(policy, always=True)
+    if views and len(train):
+        _try_out(transforms, np.asarray(train.images[0]))
+    array = write_views(folder, (views, *train.images.shape))
+    if not array.size:
+        return
+    assert isinstance(array, np.memmap) and isinstance(train.images, np.memmap)
+    chunks = [(view, start) for view in range(views) for start in range(0, len(train), _CHUNK)]
+    job = _Job(str(train.images.filename), str(array.filename), int(array.offset), policy, seed)
+    del array
+    with progress("augmenting", "images", views * len(train)) as task:
+        for number, _ in enumerate(_run(job, chunks, workers), 1):
+            task.update(views * len(train) * number / len(chunks))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a process needs to make any chunk of views."""
+
+    source: str
+    target: str
+    target_offset: int  # bytes before the first pixel
+    policy: list[dict[str, Any]]
+    seed: int
+
+
+class _Worker:
+    """Makes chunks: the views number ``view`` of the images ``start`` to ``start + _CHUNK``."""
+
+    def __init__(self, job: _Job) -> None:
+        import albumentations
+
+        self._job = job
+        self._images: Images = np.load(job.source, mmap_mode="r", allow_pickle=False)
+        self._pipeline = albumentations.Compose(_build_all(job.policy))
+
+    def make(self, view: int, start: int) -> None:
+        seeds = np.random.SeedSequence([self._job.seed, view, start])
+        self._pipeline.set_random_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # _try_out has seen them, and not once an image
+            made = np.stack([_apply(self._pipeline, image) for image in self._images[start : start + _CHUNK]])
+        # an ordinary write and not a memory map: on a full disk it raises, where the other kills the process
+        with open(self._job.target, "r+b") as target:
+            target.seek(self._job.target_offset + (view * len(self._images) + start) * self._images[0].nbytes)
+            target.write(made.tobytes())
+
+
+def _run(job: _Job, chunks: list[tuple[int, int]], workers: int | None) -> Iterator[None]:
+    done = 0
+    if workers is None or workers == 1:
+        worker = _Worker(job)
+        began = time.monotonic()
+        for chunk in chunks:
+            worker.make(*chunk)
+            yield
+            done += 1
+            left_s = (time.monotonic() - began) / done * (len(chunks) - done)
+            if workers is None and left_s > _POOL_WORTH_S:
+                break
+    if done < len(chunks):
+        # spawned, not forked: OpenCV and the progress bar have threads
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (job,)) as pool:
+            yield from pool.map(_run_in_worker, chunks[done:])
+
+
+_worker: _Worker | None = None  # of this process, where it is one of the pool
+
+
+def _start_worker(job: _Job) -> None:
+    global _worker
+    _worker = _Worker(job)
+
+
+def _run_in_worker(chunk: tuple[int, int]) -> None:
+    assert _worker is not None
+    _worker.make(*chunk)
+
+
+def _apply(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    made = _call(transform, image, _KEY)
+    if not isinstance(made, np.ndarray) or made.shape != image.shape or made.dtype != np.uint8:
+        raise UserError(f"{_KEY}: {_changed(image, made)}")
+    return made
+
+
+def _call(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8], where: str) -> Any:
+    try:
+        return transform(image=image)["image"]
+    except Exception as error:  # whatever a transform raises, the policy asked for it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where}: cannot be applied to images {list(image.shape)}: {reason}") from None
+
+
+def _changed(image: npt.NDArray[np.uint8], made: Any) -> str:
+    found = f"{getattr(made, 'dtype', type(made).__name__)}{list(getattr(made, 'shape', []))}"
+    return f"found {found} made of an image {image.dtype}{list(image.shape)}, expected the same shape and type"
+
+
+def _try_out(transforms: list[BasicTransform | BaseCompose], image: npt.NDArray[np.uint8]) -> None:
+    """Apply each transform for sure to one image; shapes may change on the way if the last restores them."""
+    made: Any = image
+    changer = ""
+    for number, transform in enumerate(transforms):
+        name = f"{_KEY}.{number} ({type(transform).__name__})"
+        before = made
+        transform.set_random_seed(0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = _call(transform, np.ascontiguousarray(before), name)
+        if caught:
+            raise UserError(f"{name}: has no effect on images {list(image.shape)}: {caught[0].message}")
+        if getattr(made, "shape", None) != before.shape or getattr(made, "dtype", None) != before.dtype:
+            changer = f"{name}: {_changed(image, made)}"
+        if not isinstance(made, np.ndarray):
+            break
+    if not isinstance(made, np.ndarray) or made.shape != image.shape or made.dtype != image.dtype:
+        raise UserError(changer)
+
+
+def _build_all(policy: list[dict[str, Any]], *, always: bool = False) -> list[BasicTransform | BaseCompose]:
+    return [_build(item, f"{_KEY}.{number}", always) for number, item in enumerate(policy)]
+
+
+def _build(item: Any, where: str, always: bool) -> BasicTransform | BaseCompose:
+    """The transform of one item of a policy; ``always`` sets every probability in it to 1."""
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise UserError(f"{where}: found {item!r}, expected a mapping with the name of a transform and its arguments")
+    kinds = _transforms()
+    name = item["name"]
+    if name not in kinds:
+        raise UserError(f"{where}.name: unknown transform {name!r}; {_nearest(name, list(kinds))}")
+    known = list(inspect.signature(kinds[name]).parameters)
+    arguments = {}
+    for argument, value in item.items():
+        if argument == "name":
+            continue
+        if argument not in known:
+            raise UserError(f"{where}.{argument}: unknown argument of {name}; {_nearest(argument, known)}")
+        if argument == "transforms" and isinstance(value, list):
+            value = [_build(child, f"{where}.transforms.{number}", always) for number, child in enumerate(value)]
+        arguments[argument] = _python_value(value)
+    if always:
+        arguments["p"] = 1.0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on which transform to prefer; arguments are checked above
+            return kinds[name](**arguments)
+    except Exception as error:  # ValueError from its schema; TypeError, AttributeError … from odder values
+        raise UserError(f"{where}: {name} refuses its arguments: {_reason(error)}") from None
+
+
+def _transforms() -> dict[str, type[BasicTransform | BaseCompose]]:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it looks for updates over the network when imported
+    import albumentations
+    import cv2
+
+    cv2.setNumThreads(0)  # processes do the work in parallel; threads under them only get in the way
+    base = (albumentations.BasicTransform, albumentations.BaseCompose)
+    abstract = ("BasicTransform", "BaseCompose", "DualTransform", "ImageOnlyTransform", "Transform3D", "Lambda")
+    found = {}
+    for name, kind in vars(albumentations).items():
+        if inspect.isclass(kind) and issubclass(kind, base) and name not in abstract and "Compose" not in name:
+            found[name] = kind
+    return dict(sorted(found.items()))
+
+
+def _python_value(value: Any) -> Any:
+    """YAML lists as tuples, names of OpenCV constants (INTER_AREA, BORDER_REFLECT_101) as their numbers."""
+    if isinstance(value, list):
+        return tuple(_python_value(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _python_value(item) for key, item in value.items()}
+    if isinstance(value, str) and value.startswith(("INTER_", "BORDER_")):
+        import cv2
+
+        return getattr(cv2, value, value)  # a name that it has not is for the transform to refuse
+    return value
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    nearest = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"did you mean {by_lower[nearest[0]]!r}?" if nearest else f"expected one of {', '.join(known)}"
+
+
+def _reason(error: Exception) -> str:
+    # albumentations wraps the report of pydantic in a ValueError: its first lines are count, place, what was expected
+    lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
+    if len(lines) > 2 and "validation error" in lines[0]:
+        return "; ".join(f"{place}: {what}" for place, what in zip(lines[1::2], lines[2::2], strict=False))
+    return " ".join(lines) or type(error).__name__

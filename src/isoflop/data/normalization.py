@@ -1,0 +1,60 @@
+"""Normalization: what mean and standard deviation per channel a network subtracts and divides by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from isoflop.data.arrays import InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fixed_normalization(name: str, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel: ``symmetric`` maps [0, 1] to [-1, 1], any other name keeps it."""
+    value, scale = (0.5, 0.5) if name == "symmetric" else (0.0, 1.0)
+    return [value] * channels, [scale] * channels
+
+
+class Statistics:
+    """Mean and standard deviation per channel, summed in integers: exact, so the same however the images are cut."""
+
+    def __init__(self, channels: int) -> None:
+        self._pixels = 0
+        self._sums = np.zeros(channels, np.uint64)
+        self._squares = np.zeros(channels, np.uint64)
+
+    def add(self, images_NHWC: npt.NDArray[np.uint8]) -> None:
+        values_PC = images_NHWC.reshape(-1, images_NHWC.shape[-1])
+        histogram = np.stack([np.bincount(channel, minlength=256) for channel in values_PC.T]).astype(np.uint64)
+        levels = np.arange(256, dtype=np.uint64)
+        self._pixels += len(values_PC)
+        self._sums += histogram @ levels
+        self._squares += histogram @ levels**2
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """On the scale where 255 is 1. A channel without variation gets 1, for a division by 0 helps nobody."""
+        means, stds = [], []
+        for total, squares in zip(self._sums.tolist(), self._squares.tolist(), strict=True):
+            variance = (self._pixels * squares - total**2) / self._pixels**2
+            means.append(round(total / self._pixels / 255, 6))
+            stds.append(round(variance**0.5 / 255, 6) or 1.0)
+        return means, stds
+
+
+def normalize(images_BHWC: Tensor, input_spec: InputSpec) -> Tensor:
+    """Pixels uint8 [B, H, W, C] as a network takes them: float32 [B, C, H, W], (p / 255 - mean) / std.
+
+    Traceable: the export puts the same lines into the ONNX graph.
+    """
+    import torch
+
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()  # first, for ONNX Runtime is faster on planes
+    scale_C11 = torch.tensor([1 / (255 * std) for std in input_spec.std], device=images_BHWC.device).view(-1, 1, 1)
+    shift_C11 = torch.tensor(
+        [-mean / std for mean, std in zip(input_spec.mean, input_spec.std, strict=True)], device=images_BHWC.device
+    ).view(-1, 1, 1)
+    return images_BCHW * scale_C11 + shift_C11

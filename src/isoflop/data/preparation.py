@@ -1,0 +1,243 @@
+"""From raw images to the prepared format: look at each, drop what would harm, split, resize, write.
+
+Two passes in constant memory: the first decodes every image once, notes what is to be known of it (a few hundred bytes)
+and lays the resized pixels in an unnamed scratch file; the second copies those that stay to their splits, in order.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import tempfile
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from isoflop.data.arrays import InputSpec, SplitWriter
+from isoflop.data.cleaning import REASONS, Cleaning, Prepare, drop_and_split
+from isoflop.data.dropped_picture import MOST_IMAGES, write_dropped_picture
+from isoflop.data.images import UndecodableError, as_channels, decode, fit_to_square, from_array
+from isoflop.data.normalization import Statistics, fixed_normalization
+from isoflop.data.readers import RawDataset, RawImage
+from isoflop.data.splitting import SPLITS
+from isoflop.runtime.dvc_md5 import dvc_md5
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.progress import tracked
+
+_COPY_BATCH = 1024  # images
+_LOOK_BATCH = 64  # images a task of a thread
+_LOOK_BATCH_BYTES = 8 << 20  # a batch ends early here, so that large files do not add up
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the first pass sees of an image; ``problem`` stands where it could not be decoded."""
+
+    pixels: npt.NDArray[np.uint8] | None = None  # H, W, C, resized
+    digest: bytes = b""
+    perceptual_hash: int = 0
+    problem: str | None = None
+
+
+def prepare(
+    raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path, dropped_picture: Path
+) -> dict[str, object]:
+    """Clean, resize and split ``raw``; write the folders of ``train``, ``val`` and ``test``, the list ``dropped``, and
+    a picture of the first dropped images of each reason.
+
+    Returns:
+        What ``metrics/data.json`` says; ``md5`` names each split as dvc.lock does.
+
+    Raises:
+        UserError: no images, one class only, a class with too few images or without any in a split, or an
+            undecodable file where those are not to be dropped.
+    """
+    classes = list(raw.classes)
+    if len(classes) < 2:
+        raise UserError(f"data: found {len(classes)} classes ({', '.join(classes)}), expected at least two")
+    folders["train"].parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folders["train"].parent) as scratch:
+        cleaning = look_at_all(raw, params, scratch)
+        if not len(cleaning.catalogue):
+            raise UserError("data: found no images, expected some of each class")
+        drop_and_split(cleaning, classes, params)
+        input_spec = _write_splits(cleaning, classes, params, folders, scratch)
+        _draw_dropped(
+            cleaning, classes, (params.image_size, params.image_size, params.channels), scratch, dropped_picture
+        )
+    _write_dropped(cleaning, dropped)
+    print(_said(cleaning), flush=True)
+    return _metrics(cleaning, input_spec, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
+
+
+def _said(cleaning: Cleaning) -> str:
+    reasons = Counter(reason for reason, _ in cleaning.dropped.values())
+    counted = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
+    looked_at = f"{len(cleaning.catalogue):,} images looked at"
+    return f"{looked_at}, {len(cleaning.dropped):,} dropped: {counted}" if counted else f"{looked_at}, none dropped"
+
+
+def look_at(image: RawImage, params: Prepare) -> Look:
+    """Decode and resize one image, and take its fingerprints."""
+    try:
+        content = image.content
+        picture = decode(content, image.name) if isinstance(content, bytes) else from_array(content, image.name)
+    except UndecodableError as error:
+        if not params.drop.undecodable:
+            raise
+        return Look(problem=error.why)
+    picture = as_channels(picture, params.channels)
+    digest = hashlib.blake2b(picture.tobytes(), digest_size=16, salt=b"%dx%d" % picture.size).digest()
+    near = params.drop.near_duplicate_distance is not None
+    pixels = fit_to_square(picture, params.image_size, params.channels, params.resize)
+    return Look(pixels, digest, perceptual_hash(picture) if near else 0)
+
+
+def perceptual_hash(picture: Image.Image) -> int:
+    """64-bit DCT hash: which of the 8x8 lowest frequencies of the 32x32 grey picture lie above their median."""
+    import imagehash
+
+    return int.from_bytes(np.packbits(imagehash.phash(picture).hash).tobytes())
+
+
+def look_at_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> Cleaning:
+    """First pass: fill the catalogue, write the resized pixels of every image to ``scratch``, in order."""
+    cleaning = Cleaning()
+    catalogue = cleaning.catalogue
+    empty = bytes(params.image_size**2 * params.channels)  # keeps the place of an undecodable image
+    undecodable, blank = {}, {}
+    for image, look in _looks(raw, params):
+        index = len(catalogue)
+        catalogue.names.append(image.name)
+        catalogue.labels.append(image.label)
+        catalogue.splits.append(image.split)
+        catalogue.digests.append(look.digest)
+        catalogue.hashes.append(look.perceptual_hash)
+        if look.pixels is None:
+            undecodable[index] = look.problem or "undecodable"
+        elif params.drop.blank and (look.pixels == look.pixels[0, 0]).all():
+            colour = ", ".join(map(str, look.pixels[0, 0].tolist()))
+            blank[index] = f"every pixel of the resized image is {colour}"
+        scratch.write(empty if look.pixels is None else look.pixels.tobytes())
+    cleaning.kept = list(range(len(catalogue)))
+    cleaning.drop("undecodable", undecodable)
+    cleaning.drop("blank", blank)
+    return cleaning
+
+
+def _write_splits(
+    cleaning: Cleaning, classes: list[str], params: Prepare, folders: dict[str, Path], scratch: IO[bytes]
+) -> InputSpec:
+    shape = (params.image_size, params.image_size, params.channels)
+    input_spec = InputSpec(classes, *fixed_normalization(params.normalization, params.channels), params.resize)
+    for split in SPLITS:  # train first: its statistics are those of the others too
+        statistics = Statistics(params.channels)
+        indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
+        with SplitWriter(folders[split], shape) as writer:
+            for start in tracked(range(0, len(indices), _COPY_BATCH), f"writing {split}", "batches"):
+                batch = indices[start : start + _COPY_BATCH]
+                images_NHWC = _read_scratch(scratch, batch, shape)
+                statistics.add(images_NHWC)
+                writer.append(images_NHWC, np.array([cleaning.catalogue.labels[index] for index in batch]))
+            if split == "train" and params.normalization == "standard":
+                input_spec = InputSpec(classes, *statistics.mean_and_std(), params.resize)
+            writer.finish(input_spec)
+    return input_spec
+
+
+def _read_scratch(scratch: IO[bytes], indices: Iterable[int], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    size = int(np.prod(shape))
+    images = []
+    for index in indices:
+        scratch.seek(index * size)
+        images.append(np.frombuffer(scratch.read(size), np.uint8).reshape(shape))
+    return np.stack(images)
+
+
+def _looks(raw: Iterable[RawImage], params: Prepare) -> Iterator[tuple[RawImage, Look]]:
+    """``look_at`` in threads (decoding and resampling release the interpreter lock), in order, a few batches ahead."""
+    workers = os.cpu_count() or 1
+    pending: deque[tuple[list[RawImage], Future[list[Look]]]] = deque()
+    shown = tracked(raw, "looking at images", "images")
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for batch in _batches(shown):
+                pending.append((batch, pool.submit(lambda batch: [look_at(image, params) for image in batch], batch)))
+                if len(pending) > 2 * workers:
+                    images, future = pending.popleft()
+                    yield from zip(images, future.result(), strict=True)
+            for images, future in pending:
+                yield from zip(images, future.result(), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _batches(raw: Iterable[RawImage]) -> Iterator[list[RawImage]]:
+    batch: list[RawImage] = []
+    size = 0
+    for image in raw:
+        batch.append(image)
+        size += len(image.content) if isinstance(image.content, bytes) else image.content.nbytes
+        if len(batch) == _LOOK_BATCH or size > _LOOK_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _write_dropped(cleaning: Cleaning, file: Path) -> None:
+    # file names may hold bytes that are no text: they are shown escaped
+    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["name", "reason", "detail"])
+        for index, (reason, detail) in sorted(cleaning.dropped.items()):
+            writer.writerow([cleaning.catalogue.names[index], reason, detail])
+
+
+def _draw_dropped(
+    cleaning: Cleaning, classes: list[str], shape: tuple[int, ...], scratch: IO[bytes], file: Path
+) -> None:
+    catalogue = cleaning.catalogue
+    by_reason: dict[str, list[int]] = {reason: [] for reason in REASONS}
+    for index, (reason, _) in sorted(cleaning.dropped.items()):
+        if len(by_reason[reason]) < MOST_IMAGES:
+            by_reason[reason].append(index)
+    nothing = np.zeros((0, *shape), np.uint8)
+    images = {
+        reason: _read_scratch(scratch, indices, shape) if indices and reason != "undecodable" else nothing
+        for reason, indices in by_reason.items()
+    }
+    names = {
+        reason: [f"{classes[catalogue.labels[one]]}/{catalogue.names[one].rpartition('/')[2]}" for one in indices]
+        for reason, indices in by_reason.items()
+    }
+    write_dropped_picture(images, names, file)
+
+
+def _metrics(cleaning: Cleaning, input_spec: InputSpec, params: Prepare) -> dict[str, object]:
+    per_split = Counter(cleaning.splits.values())
+    per_class = Counter((cleaning.catalogue.labels[index], split) for index, split in cleaning.splits.items())
+    reasons = Counter(reason for reason, _ in cleaning.dropped.values())
+    return {
+        "classes": input_spec.classes,
+        "num_classes": len(input_spec.classes),
+        "image_size": params.image_size,
+        "channels": params.channels,
+        "resize": params.resize,
+        "normalization": params.normalization,
+        "mean": input_spec.mean,
+        "std": input_spec.std,
+        "images": {"source": len(cleaning.catalogue)} | {split: per_split[split] for split in SPLITS},
+        "dropped": {"total": len(cleaning.dropped)} | {reason: reasons[reason] for reason in REASONS},
+        "per_class": {
+            name: {split: per_class[label, split] for split in SPLITS} for label, name in enumerate(input_spec.classes)
+        },
+    }

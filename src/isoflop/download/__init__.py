@@ -1,0 +1,1 @@
+"""Raw images from a published data set, a URL or a folder, with verified checksums."""

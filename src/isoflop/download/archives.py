@@ -1,0 +1,230 @@
+"""Archives from strangers, read as streams and never unpacked: what could harm is refused, not skipped.
+
+Refused are names that lead out of the archive, links, devices, encrypted members, a name that is there twice, and
+decompression bombs: limits on the number of members, the size of one and of all, and the ratio to the archive's size.
+"""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, cast
+
+from isoflop.runtime.errors import UserError
+
+MAX_MEMBERS = 5_000_000
+MAX_MEMBER_BYTES = 1 << 30  # prepare holds a whole image file in memory
+MAX_TOTAL_BYTES = 1 << 40
+MAX_RATIO = 200  # images hardly shrink; the bombs that are known have 1,000 and far more
+_FREE_BYTES = 64 << 20  # below this a ratio harms nobody
+_MAX_HEADER_BYTES = 1 << 20  # tarfile reads an extended header whole, whatever size it claims
+
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in an archive or folder; ``open`` may be called until the next entry is asked for."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turns what the decoders raise while the archive at ``path`` is read into a UserError."""
+    try:
+        yield
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not what gzip and bz2 say of bad data
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: found a damaged archive or none at all ({why}), expected a zip, tar, tar.gz, tar.bz2 or tar.xz"
+        ) from None
+
+
+def archive_entries(path: Path) -> Iterator[Entry]:
+    """The files in an archive: of a zip sorted by name, of a tar in its own order. To be read in ``naming_damage``.
+
+    Raises:
+        UserError: a member that is refused, named with the archive.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    return _zip_entries(path) if is_zip else _tar_entries(path)
+
+
+class _Guard:
+    """Checks members as they come: names, sizes, and that no name comes twice."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: set[str] = set()
+        self._total = 0
+        self._allowed = max(_FREE_BYTES, MAX_RATIO * path.stat().st_size)
+
+    def refusal(self, member: str, found: str, expected: str) -> UserError:
+        return UserError(f"{self._path}: {member!r}: found {found}, expected {expected}")
+
+    def checked(self, member: str, size: int) -> str:
+        """The name of a file, without ``.`` and doubled slashes."""
+        self.check_path(member)
+        name = "/".join(part for part in member.split("/") if part not in ("", "."))
+        if name in self._seen:
+            raise self.refusal(member, "a second member of that name", "one")
+        self._seen.add(name)
+        self._total += size
+        if len(self._seen) > MAX_MEMBERS:
+            raise self.refusal(member, f"more than {MAX_MEMBERS:,} members", "fewer; unpack it and set data.path")
+        if size > MAX_MEMBER_BYTES:
+            raise self.refusal(member, f"{size:,} bytes", f"at most {MAX_MEMBER_BYTES:,}")
+        if self._total > MAX_TOTAL_BYTES:
+            raise self.refusal(member, f"{self._total:,} bytes up to it", f"at most {MAX_TOTAL_BYTES:,} in all")
+        self.check_ratio(member, self._total)
+        return name
+
+    def check_path(self, member: str) -> None:
+        if member.startswith("/") or re.match("[A-Za-z]:", member):
+            raise self.refusal(member, "an absolute path", "one inside the archive")
+        if ".." in member.split("/") or not member.strip("./"):
+            raise self.refusal(member, "a path that leads out of the archive", "one inside it")
+
+    def check_ratio(self, member: str, size: int) -> None:
+        if size > self._allowed:
+            expected = f"at most {MAX_RATIO} times the size of the archive"
+            raise self.refusal(member, "a decompression bomb", expected)
+
+
+def _zip_entries(path: Path) -> Iterator[Entry]:
+    guard = _Guard(path)
+    with _as_bad_zip():
+        archive = zipfile.ZipFile(path)
+    with archive:
+        members = {}
+        for info in archive.infolist():
+            name = info.orig_filename.replace("\\", "/")  # as some programs of Windows write
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise guard.refusal(name, "a link or device", "files and folders only")
+            if info.flag_bits & 1:
+                raise guard.refusal(name, "an encrypted file", "one without a password")
+            if name.endswith("/"):
+                guard.check_path(name + "x")  # "./" is fine for a folder
+            else:
+                members[guard.checked(name, info.file_size)] = info
+        for name in sorted(members):
+            yield Entry(name, members[name].file_size, partial(_opened, archive, members[name]))
+
+
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    with _as_bad_zip():
+        return archive.open(info)
+
+
+@contextmanager
+def _as_bad_zip() -> Iterator[None]:
+    """zipfile also trips over names in another encoding than they claim, cut fields and offsets before the start."""
+    try:
+        yield
+    except (ValueError, struct.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile(str(error)) from None
+
+
+def _tar_entries(path: Path) -> Iterator[Entry]:
+    guard = _Guard(path)
+    with _decompressed(path) as stream:
+        bounded = _Bounded(stream, guard)
+        with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:", tarinfo=_StrictTarInfo) as archive:
+            while (info := _next(archive, bounded)) is not None:
+                if info.isdir():
+                    guard.check_path(info.name + "/x")
+                elif not info.isreg() or info.issparse():
+                    raise guard.refusal(info.name, "a link, device or sparse file", "files and folders only")
+                else:
+                    name = guard.checked(info.name, info.size)
+                    yield Entry(name, info.size, partial(_extracted, archive, info))
+                cast(Any, archive).members.clear()  # tarfile remembers them all
+            while bounded.read(1 << 16):  # to the end, where the checksum of the compression is
+                pass
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        start = file.read(6)
+    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
+    return path.open("rb") if opener is None else cast(IO[bytes], opener(path))
+
+
+def _next(archive: tarfile.TarFile, bounded: _Bounded) -> tarfile.TarInfo | None:
+    bounded.in_header = True
+    try:
+        info = archive.next()
+    except (ValueError, IndexError, OverflowError) as error:  # on hostile extended headers
+        raise tarfile.ReadError(f"bad header: {error}") from None
+    bounded.in_header = False
+    bounded.member = info.name if info else bounded.member
+    return info
+
+
+def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    content = archive.extractfile(info)
+    assert content is not None  # it is a regular file
+    return content
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """tarfile takes a broken header in the middle for the end of the archive, and so loses what follows in silence."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _StrictTarInfo:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # its name is not exported: the two blocks that end a tar
+                raise
+            raise tarfile.ReadError(str(error)) from None
+
+
+class _Bounded(io.RawIOBase):
+    """The decompressed stream of a tar, which may not be read past what its archive's size allows."""
+
+    def __init__(self, stream: IO[bytes], guard: _Guard) -> None:
+        self._stream = stream
+        self._guard = guard
+        self.member = "the first header"  # or the last that was read, for messages
+        self.in_header = True
+
+    def read(self, size: int = -1) -> bytes:
+        if self.in_header and not 0 <= size <= _MAX_HEADER_BYTES:
+            raise self._guard.refusal(
+                self.member, f"a header of {size:,} bytes behind it", f"at most {_MAX_HEADER_BYTES:,}"
+            )
+        content = self._stream.read(size)
+        self._guard.check_ratio(self.member, self._stream.tell())
+        return content
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._guard.check_ratio(self.member, offset)
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()

@@ -1,0 +1,1 @@
+"""How good a model is: scores of one, and the comparison of variants with their base."""

@@ -1,0 +1,138 @@
+"""What each ONNX file is worth: accuracy, size, agreement with the network it came from, and what it changed against
+the base. Nothing is timed here."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isoflop.data.arrays import Labels, Split, read_split
+from isoflop.evaluation.paired import class_changes, paired
+from isoflop.evaluation.scores import expected_calibration_error, reliability
+from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, open_classifier
+from isoflop.models.model_files import Model, load_model
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.progress import tracked
+
+_WORST_CLASSES = 5
+_ECE_BINS = 15  # as Guo et al. 2017 have them
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The trained network of a variant: what it costs and says."""
+
+    parameters: int
+    macs: int
+    test_logits_NK: Floats
+
+
+Blocks = dict[str, dict[str, Any]]
+
+
+def compare(
+    val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path]
+) -> tuple[Blocks, Split, dict[str, Labels]]:
+    """A block of facts for each file of ``onnx``, named by its stem: what ``metrics/variants.json`` says; the test
+    split, and the class [N] that each file answers for each of its images.
+
+    ``network`` names the model that it is of. ``val_accuracy`` and ``val_nll`` are there to choose by; those of the
+    test split are for the report alone.
+    A quantized file has the parameters and MACs of the network it came from: those count the network, not its bytes.
+    All but the first file, the base, also have a block ``against_base`` of the test images: ``paired.Paired``, and
+    under ``worst_classes`` the change in recall of the five classes that lost most.
+
+    Args:
+        models: model folders, named as the ``variant`` in the metadata of the files that came from them.
+
+    Raises:
+        UserError: a file or folder is unreadable, or a file belongs to none of ``models`` or to another data set.
+    """
+    splits = {"val": read_split(val), "test": read_split(test)}
+    for name, split in splits.items():
+        if not len(split):
+            raise UserError(f"compare: found no {name} images, expected some to measure accuracy on")
+    references = {folder.name: _reference(load_model(folder), splits["test"]) for folder in models}
+    blocks: Blocks = {}
+    answers: dict[str, Labels] = {}
+    base_NK: Floats | None = None
+    for file in tracked(onnx, "measuring accuracy", "files"):
+        classifier = open_classifier(file, threads=cores())
+        if classifier.variant not in references:
+            known = ", ".join(sorted(references))
+            raise UserError(f"{file}: found the variant {classifier.variant!r}, expected one of {known}")
+        _check_same_data(classifier, splits["test"], file)
+        logits_NK = classifier.logits(splits["test"].images)
+        block = _facts(file, classifier, logits_NK, references[classifier.variant], splits)
+        blocks[file.stem] = (
+            block if base_NK is None else block | {"against_base": _changes(base_NK, logits_NK, splits["test"])}
+        )
+        answers[file.stem] = logits_NK.argmax(1)
+        base_NK = logits_NK if base_NK is None else base_NK
+    return blocks, splits["test"], answers
+
+
+def accuracy(logits_NK: Floats, labels_N: Labels) -> float:
+    """Share of the images whose largest logit is their label's."""
+    return float((logits_NK.argmax(1) == labels_N).mean())
+
+
+def mean_nll(logits_NK: Floats, labels_N: Labels) -> float:
+    """Mean negative log-likelihood of the labels, in nats."""
+    shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(1, keepdims=True)
+    log_sums_N = np.log(np.exp(shifted_NK).sum(1))
+    return float((log_sums_N - shifted_NK[np.arange(len(labels_N)), labels_N]).mean())
+
+
+def _reference(model: Model, test: Split) -> _Reference:
+    from isoflop.inference.onnx_export import torch_logits
+    from isoflop.models.costs import count_macs, count_parameters
+
+    macs = count_macs(model.net, model.architecture)
+    return _Reference(count_parameters(model.net), macs, torch_logits(model, test.images))
+
+
+def _changes(base_NK: Floats, logits_NK: Floats, test: Split) -> dict[str, Any]:
+    changes = class_changes(base_NK, logits_NK, test.labels, test.input_spec.classes)
+    worst = [(name, round(change, 6)) for name, change in changes.items() if change < 0]
+    facts = {name: round(value, 6) for name, value in asdict(paired(base_NK, logits_NK, test.labels)).items()}
+    return facts | {"worst_classes": dict(worst[:_WORST_CLASSES])}
+
+
+def _facts(
+    file: Path, classifier: OnnxClassifier, logits_NK: Floats, reference: _Reference, splits: dict[str, Split]
+) -> dict[str, Any]:
+    test, val = splits["test"], splits["val"]
+    val_logits_NK = classifier.logits(val.images)
+    content = file.read_bytes()
+    agrees_N = logits_NK.argmax(1) == reference.test_logits_NK.argmax(1)
+    return {
+        "network": classifier.variant,
+        "accuracy": round(accuracy(logits_NK, test.labels), 6),
+        "nll": round(mean_nll(logits_NK, test.labels), 6),
+        "ece": round(expected_calibration_error(reliability(logits_NK.astype(np.float64), test.labels, _ECE_BINS)), 6),
+        "val_accuracy": round(accuracy(val_logits_NK, val.labels), 6),
+        "val_nll": round(mean_nll(val_logits_NK, val.labels), 6),
+        "parameters": reference.parameters,
+        "macs": reference.macs,
+        "bytes": len(content),
+        "gzip_bytes": len(gzip.compress(content, 9, mtime=0)),
+        "agreement": round(float(agrees_N.mean()), 6),
+        "max_logit_difference": round(float(np.abs(logits_NK - reference.test_logits_NK).max()), 6),
+    }
+
+
+def _check_same_data(classifier: OnnxClassifier, split: Split, file: Path) -> None:
+    expected = (split.image_size, split.channels, split.input_spec.classes)
+    found = (classifier.image_size, classifier.channels, classifier.classes)
+    if found != expected:
+        sides = [
+            f"{size}x{size} images of {channels} channels and {len(names)} classes"
+            for size, channels, names in (found, expected)
+        ]
+        raise UserError(f"{file}: found {sides[0]}, expected those of the data: {sides[1]}")

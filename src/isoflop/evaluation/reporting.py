@@ -1,0 +1,69 @@
+"""The files that an evaluation leaves: metrics, tables for DVC's plots, pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isoflop.data.arrays import Labels, Split
+from isoflop.evaluation import plots as figures
+from isoflop.evaluation.scores import Evaluate, predict_logits, reliability, scores, smooth_gradients, worst_mistakes
+from isoflop.runtime.files import write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Evaluated:
+    """A network's logits on a split, and the files that are made of them."""
+
+    def __init__(self, net: nn.Module, test: Split, params: Evaluate) -> None:
+        self._net, self._test, self._params = net, test, params
+        self._logits_NK = predict_logits(net, test)
+        self._mirrored_NK = predict_logits(net, test, mirrored=True) if params.test_time_flips else None
+        self._bins = reliability(self._logits_NK, test.labels, params.ece_bins)
+
+    def write_tables(self, metrics: Path, predictions: Path, reliability_table: Path, per_class: Path) -> None:
+        """Metrics as JSON; as CSV each image's actual and predicted class, the reliability bins, the class scores."""
+        classes, labels_N = self._test.input_spec.classes, self._test.labels
+        facts = scores(self._logits_NK, labels_N, classes, self._params.ece_bins)
+        if self._mirrored_NK is not None:  # beside the plain accuracy, never in its place: it costs twice the time
+            both_N = (self._logits_NK + self._mirrored_NK).argmax(1)
+            facts["accuracy_with_flips"] = round(float((both_N == labels_N).mean()), 6)
+        write_json(metrics, facts)
+        named = ((classes[actual], classes[guess]) for actual, guess in zip(labels_N, self._predicted, strict=True))
+        _write_csv(predictions, ("actual", "predicted"), named)
+        bins = ((round(found.confidence, 6), round(found.accuracy, 6), found.images) for found in self._bins)
+        _write_csv(reliability_table, ("confidence", "accuracy", "images"), bins)
+        each = facts["per_class"]
+        assert isinstance(each, dict)
+        columns = ("precision", "recall", "f1", "images")
+        rows = ((name, *(values[column] for column in columns)) for name, values in each.items())
+        _write_csv(per_class, ("class", *columns), rows)
+
+    def draw(self, confusion: Path, reliability_picture: Path, mistakes: Path, saliency: Path) -> None:
+        """The four pictures, as PNG, or as SVG where the file is named so."""
+        test, params = self._test, self._params
+        figures.draw_confusion(test.labels, self._predicted, test.input_spec.classes, confusion)
+        figures.draw_reliability(self._bins, reliability_picture)
+        wrong = worst_mistakes(self._logits_NK, test.labels, params.mistakes)
+        figures.draw_mistakes(test, self._logits_NK, wrong, smooth_gradients(self._net, test, wrong), mistakes)
+        firsts = [int(np.flatnonzero(test.labels == label)[0]) for label in range(test.num_classes)]
+        chosen = firsts[: params.saliency_images]
+        figures.draw_saliency(test, chosen, smooth_gradients(self._net, test, chosen), saliency)
+
+    @property
+    def _predicted(self) -> Labels:
+        predicted_N: Labels = self._logits_NK.argmax(1)
+        return predicted_N
+
+
+def _write_csv(file: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

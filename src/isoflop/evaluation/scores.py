@@ -1,0 +1,148 @@
+"""How good a classifier is on the test split: scores, calibration, and which images it gets wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from isoflop.data.arrays import Labels, Split
+from isoflop.runtime.params import Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Floats = npt.NDArray[np.float64]
+
+
+class Evaluate(Section):
+    """Section ``evaluate``."""
+
+    ece_bins: int = Field(ge=1, le=1000)  # of equal width in confidence, for the expected calibration error
+    mistakes: int = Field(ge=1, le=100)  # pictures, the most confidently wrong first
+    saliency_images: int = Field(ge=1, le=50)  # pictures, of the first image of each class
+    test_time_flips: bool  # measure also the mean of an image's logits and its mirror image's
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions whose confidence lies in one of equal intervals of (0, 1]."""
+
+    confidence: float  # mean
+    accuracy: float
+    images: int
+
+
+def predict_logits(net: nn.Module, split: Split, *, mirrored: bool = False) -> Floats:
+    """Logits float64 [N, K] of every image of ``split``, or of its mirror image, in order."""
+    import torch
+
+    from isoflop.data.loading import evaluation_batches
+    from isoflop.data.normalization import normalize
+
+    with torch.inference_mode():
+        batches = [
+            net(normalize(images_BHWC.flip(2) if mirrored else images_BHWC, split.input_spec)).double().numpy()
+            for images_BHWC, _ in evaluation_batches(split, torch.device("cpu"))
+        ]
+    return np.concatenate(batches)
+
+
+def probabilities(logits_NK: Floats) -> Floats:
+    """Softmax over the classes."""
+    from scipy.special import softmax
+
+    shares_NK: Floats = softmax(logits_NK, axis=1)
+    return shares_NK
+
+
+def scores(logits_NK: Floats, labels_N: Labels, classes: list[str], ece_bins: int) -> dict[str, object]:
+    """What ``metrics/evaluate.json`` says.
+
+    ``nll`` is the mean negative log-likelihood in nats. ``precision``, ``recall`` and ``f1`` are means over the classes
+    (macro), a class that is never predicted counting as 0. ``ece`` is the expected calibration error of Guo et al.
+    2017, eq. 3, with equal intervals.
+    """
+    from scipy.special import log_softmax
+    from sklearn.metrics import precision_recall_fscore_support
+
+    predicted_N = logits_NK.argmax(1)
+    nll = -log_softmax(logits_NK, axis=1)[np.arange(len(labels_N)), labels_N].mean()
+    numbers = list(range(len(classes)))
+    per_class = precision_recall_fscore_support(labels_N, predicted_N, labels=numbers, zero_division=0)
+    precision, recall, f1 = (_rounded(values.mean()) for values in per_class[:3])
+    return {
+        "images": len(labels_N),
+        "accuracy": _rounded((predicted_N == labels_N).mean()),
+        "nll": _rounded(nll),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "ece": _rounded(expected_calibration_error(reliability(logits_NK, labels_N, ece_bins))),
+        "per_class": {
+            name: {
+                "precision": _rounded(per_class[0][number]),
+                "recall": _rounded(per_class[1][number]),
+                "f1": _rounded(per_class[2][number]),
+                "images": int(per_class[3][number]),
+            }
+            for number, name in enumerate(classes)
+        },
+    }
+
+
+def reliability(logits_NK: Floats, labels_N: Labels, bins: int) -> list[Bin]:
+    """The bins that hold predictions, from low to high confidence."""
+    shares_NK = probabilities(logits_NK)
+    confidence_N, correct_N = shares_NK.max(1), shares_NK.argmax(1) == labels_N
+    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    found = []
+    for number in np.unique(bin_N):
+        inside = bin_N == number
+        found.append(Bin(float(confidence_N[inside].mean()), float(correct_N[inside].mean()), int(inside.sum())))
+    return found
+
+
+def expected_calibration_error(bins: list[Bin]) -> float:
+    """Mean gap between confidence and accuracy, weighted by images."""
+    total = sum(found.images for found in bins)
+    return sum(found.images * abs(found.accuracy - found.confidence) for found in bins) / total
+
+
+def worst_mistakes(logits_NK: Floats, labels_N: Labels, count: int) -> list[int]:
+    """Numbers of the wrongly classified images, the most confident first."""
+    shares_NK = probabilities(logits_NK)
+    wrong = np.flatnonzero(shares_NK.argmax(1) != labels_N)
+    order = np.argsort(-shares_NK[wrong].max(1), kind="stable")
+    return [int(index) for index in wrong[order[:count]]]
+
+
+def smooth_gradients(net: nn.Module, split: Split, indices: list[int], samples: int = 32) -> Floats:
+    """SmoothGrad saliency [M, H, W] of the predicted class, each image scaled to [0, 1].
+
+    After Smilkov et al. 2017: gradients of the logit over copies with Gaussian noise of 15 % of the image's range,
+    here the mean of their absolute values and the maximum over the channels.
+    """
+    import torch
+
+    from isoflop.data.normalization import normalize
+
+    generator = torch.Generator().manual_seed(0)
+    maps = []
+    for index in indices:
+        image = normalize(torch.from_numpy(np.array(split.images[index : index + 1])), split.input_spec)
+        noise = torch.randn(samples, *image.shape[1:], generator=generator) * 0.15 * (image.max() - image.min())
+        noisy = (image + noise).requires_grad_()
+        with torch.no_grad():
+            predicted = int(net(image).argmax(1))
+        (gradient,) = torch.autograd.grad(net(noisy)[:, predicted].sum(), noisy)
+        map_HW = gradient.abs().mean(0).amax(0).double().numpy()
+        maps.append(map_HW / max(float(map_HW.max()), 1e-12))
+    return np.stack(maps) if maps else np.zeros((0, split.image_size, split.image_size))
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)

@@ -1,0 +1,1 @@
+"""Models as ONNX (and TFLite) files: export, sessions, prediction, latency."""

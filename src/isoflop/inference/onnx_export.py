@@ -1,0 +1,172 @@
+"""From a trained network to an ONNX file that takes raw pixels, checked against the network it came from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from isoflop.data.arrays import Images
+from isoflop.inference.onnx_files import INPUT, LOGITS, PROBABILITIES, PRODUCER, Floats, open_classifier
+from isoflop.models.model_files import Model, digest
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.params import Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MOST_PARITY_IMAGES = 1024
+_BATCH = 256  # images
+
+
+class Export(Section):
+    """Section ``export``. ``tolerance`` is the largest logit difference to torch, as a share of the largest logit.
+    Without ``dynamic_batch`` the graph takes one image at a time, as compilers for some devices want it."""
+
+    opset: int = Field(ge=18, le=23)  # 18: the exporter's own; 23: the newest that onnxruntime 1.23 runs
+    dynamic_batch: bool  # false: a graph for one image at a time
+    tolerance: float = Field(gt=0, lt=1)  # share of the largest logit
+
+
+def export(model: Model, variant: str, file: Path, opset: int, dynamic_batch: bool = True) -> None:
+    """Write ``model`` as ONNX: normalization and softmax in the graph, batch norms folded.
+
+    The same model gives the same bytes in any folder: the exporter notes source paths in every node, and those go.
+
+    Raises:
+        UserError: the network cannot be expressed in ``opset``.
+    """
+    import onnx
+    import onnx_ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    graph = _traced(model, opset, dynamic_batch)
+    ClearMetadataAndDocStringPass()(graph)
+    graph.producer_name, graph.producer_version = PRODUCER, None
+    graph.metadata_props.update(
+        producer=PRODUCER,
+        variant=variant,
+        classes=json.dumps(model.input_spec.classes),
+        resize=model.input_spec.resize,
+        architecture=json.dumps(asdict(model.architecture)),
+        weights=digest(model.net),
+    )
+    if model.privacy:
+        graph.metadata_props["privacy"] = json.dumps(model.privacy)
+    proto = onnx_ir.to_proto(graph)
+    onnx.checker.check_model(proto, full_check=True)
+    file.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def check_parity(model: Model, file: Path, images_NHWC: Images, tolerance: float) -> None:
+    """Compare the logits of ``file`` in ONNX Runtime to those of ``model`` in torch, on at most 1,024 images.
+
+    Raises:
+        UserError: no images, or the largest difference is above ``tolerance`` times the largest logit.
+    """
+    if not len(images_NHWC):
+        raise UserError("export: found no validation images, expected some to compare ONNX Runtime and torch on")
+    sample_NHWC = images_NHWC[:: -(-len(images_NHWC) // _MOST_PARITY_IMAGES)]
+    expected_NK = torch_logits(model, sample_NHWC)
+    found_NK = open_classifier(file).logits(sample_NHWC)
+    difference = float(np.abs(found_NK - expected_NK).max() / max(np.abs(expected_NK).max(), 1e-6))
+    flips = int((found_NK.argmax(1) != expected_NK.argmax(1)).sum())
+    if not difference <= tolerance:  # NaN is no parity either
+        raise UserError(
+            f"export.tolerance: the logits of ONNX Runtime differ from torch by {difference:.2g} of the largest "
+            f"({flips} of {len(sample_NHWC)} predictions flipped), expected at most {tolerance}"
+        )
+
+
+def torch_logits(model: Model, images_NHWC: Images) -> Floats:
+    """Logits float32 [N, K] of the network for uint8 [N, H, W, C], in batches on the CPU."""
+    import torch
+
+    whole = classifier(model)
+    logits = [np.zeros((0, len(model.input_spec.classes)), np.float32)]
+    with torch.inference_mode():
+        for start in range(0, len(images_NHWC), _BATCH):
+            batch_BHWC = torch.from_numpy(np.array(images_NHWC[start : start + _BATCH]))
+            logits.append(whole(batch_BHWC)[0].numpy())
+    return np.concatenate(logits)
+
+
+def classifier(model: Model) -> nn.Module:
+    """The network with what the ONNX graph has around it: raw pixels in, logits and probabilities out."""
+    import torch
+    from torch import Tensor, nn
+
+    from isoflop.data.normalization import normalize
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = _pooling_last(model.net)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            logits_BK = self.net(normalize(images, model.input_spec))
+            return logits_BK, torch.softmax(logits_BK, 1)
+
+    return Classifier().eval()
+
+
+def _pooling_last(net: nn.Module) -> nn.Module:
+    """A copy whose convolutions are followed by their norm (and ReLU), then by the pool that training has in between.
+
+    The pool first is cheaper in training. In ONNX the norm is folded into a convolution only right after it; elsewhere
+    it runs by itself, and in an 8-bit graph in float. Where no scale of the norm is negative both grow with their
+    input, so the largest of a window stays the largest and the outputs are the same.
+    """
+    from copy import deepcopy
+
+    from torch import nn
+
+    def grows(layer: nn.Module) -> bool:
+        return isinstance(layer, nn.ReLU) or (isinstance(layer, nn.BatchNorm2d) and bool((layer.weight >= 0).all()))
+
+    net = deepcopy(net)
+    for block in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
+        for place in range(len(block) - 1):
+            pool, after = block[place], block[place + 1]
+            if isinstance(pool, nn.MaxPool2d) and grows(after):
+                block[place], block[place + 1] = after, pool
+    return net
+
+
+def _traced(model: Model, opset: int, dynamic_batch: bool) -> Any:
+    """The exporter's graph (onnx_ir.Model), its own optimizer's rewrites done."""
+    import torch
+
+    size, channels = model.architecture.image_size, model.architecture.channels
+    count = 2 if dynamic_batch else 1  # 2: a batch of 1 would be taken for a constant
+    example = torch.zeros(count, size, size, channels, dtype=torch.uint8)
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)  # it warns that torchvision, which nothing here needs, is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations within torch's exporter
+            program = torch.onnx.export(
+                classifier(model),
+                (example,),
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[LOGITS, PROBABILITIES],
+                verbose=False,
+            )
+    finally:
+        registration.setLevel(level)
+    assert program is not None
+    found = program.model.opset_imports[""]
+    if found != opset:  # the exporter keeps its own version where a conversion fails
+        raise UserError(f"export.opset: found {opset}, which this network cannot be converted to; expected {found}")
+    return program.model

@@ -1,0 +1,231 @@
+"""``isoflop predict``: image files to class names, by an ONNX model alone.
+
+How a picture becomes the model's input is read from the model (its input shape and metadata) and done by
+``isoflop.data.images``, the code that ``prepare`` runs: it cannot differ from training.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from isoflop.data.arrays import Images
+from isoflop.data.images import decode, fit_to_square
+from isoflop.download.archives import Entry
+from isoflop.download.image_folders import files_below, is_image
+from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, open_classifier, reason
+from isoflop.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
+    from onnx import TensorProto
+
+_BATCH = 64  # images; bounds the memory, whatever the number of files
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of an image, best first, with their probabilities."""
+
+    image: Path
+    top: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be predicted (or a folder that could not be listed), and why."""
+
+    image: Path
+    error: str
+
+
+def open_model(file: Path) -> OnnxClassifier:
+    """Open a model from anywhere, on all cores. It is read once: what is opened is what was looked at.
+
+    Raises:
+        UserError: the model is missing, is not ONNX, is not of this pipeline or wants another file to be read.
+    """
+    if not file.is_file():
+        return open_classifier(file)  # which says what it is instead
+    content = file.read_bytes()
+    _refuse_external_data(content, file)
+    return open_classifier(file, cores(), content)
+
+
+def find_images(paths: Iterable[Path]) -> list[Path | Failure]:
+    """The paths, with the images below it, sorted, in the place of a folder; what counts as one: ``is_image``.
+
+    Links to files are followed, those to folders are not. A folder without images is a failure.
+    """
+    return [found for path in paths for found in (_images_below(path) if os.path.isdir(path) else [path])]
+
+
+def predict(
+    classifier: OnnxClassifier, images: Iterable[Path | Failure], top: int = 1
+) -> Iterator[Prediction | Failure]:
+    """The ``top`` classes (all, if it has fewer) of each image file, in their order, as fast as they come.
+
+    A file that cannot be read gives a failure in its place, and so does one that is handed in. No more than a batch of
+    images is held in memory.
+
+    Raises:
+        UserError: the model can be opened, but not run.
+    """
+    waiting = iter(images)
+    while batch := list(islice(waiting, _BATCH)):
+        read = [image if isinstance(image, Failure) else _read(image, classifier) for image in batch]
+        pixels = [one[1] for one in read if not isinstance(one, Failure)]
+        probabilities = iter(_probabilities(classifier, np.stack(pixels)) if pixels else ())
+        for one in read:
+            if isinstance(one, Failure):
+                yield one
+            else:
+                yield Prediction(one[0], _best(next(probabilities), classifier.classes, top))
+
+
+def show(outcomes: Iterable[Prediction | Failure], *, as_json: bool) -> int:
+    """Print predictions as they come: tables on a terminal, else a line of tab-separated columns for each class; or at
+    the end all as JSON. Failures are a line each on stderr. Returns how many there were."""
+    stdout = sys.stdout  # a progress bar puts something of its own there
+    predictions: list[Prediction] = []  # that wait to be printed
+    failures: list[Failure] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            print(f"error: {printable(str(outcome.image))}: {printable(outcome.error)}", file=sys.stderr)
+        elif as_json or stdout.isatty():
+            predictions.append(outcome)
+            if not as_json and len(predictions) == _BATCH:
+                _print_table(predictions)
+                predictions = []
+        else:
+            _print_lines(outcome, stdout)
+    if as_json:
+        found = {"predictions": [_as_dict(one) for one in predictions]}
+        failed = [{"image": str(one.image), "error": one.error} for one in failures]
+        print(json.dumps(found | {"failed": failed}, indent=1))
+    elif predictions:
+        _print_table(predictions)
+    return len(failures)
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would obey (control characters), or cannot show, written as escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def _refuse_external_data(content: bytes, model: Path) -> None:
+    """A model may name files for its weights; one from somewhere else must not choose what is read here."""
+    import onnx
+
+    try:
+        graph = onnx.load_model_from_string(content, format="protobuf")
+    except Exception as error:  # those of protobuf have no common base
+        raise UserError(f"{model}: not a readable ONNX file ({reason(error)})") from None
+    for tensor in _tensors(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise UserError(f"{model}: found weights in another file ({tensor.name[:80]!r}), expected all in this one")
+
+
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor in it: of the graph, of its nodes' attributes, of graphs and functions inside those."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if hasattr(value, "ListFields") else value:  # one message, or a list of them
+                yield from _tensors(inner)
+
+
+def _images_below(folder: Path) -> list[Path | Failure]:
+    closed: list[Path | Failure] = []  # folders that cannot be listed
+
+    def unlisted(error: OSError) -> None:
+        closed.append(Failure(Path(error.filename), f"could not be listed ({error.strerror})"))
+
+    found = [found for path in files_below(folder, unlisted) if (found := _image_in(path, folder))]
+    return [*closed, *found] or [Failure(folder, "found no images in this folder, expected some")]
+
+
+def _image_in(path: Path, folder: Path) -> Path | Failure | None:
+    """The file, if it is an image; a failure, if one cannot tell."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe, or a link to a folder
+            return None
+        return path if is_image(Entry(path.relative_to(folder).as_posix(), 0, partial(io.FileIO, path))) else None
+    except FileNotFoundError:  # a link to nothing that is not called an image
+        return None
+    except OSError as error:
+        return Failure(path, _why(error))
+
+
+def _read(image: Path, classifier: OnnxClassifier) -> tuple[Path, Images] | Failure:
+    try:
+        picture = decode(image.read_bytes(), str(image))
+    except UserError as error:
+        return Failure(image, str(error).removeprefix(f"{image}: "))
+    except OSError as error:
+        return Failure(image, _why(error))
+    return image, fit_to_square(picture, classifier.image_size, classifier.channels, classifier.resize)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "not found; expected an image file"
+    return f"{error.strerror or error}; expected an image file that can be read"
+
+
+def _probabilities(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
+    try:
+        return classifier.probabilities(pixels_BHWC)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise UserError(f"{classifier.file}: could be opened, but not run ({reason(error)})") from None
+
+
+def _best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
+    best = np.argsort(-probabilities_K, kind="stable")[:top]
+    return [(classes[index], float(probabilities_K[index])) for index in best]
+
+
+def _as_dict(prediction: Prediction) -> dict[str, object]:
+    top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
+    return {"image": str(prediction.image), "top": top}
+
+
+def _print_lines(prediction: Prediction, stdout: TextIO) -> None:
+    for name, probability in prediction.top:
+        columns = printable(str(prediction.image)), printable(name), f"{probability:.4f}"
+        print(*columns, sep="\t", file=stdout, flush=True)
+
+
+def _print_table(predictions: Sequence[Prediction]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for prediction in predictions:
+        for rank, (name, probability) in enumerate(prediction.top):
+            shown = printable(str(prediction.image)) if rank == 0 else ""
+            # Text and not str: a class called [red] is no markup
+            table.add_row(Text(shown), Text(printable(name)), f"{100 * probability:.1f} %")
+    Console().print(table)

@@ -1,0 +1,83 @@
+"""What a file costs before its first answer and beside it: loading, memory, and the operators that ONNX Runtime runs.
+
+``python -m isoflop.inference.sessions FILE BATCH`` prints what one file costs, as JSON. It takes a process of its own,
+whose memory has seen no other model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isoflop.inference.audit import audit
+from isoflop.inference.onnx_files import INPUT, open_classifier
+from isoflop.runtime.errors import UserError
+
+_LOADS = 3
+
+
+def sessions(files: Sequence[Path], batch: int) -> dict[str, dict[str, Any]]:
+    """A block for each file, named by its stem: ``load_ms`` (least of 3), ``peak_memory_mb`` beyond that of the imports
+    after running batches of 1 and ``batch`` images on one thread, and its ``audit.Audit``.
+
+    Raises:
+        UserError: a file is not ours, or cannot be run.
+    """
+    return {file.stem: _measured_alone(file, batch) | asdict(audit(file)) for file in files}
+
+
+def _measured_alone(file: Path, batch: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "isoflop.inference.sessions", str(file), str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise UserError(f"{file}: could not be run in a process of its own ({lines[-1][:200]})")
+    return dict(json.loads(done.stdout))
+
+
+def _measure(file: Path, batch: int) -> dict[str, float]:
+    import onnxruntime  # noqa: F401 - its own memory is not the model's
+
+    before = _peak_mb(forget=True)
+    classifier = open_classifier(file)
+    for count in (1, classifier.batch or batch):
+        shape = (count, classifier.image_size, classifier.image_size, classifier.channels)
+        classifier.session.run(None, {INPUT: np.zeros(shape, np.uint8)})
+    peak = _peak_mb() - before
+    loads = []
+    for _ in range(_LOADS):
+        began = time.perf_counter()
+        open_classifier(file)
+        loads.append(time.perf_counter() - began)
+    return {"load_ms": round(1e3 * min(loads), 2), "peak_memory_mb": round(peak, 1)}
+
+
+def _peak_mb(forget: bool = False) -> float:
+    """The most memory that this process has held, in MB; with ``forget`` the count starts again from what it holds.
+
+    Linux hands ``ru_maxrss`` on from the process that started this one, so there it is read from /proc.
+    """
+    status, references = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if status.exists():
+        if forget:
+            with contextlib.suppress(OSError):
+                references.write_text("5")
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return float(line.split()[1]) * 1024 / 1e6
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(Path(sys.argv[1]), int(sys.argv[2]))))

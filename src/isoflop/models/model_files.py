@@ -1,0 +1,102 @@
+"""A trained network on disk: weights as safetensors (never a pickle) beside a JSON of what builds the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isoflop.data.arrays import InputSpec
+from isoflop.models.architecture import Architecture
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WEIGHTS, _DESCRIPTION = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with what built it and what its input and output mean."""
+
+    net: nn.Module
+    architecture: Architecture
+    input_spec: InputSpec
+    privacy: dict[str, float] | None = None  # what it was trained with, ``Mechanism.facts``; None: nothing
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write the folder; the same model gives the same bytes."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    (folder / _WEIGHTS).write_bytes(save(weights))  # not save_file: its error on a full disk is no OSError
+    description = {"architecture": asdict(model.architecture), "meaning": asdict(model.input_spec)}
+    description |= {"privacy": model.privacy} if model.privacy else {}
+    write_json(folder / _DESCRIPTION, description)
+
+
+def load_model(folder: Path) -> Model:
+    """Read a folder that ``save_model`` wrote; the network is in evaluation mode, on the CPU.
+
+    A pruned network has narrower layers than its architecture says: the sizes are those of the stored tensors.
+
+    Raises:
+        UserError: a file is missing, cut short, or of another kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from isoflop.models.families import build
+
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text())
+        architecture = Architecture(**description["architecture"])
+        input_spec = InputSpec(**description["meaning"])
+        weights = load_file(folder / _WEIGHTS)
+        net = build(architecture)
+        resize(net, weights)
+        net.load_state_dict(weights)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{folder}: not a readable model ({why}); `dvc checkout` restores it") from None
+    return Model(net.eval(), architecture, input_spec, description.get("privacy"))
+
+
+def digest(net: nn.Module) -> str:
+    """Hexadecimal BLAKE2b-128 of all weights and statistics: the same for the same network, wherever it lies."""
+    import hashlib
+
+    found = hashlib.blake2b(digest_size=16)
+    for value in net.state_dict().values():
+        found.update(value.cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def resize(net: nn.Module, weights: Mapping[str, Tensor]) -> list[nn.Module]:
+    """Give every layer the sizes that the tensors of ``weights`` have; the layers that changed, values unset."""
+    import torch
+    from torch import nn
+
+    changed = []
+    for name, module in net.named_modules():
+        stored = weights.get(f"{name}.weight")
+        if stored is None or stored.shape == module.weight.shape:
+            continue
+        changed.append(module)
+        for part in (*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))):
+            old, shape = getattr(module, part), weights[f"{name}.{part}"].shape
+            new = torch.empty(shape, dtype=old.dtype)
+            setattr(module, part, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+        if isinstance(module, nn.Conv2d):
+            module.out_channels, module.in_channels = stored.shape[:2]
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = stored.shape
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = len(stored)
+    return changed

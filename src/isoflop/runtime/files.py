@@ -1,0 +1,23 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write ``content`` as JSON, one key a line, with a final newline."""
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a file beside its place and rename it there: a reader, or a kill, finds the old file or the new one."""
+    partial = file.with_name(f".{file.name}.partial{os.getpid()}")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""Turns a typed function into a pipeline stage: its signature is the stage's contract.
+
+``main(params: Params, data: In, model: Out)`` becomes ``--data PATH --model PATH``, with ``--variant NAME`` where a
+field of ``Params`` is ``varied``. Outputs are written beside their final place and renamed once the function has
+returned, so nothing half-written is taken for whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import inspect
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from isoflop.runtime.command_help import CommandParser
+from isoflop.runtime.damage import check_inputs
+from isoflop.runtime.errors import UserError, is_out_of_memory
+from isoflop.runtime.executions import note_execution
+from isoflop.runtime.params import Section, load_params
+from isoflop.runtime.processes import is_first_process, process_name
+from isoflop.runtime.signature import In, Out, contract, is_varied, option
+from isoflop.runtime.stage_code import check_own_code
+
+_INTERRUPTED = 130  # 128 + SIGINT
+_LEAST_FREE_BYTES = 16 * 1024  # a few blocks: a disk with less takes no output
+
+
+def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
+    """Run ``main`` as a command: arguments from the command line, parameters from params.yaml.
+
+    With ``whole_params`` the values of all other stages are looked at, too: of a stage that comes first or takes long,
+    lest a slip that only a later one would find comes out after hours.
+
+    Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, too little
+    memory, a file that cannot be read), and with 130 where it is interrupted; any other exception keeps its traceback.
+    Of several processes that train together, each runs the whole function, and only the first one's outputs are kept.
+    """
+    arguments = contract(main)
+    variant: str | None = None
+    outputs: dict[Path, Path] = {}
+    began = time.monotonic()
+    try:
+        check_own_code()  # first, as other code may have other options
+        values = vars(_parser(main, arguments).parse_args())
+        variant = values.pop("variant", None)
+        if whole_params:
+            # by name, as an import would make the code of all stages that of this one
+            importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
+        for name, annotation in arguments.items():
+            if isinstance(annotation, type) and issubclass(annotation, Section):
+                values[name] = load_params(annotation, variant=variant)
+            elif annotation == Out:
+                final = values[name]
+                values[name] = outputs[final] = _partial(final)
+        check_inputs(_inputs(arguments, values))
+        main(**values)
+        if is_first_process():
+            for final, partial in outputs.items():
+                _replace(partial, final)
+            note_execution(outputs, time.monotonic() - began)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        said = _one_line(error, outputs)
+        if said is None:
+            raise
+        stage = Path(sys.argv[0]).stem
+        sys.exit(f"error: {stage}@{variant}: {said}" if variant else f"error: {stage}: {said}")
+    finally:
+        for partial in outputs.values():
+            _remove(partial)
+
+
+def _inputs(arguments: dict[str, Any], values: dict[str, Any]) -> list[Path]:
+    lists = [
+        values[name] if kind == list[In] else [values[name]]
+        for name, kind in arguments.items()
+        if kind in (In, list[In])
+    ]
+    return [path for paths in lists for path in paths]
+
+
+def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.ArgumentParser:
+    module = inspect.getmodule(main)
+    parser = CommandParser(description=module.__doc__ if module else None)
+    if is_varied(arguments):
+        parser.add_argument("--variant", required=True, metavar="NAME")
+    for name, annotation in arguments.items():
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            continue
+        if get_origin(annotation) is list:
+            parser.add_argument(option(name), type=Path, nargs="+", required=True, metavar="PATH")
+        else:
+            is_path = get_origin(annotation) is Annotated or annotation is Path
+            kind = get_args(annotation)[0] if is_path else annotation
+            parser.add_argument(option(name), type=kind, required=True, metavar=kind.__name__.upper())
+    return parser
+
+
+def _partial(final: Path) -> Path:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.partial{process_name()}{final.suffix}")
+    _remove(partial)
+    return partial
+
+
+def _replace(partial: Path, final: Path) -> None:
+    if not partial.exists():
+        raise RuntimeError(f"the stage wrote no {final}")
+    _remove(final)
+    os.replace(partial, final)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _one_line(error: Exception, outputs: Iterable[Path]) -> str | None:
+    """What to say of a mistake that the user can mend; None for any other."""
+    said = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return said
+    named = error.filename if isinstance(error, OSError) else None
+    # libraries report a full disk in errors of their own, some without a word of it
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in said or _is_full(outputs):
+        where = named or ", ".join(map(str, outputs))
+        return f"{where}: the disk is full; free some space and run it again"
+    if is_out_of_memory(error):
+        return f"out of memory; a smaller recipe.batch_size or train.width needs less ({said[:200]})"
+    if isinstance(error, OSError):
+        return f"{named}: {error.strerror}" if error.errno is not None else said
+    return None
+
+
+def _is_full(outputs: Iterable[Path]) -> bool:
+    folders = [final.parent for final in outputs if final.parent.is_dir()]
+    return any(shutil.disk_usage(folder).free < _LEAST_FREE_BYTES for folder in folders)

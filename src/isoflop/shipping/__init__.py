@@ -1,0 +1,1 @@
+"""Which variant ships, and its model card."""

@@ -1,0 +1,162 @@
+"""Differentially private training: DP-SGD (Abadi et al. 2016, "Deep Learning with Differential Privacy") by Opacus.
+
+Each image's gradient is clipped to one norm and noise is added to their sum, so that what the weights tell of any one
+training image is bounded: (ε, δ), for images added or removed one at a time. Batches are drawn by Poisson sampling, as
+the accountant assumes. Noise and batches come from the machine's entropy and not from ``train.seed``: who knows a seed
+could take the noise away again. So no two private trainings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from isoflop.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from isoflop.training.hardware import Hardware
+    from isoflop.training.recipe import Privacy, Recipe
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """The subsampled Gaussian mechanism that every step is."""
+
+    noise_multiplier: float  # standard deviation of the noise, in clip norms
+    clip_norm: float
+    sample_rate: float  # probability of each image to be in a step's batch
+    delta: float
+    images: int
+
+    def epsilon(self, steps: int) -> float:
+        """Spent after so many steps, by the PRV accountant (Gopi, Lee and Wutschitz 2021)."""
+        from opacus.accountants import PRVAccountant
+
+        accountant = PRVAccountant()
+        accountant.history = [(self.noise_multiplier, self.sample_rate, steps)]
+        with _quiet():
+            return float(accountant.get_epsilon(delta=self.delta))
+
+    def facts(self, steps: int) -> dict[str, float]:
+        """What a metrics file and the model say of it."""
+        return {
+            "epsilon": round(self.epsilon(steps), 4),
+            "delta": self.delta,
+            "noise_multiplier": self.noise_multiplier,
+            "clip_norm": self.clip_norm,
+            "sample_rate": self.sample_rate,
+            "steps": steps,
+        }
+
+
+def mechanism(privacy: Privacy, images: int, steps_an_epoch: int, epochs: int) -> Mechanism | None:
+    """The least noise that keeps ``epochs`` within ``privacy.epsilon``; None where that is null.
+
+    Raises:
+        UserError: Opacus is missing, or there is no such noise.
+    """
+    if privacy.epsilon is None:
+        return None
+    if privacy.delta * images >= 1:
+        raise UserError(
+            f"params.yaml: train.privacy.delta: found {privacy.delta}, expected less than 1 in {images} training "
+            "images: with that, publishing one of them would count as private"
+        )
+    try:
+        from opacus.accountants.utils import get_noise_multiplier
+    except ImportError:
+        raise UserError("train.privacy takes Opacus: `pip install 'isoflop[privacy]'`") from None
+    rate = 1 / steps_an_epoch
+    try:
+        with _quiet():
+            noise = get_noise_multiplier(
+                target_epsilon=privacy.epsilon,
+                target_delta=privacy.delta,
+                sample_rate=rate,
+                steps=epochs * steps_an_epoch,
+                accountant="prv",
+            )
+    except ValueError as error:
+        raise UserError(f"params.yaml: train.privacy.epsilon: found {privacy.epsilon}: {error}") from None
+    return Mechanism(float(noise), privacy.clip_norm, rate, privacy.delta, images)
+
+
+def check_private(family: str, recipe: Recipe, on: Hardware) -> None:
+    """Refuse what one image's gradient cannot be told apart in, or what looks at the images beside the mechanism.
+
+    Raises:
+        UserError: names the parameter.
+    """
+    expected: list[tuple[str, object, bool, str]] = [
+        ("model.family", family, family in ("mlp", "vit"), "mlp or vit: batch norms mix the images of a batch"),
+        ("recipe.infobatch", recipe.infobatch, not recipe.infobatch, "0.0: which images are easy is not private"),
+        ("recipe.gradient_clip", recipe.gradient_clip, not recipe.gradient_clip, "0.0: each image's is clipped"),
+        ("recipe.precision", recipe.precision, recipe.precision != "bf16", "auto or fp32"),
+        ("train.devices", on.devices, on.devices == 1 and on.nodes == 1, "1, and 1 node"),
+        ("train.accumulate_grad_batches", on.accumulate_grad_batches, on.accumulate_grad_batches == 1, "1"),
+        ("train.compile", on.compile, not on.compile, "false"),
+        ("train.activation_checkpointing", on.activation_checkpointing, not on.activation_checkpointing, "false"),
+    ]
+    for key, found, fits, wanted in expected:
+        if not fits:
+            raise UserError(f"params.yaml: {key}: found {found} with train.privacy.epsilon, expected {wanted}")
+
+
+def check_not_private(privacy: dict[str, float] | None, stage: str) -> None:
+    """Refuse to train a private model's variant on the same images without privacy.
+
+    Raises:
+        UserError: the model is private.
+    """
+    if privacy:
+        raise UserError(
+            f"params.yaml: variants.{stage}: found a variant of a private model (epsilon {privacy['epsilon']}), "
+            "expected none: it would be trained on the same images without privacy"
+        )
+
+
+def private_optimizer(optimizer: Optimizer, how: Mechanism) -> Optimizer:
+    """``optimizer`` with steps by the mean of clipped gradients and noise. Gradients are sums over a batch's images."""
+    import torch
+    from opacus.optimizers import DPOptimizer
+
+    device = optimizer.param_groups[0]["params"][0].device
+    private: Optimizer = DPOptimizer(
+        optimizer,
+        noise_multiplier=how.noise_multiplier,
+        max_grad_norm=how.clip_norm,
+        expected_batch_size=how.images * how.sample_rate,
+        generator=torch.Generator(device).manual_seed(secrets.randbits(63)),
+    )
+    return private
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PRV starts from a bound by RDP, whose hints on how to get it tighter do not matter then. And images ask for no
+    gradient of their own, nor does the first layer need it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order")
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # overflows on its way to that bound
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        yield
+
+
+@contextmanager
+def per_image_gradients(net: nn.Module) -> Iterator[None]:
+    """Within, backward passes of a loss that is a sum over images leave each image's gradient for the optimizer."""
+    from opacus.grad_sample.grad_sample_module import GradSampleHooks
+
+    hooks = GradSampleHooks(net, loss_reduction="sum")
+    try:
+        with _quiet():
+            yield
+    finally:
+        hooks.cleanup()

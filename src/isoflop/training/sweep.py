@@ -1,0 +1,160 @@
+"""The scaling study at one width: trainings over data fractions, lengths, budgets and seeds, in one process."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from isoflop.data.arrays import Split, TrainingData
+from isoflop.models.architecture import Architecture, ModelParams, architecture
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_json
+from isoflop.runtime.params import Section
+from isoflop.runtime.progress import tracked
+from isoflop.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from isoflop.data.loading import TrainingImages
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+_FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200  # that a budget may buy; a width outside has no run of that budget
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("values that differ")
+    return values
+
+
+class SweepRuns(Section):
+    """``sweep.runs``: what is trained at each width.
+
+    Every fraction for every number of epochs, and the whole data for every budget of FLOPs, each with every seed.
+    Runs are trained apart, each with the recipe's own schedule, as the base is: a branch off a shared trunk (Hägele et
+    al. 2024) takes a constant rate that the recipe does not have, and its image sizes go with the length of training.
+    """
+
+    fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]  # of the training images
+    epochs: Annotated[
+        list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)
+    ]  # passes over its part of the data, each a run
+    budgets: Annotated[list[Annotated[float, Field(gt=0)]], AfterValidator(_distinct)]  # FLOPs
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]  # each a run
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to train: on what share of the images, for how many epochs at most, and the budget it may spend, if any."""
+
+    fraction: float
+    epochs: int
+    budget: float | None  # FLOPs
+    seed: int
+
+
+def parsed_width(item: str) -> int:
+    """The width that an item of ``sweep.widths`` is.
+
+    Raises:
+        UserError: it is not a positive integer.
+    """
+    if not re.fullmatch("[1-9][0-9]{0,4}", item):
+        raise UserError(f"params.yaml: sweep.widths: found {item!r}, expected integers from 1 to 99999")
+    return int(item)
+
+
+def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image: float) -> Iterator[Planned]:
+    """The runs of a width, in the order in which they are trained.
+
+    Raises:
+        UserError: a fraction leaves fewer images than a batch.
+    """
+    for fraction in sorted(runs.fractions):
+        part = round(fraction * images)
+        if part < batch_size:
+            raise UserError(
+                f"params.yaml: sweep.runs.fractions: found {fraction}, which leaves {part} training images; "
+                f"expected at least a batch of {batch_size} (recipe.batch_size)"
+            )
+        for epochs, seed in product(sorted(runs.epochs), sorted(runs.seeds)):
+            yield Planned(fraction, epochs, None, seed)
+    for budget, seed in product(sorted(runs.budgets), sorted(runs.seeds)):
+        if _FEWEST_EPOCHS <= budget / (flops_per_image * images) <= _MOST_EPOCHS:
+            yield Planned(1.0, _MOST_EPOCHS, budget, seed)
+
+
+def sweep_width(
+    model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: TrainingData, file: Path
+) -> None:
+    """Train every planned run of ``model`` at ``width`` and write their table.
+
+    The loss is the validation NLL at the end. A run whose loss is not finite is marked ``diverged``.
+
+    Raises:
+        UserError: a fraction leaves fewer images than a batch.
+    """
+    from isoflop.data.loading import all_images, subset
+    from isoflop.models.costs import count_body_parameters, count_parameters, count_training_flops
+    from isoflop.models.families import build
+
+    built = architecture(model, width, data.train)
+    net = build(built)
+    flops = count_training_flops(net, built, recipe.progressive_resizing)
+    everything = all_images(data.train, data.views)
+    planned = list(planned_runs(runs, len(everything), recipe.batch_size, flops))
+    rows = []
+    for run in tracked(planned, f"width {width}", "runs"):
+        part = subset(everything, run.fraction, run.seed)
+        asked = {"fraction": run.fraction, "budget": run.budget, "seed": run.seed}
+        rows.append({**asked, **_run(built, part, data.val, recipe, run, flops)})
+    table = {
+        "width": width,
+        "family": built.family,
+        "parameters": count_parameters(net),
+        "body_parameters": count_body_parameters(net),
+        "flops_per_image": flops,
+        "chance_nll": round(math.log(built.num_classes), 6),
+        "runs": rows,
+    }
+    write_json(file, table)
+
+
+def _run(
+    built: Architecture, part: TrainingImages, val: Split, recipe: Recipe, run: Planned, flops: float
+) -> dict[str, Any]:
+    from isoflop.models.initialization import initialized
+    from isoflop.training.fitting import fit
+    from isoflop.training.lightning_module import DivergedError
+
+    facts: dict[str, Any] = {"unique_images": len(part)}
+    try:
+        net = initialized(built, part, run.seed)
+        fitted = fit(
+            net,
+            part,
+            val,
+            recipe.model_copy(update={"epochs": run.epochs, "max_minutes": None}),  # a clock would make them differ
+            width=built.width,
+            seed=run.seed,
+            images_budget=max(1, round(run.budget / flops)) if run.budget else None,
+            validate_every=run.epochs,
+            doing=f"training on {100 * run.fraction:.3g} % of the images, seed {run.seed}",
+        )
+    except DivergedError:
+        names = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")
+        return facts | dict.fromkeys(names) | {"diverged": True}
+    return facts | {
+        "images_seen": fitted.images_seen,
+        "flops": fitted.flops,
+        "val_nll": round(fitted.val_nll, 6),
+        "val_accuracy": round(fitted.val_accuracy, 6),
+        "train_loss": round(fitted.train_loss, 6),
+        "diverged": False,
+    }

@@ -1,0 +1,84 @@
+"""``isoflop summary`` says in a screenful what the metrics files hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from isoflop.cli import main as cli
+from isoflop.report.formats import loss
+from tests.report_project import VARIANTS, project
+
+__all__ = ["project"]  # the fixture
+
+
+@pytest.fixture
+def finished(project: Path, tmp_path: Path) -> Path:
+    """A project with all that a whole `dvc repro` leaves for the summary."""
+    shutil.copytree(project, tmp_path / "finished")
+    (tmp_path / "finished" / "report").mkdir()
+    (tmp_path / "finished" / "report" / "index.html").touch()
+    return tmp_path / "finished"
+
+
+def test_the_summary_shows_variants_law_forecast_and_report(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["summary"]) == 0
+    shown = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    for name in VARIANTS:
+        row = lines[name].replace("\u202f", " ")
+        assert ("(shipped)" in row) == (name == "distilled-int8")
+    assert lines["distilled-int8"].replace("\u202f", " ").split()[2:] == [
+        "97.8", "%", "7", "610", "13.5", "kB", "0.0311", "ms", "3.0×",
+    ]  # fmt: skip
+    law = json.loads((finished / "metrics" / "scaling.json").read_text())
+    known = law["parameters"]
+    assert f"α = {loss(known['alpha']['value'])} (" in lines["law"]
+    assert f"β = {loss(known['beta']['value'])} (" in lines["law"]
+    assert f"predicted a loss of {loss(law['held_out']['predicted'])}" in lines["held"]
+    assert f"{loss(law['held_out']['actual'])} came" in lines["held"]
+    assert "would narrow the law by" in lines["next"] and "twice the data" in lines["data"]
+    assert "0.0712 came" in lines["training"] and "outside the interval" in lines["training"]
+    assert lines["report"].split() == ["report", "report/index.html"]
+    assert "1 image at a time, 1 thread" in shown
+
+
+def test_from_a_subfolder_the_report_is_named_from_there(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished / "metrics")
+    assert cli.main(["summary"]) == 0
+    assert "../report/index.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics/variants.json", "metrics/score.json", "ship/choice.json", "report/index.html"]
+)
+def test_a_missing_file_is_one_line_that_says_what_to_do(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (finished / name).unlink()
+    monkeypatch.chdir(finished)
+    assert cli.main(["summary"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"error: {name}: not found; `dvc repro` makes it\n"
+
+
+def test_without_the_study_the_variants_are_shown(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `dvc repro ship`."""
+    for left in ("metrics/scaling.json", "metrics/forecast.json", "metrics/score.json", "report/index.html"):
+        (finished / left).unlink()
+    monkeypatch.chdir(finished)
+    assert cli.main(["summary"]) == 0
+    shown = capsys.readouterr().out
+    assert "distilled-int8 (shipped)" in shown and "study     not run, nor the report" in shown

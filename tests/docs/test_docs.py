@@ -1,0 +1,176 @@
+"""The pages are true where a machine can tell: links, anchors, paths, commands, parameters and modules exist."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isoflop.cli.arguments import parser
+from isoflop.project.params_reference import REFERENCE
+from isoflop.scaling.diagnosis import GRAVE
+from tests.conftest import ROOT, run_command
+from tests.pages import DOCS, PAGES, blocks, code, prose
+
+NOW = [page for page in PAGES if page.name != "LOG.md"]  # the log is history: what it names may be gone
+
+
+def identity(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@cache
+def tracked() -> frozenset[str]:
+    """Files of the repository, and their folders."""
+    listed = run_command("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines()
+    return frozenset(listed) | {folder.as_posix() for name in listed for folder in Path(name).parents}
+
+
+@cache
+def made() -> list[str]:
+    """Outputs of dvc.yaml, as patterns."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    names = {f"path.{name}": path for entry in graph["vars"] for name, path in entry["path"].items()}
+    outs = [
+        str(out)
+        for stage in graph["stages"].values()
+        for kind in ("outs", "metrics")
+        for out in stage.get("do", stage).get(kind, [])
+    ]
+    return [re.sub(r"\$\{([^}]+)\}", lambda found: names.get(found[1], "*"), out) for out in outs]
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page.read_text()), flags=re.MULTILINE)
+    return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=identity)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", prose(page.read_text())):
+        if not target.startswith(("https://", "http://")):
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            exists = file == ROOT or file.relative_to(ROOT).as_posix() in tracked()
+            if not exists or (anchor and anchor not in anchors(file)):
+                broken.append(target)
+    assert broken == []
+
+
+def paths(page: Path) -> Iterator[str]:
+    """What looks like a file or folder of the project in a page's code."""
+    text = prose(page.read_text())
+    tops = {name.partition("/")[0] for name in (*tracked(), *made()) if "/" in name} | {"ship", "report"}
+    tops -= {".dvc"}  # what DVC puts there is its own
+    new = re.findall(r"A new file `([^`]+)`", text)
+    for span in re.findall(r"`([^`\n]+)`", text):
+        if re.fullmatch(r"[\w.*-]+(/[\w.*{},-]+)+/?", span) and span.partition("/")[0] in tops and span not in new:
+            before, _, choices = span.rstrip("/").partition("{")
+            inside, _, after = choices.partition("}")
+            yield from (f"{before}{choice}{after}" for choice in inside.split(","))
+        elif re.fullmatch(r"[\w-]+\.(py|toml|md|lock)", span):
+            yield f"**/{span}"
+
+
+def exists(path: str) -> bool:
+    pattern = re.sub(r"\b[A-Z]{2,}\b(?!\.md)", "*", path)  # NAME stands for any
+    if pattern.startswith("**/"):
+        return any(Path(name).name == pattern[3:] for name in tracked())
+    if any(fnmatch(name, pattern) for name in tracked()):
+        return True
+    return any(fnmatch(path, out) or fnmatch(path, f"{out}/*") or fnmatch(out, pattern) or out.startswith(f"{path}/")
+               for out in made())  # fmt: skip
+
+
+@pytest.mark.parametrize("page", NOW, ids=identity)
+def test_files_that_are_named_exist_or_are_made(page: Path) -> None:
+    assert [path for path in paths(page) if not exists(path)] == []
+
+
+def test_what_is_looked_for_is_found_and_what_is_not_there_is_not() -> None:
+    assert sum(len(list(paths(page))) for page in NOW) > 60
+    there = "src/isoflop/runtime/stage.py", "metrics/latency.json", "metrics/prune-NAME.json", "ship/model.onnx", "onnx"
+    for path in there:
+        assert exists(path), path
+    for path in ("src/isoflop/stages.py", "metrics/latencies.json", "plots/none.png", "**/utils.py", "docs/HOWTO.md"):
+        assert not exists(path), path
+
+
+@cache
+def commands() -> dict[str, set[str]]:
+    """Command → its options."""
+    (subparsers,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: set(one._option_string_actions) for name, one in subparsers.choices.items()}
+
+
+@pytest.mark.parametrize("page", NOW, ids=identity)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    unknown = []
+    for line in code(page.read_text()):
+        for called in re.findall(r"(?:^|[\s;&(])isoflop ([a-z][^;&|#)]*)", line):
+            command, *words = called.split()
+            options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            if command not in commands() or options - commands()[command]:
+                unknown.append(f"isoflop {called}")
+        for module in re.findall(r"python -m ((?:isoflop|benchmarks|stages)\.[a-z_0-9.]+)", line):
+            base = "src/" if module.startswith("isoflop") else ""
+            if f"{base}{module.rstrip('.').replace('.', '/')}.py" not in tracked():
+                unknown.append(f"python -m {module}")
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", NOW, ids=identity)
+def test_parameters_exist(page: Path) -> None:
+    rows = re.findall(r"^\| `([\w.]+)`", (ROOT / REFERENCE).read_text(), flags=re.MULTILINE)
+    known = {".".join(row.split(".")[:length]) for row in rows for length in range(1, row.count(".") + 2)}
+    sections = {row.partition(".")[0] for row in rows}
+    named = set(re.findall(r"(?<![\w./-])([a-z]+(?:\.[a-z_0-9]+)+)(?![\w/(]|\.\w)", "\n".join(code(page.read_text()))))
+    free = ("variants.distill.", "variants.prune.", "variants.sparsify.", "variants.qat.")  # names of the user's
+    modules = {name.removeprefix("src/isoflop/").removesuffix(".py").replace("/", ".") for name in tracked()}
+    files = (".py", ".json", ".csv", ".yaml", ".md", ".png", ".onnx", ".html")
+    wrong = [
+        name
+        for name in sorted(named)
+        if name.partition(".")[0] in sections and name not in known | modules and not name.startswith(free)
+        and not name.endswith(files)
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_the_architecture_names_every_module_and_stage() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    section = text[text.index("\n## The modules") : text.index("\n## What holds")]
+    named = set(re.findall(r"`([a-z_0-9.]+)`", section))
+    files = [file.relative_to(ROOT / "src" / "isoflop") for file in (ROOT / "src" / "isoflop").rglob("*.py")]
+    modules = {".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files} - {"__init__"}
+    assert modules - named == set(), "modules that the page lacks"
+    packages = tuple(f"{name}." for name in modules if any(other.startswith(f"{name}.") for other in modules))
+    assert {name for name in named if name.startswith(packages)} <= modules, "modules that are no more"
+    graph = text[text.index("\n## The graph") : text.index("\n## How a stage")]
+    stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    assert stages - set(re.findall(r"`(\w+)`", graph)) == set()
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)\)", (DOCS / "README.md").read_text()))
+    assert {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - linked == {"README.md"}
+
+
+def test_no_page_but_the_tutorial_and_howtos_looks_as_if_it_were_run() -> None:
+    run = ("tutorial.md", "model-family.md")
+    assert [identity(page) for page in PAGES if page.name not in run and blocks(page.read_text(), "console")] == []
+
+
+def test_the_doubts_that_forbid_belief_are_those_of_the_code() -> None:
+    text = (DOCS / "explanation" / "scaling-law.md").read_text()
+    table = [line.split("|")[1] for line in text[text.index("\n## When not") :].splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(table))) == GRAVE

@@ -1,0 +1,377 @@
+"""What `isoflop init` sees in a folder, what it chooses for it, and how it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from isoflop.cli import main as cli
+from isoflop.data.images import decode
+from isoflop.data.splitting import assign_splits
+from isoflop.download.image_folders import Place
+from isoflop.new_project.image_survey import Survey, survey, survey_lines
+from isoflop.new_project.split_sizes import split_sizes
+from isoflop.new_project.starting_params import quick_params, starting_params
+from tests.conftest import ROOT, commit, run_command
+from tests.pictures import CLASSES, litter, take_pictures
+
+PRESET = (ROOT / "presets" / "images.yaml").read_text()
+
+
+def chosen(found: Survey, preset: str = PRESET) -> dict[str, Any]:
+    start = starting_params(preset, found, "photos")
+    params = yaml.safe_load(start.text)
+    before = yaml.safe_load(preset)
+    assert {name: set(part) for name, part in params.items()} == {name: set(part) for name, part in before.items()}
+    told = {choice.key for choice in start.choices}
+    for key, value in flat(params).items():  # nothing else differs, unless a line of what is said stands for it
+        if value != flat(before)[key] and not key.startswith("data.") and not key.endswith(".epochs"):
+            assert key in told, key
+    return flat(params)
+
+
+def flat(params: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        found |= flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
+    return found
+
+
+def of(images: int, classes: int = 2, side: int = 100, colour: bool = True, **splits: int) -> Survey:
+    """A survey of so many images of each class, or of each split and class."""
+    places: dict[str, Any] = {}
+    for split, count in splits.items() or [(None, images)]:
+        places |= {f"{split}/{k}/{n}.png": (split, f"class {k}") for k in range(classes) for n in range(count)}
+    return Survey(places, 10, {}, (side, side, side), colour)
+
+
+def test_a_messy_folder_is_seen_as_it_is(tmp_path: Path) -> None:
+    litter(take_pictures(tmp_path / "photos"))
+    found = survey(tmp_path / "photos")
+    assert found.class_sizes == dict(zip(CLASSES, (16, 17, 16), strict=True)) and found.splits == {}
+    assert list(found.unreadable) == ["c/cut off.jpg"] and found.decoded == 48
+    assert len(found.nested) == 12 and found.nested[0] == "Bäume/deeper/no 0.png"
+    assert found.left_out == {
+        "not images": ["c/list.csv", "notes.txt"],
+        "outside of class folders": ["stray.jpg"],
+        "hidden": [".thumbnails"],
+    }
+    pictures = [file for name in CLASSES for file in (tmp_path / "photos" / name).rglob("no *")]
+    sides = [min(decode(file.read_bytes(), file.name).size) for file in pictures]
+    assert found.sides[0] == min(sides) and found.sides[2] == max(sides) and found.is_colour
+
+
+def test_an_archive_and_splits(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("valid", 2), ("test", 3)):
+        take_pictures(tmp_path / "photos" / split, ("a", "b"), count)
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
+    for images in (tmp_path / "photos", tmp_path / "photos.zip"):
+        found = survey(images)
+        assert found.splits == {"train": 12, "val": 4, "test": 6} and len(found.nested) == 8
+
+
+def test_files_of_several_pictures_are_told(tmp_path: Path) -> None:
+    photos = take_pictures(tmp_path / "photos", ("a", "b"), 6)
+    frames = [Image.new("RGB", (30, 30), (shade, 0, 0)) for shade in (0, 90, 180)]
+    for name in ("moving.gif", "pages.tif", "moving.webp", "phone.mpo"):
+        frames[0].save(photos / "a" / name, save_all=True, append_images=frames[1:])
+    (photos / "a" / "phone.mpo").rename(photos / "a" / "phone.jpg")  # a picture and its preview, as cameras write
+    frames[0].save(photos / "a" / "still.gif")
+    whole = (photos / "a" / "moving.gif").read_bytes()
+    second = whole.index(b"\x21\xf9", whole.index(b"\x21\xf9") + 1)  # where its description begins
+    (photos / "a" / "cut.gif").write_bytes(whole[: second + 4])
+    found = survey(photos)
+    assert found.animated == ["a/cut.gif", "a/moving.gif", "a/moving.webp", "a/pages.tif"] and not found.unreadable
+    assert "Animated, or of several pages: 4 ('a/cut.gif' first); the first frame is taken." in survey_lines(found)
+
+
+def test_grey_pictures_in_colour_files_are_grey(tmp_path: Path) -> None:
+    photos = take_pictures(tmp_path / "photos", ("a", "b"), 10, grey=True)
+    for file in photos.rglob("no *"):
+        decode(file.read_bytes(), file.name).convert("RGB").save(file)
+    found = survey(photos)
+    assert not found.is_colour
+    params = chosen(found)
+    assert params["prepare.channels"] == 1
+    assert [item["name"] for item in params["augment.policy"]] == ["Affine", "RandomBrightnessContrast"]
+
+
+@pytest.mark.parametrize(("side", "size"), [(3000, 64), (64, 64), (30, 28), (28, 28), (5, 8)])
+def test_the_size_follows_the_median_up_to_the_presets(side: int, size: int) -> None:
+    assert chosen(of(400, side=side))["prepare.image_size"] == size
+
+
+def test_enough_images_leave_the_preset_as_it_is() -> None:
+    before = flat(yaml.safe_load(PRESET))
+    params = chosen(of(1000))
+    assert {key for key in before if params[key] != before[key]} == {"data.path"}
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "fractions"),
+    [(200, 32, [0.25, 0.5, 1.0]), (30, 8, [0.25, 0.5, 1.0]), (18, 8, [0.5, 1.0]), (8, 8, [1.0])],
+)
+def test_the_smallest_fraction_fills_a_batch(images: int, batch: int, fractions: list[float]) -> None:
+    params = chosen(of(images))
+    assert params["recipe.batch_size"] == batch and params["sweep.runs.fractions"] == fractions
+
+
+def test_few_images_are_seen_more_often_and_many_less() -> None:
+    few, many = chosen(of(60)), chosen(of(20_000, classes=4))
+    assert few["recipe.epochs"] > 30 > many["recipe.epochs"] >= 1
+    for params in (few, many):
+        factor = params["recipe.epochs"] / 30
+        assert params["sweep.runs.epochs"] == [round(8 * factor), round(16 * factor)]
+        assert params["distill.epochs"] == round(30 * factor) and params["qat.epochs"] == max(1, round(10 * factor))
+
+
+def test_a_small_class_lowers_what_a_class_must_have() -> None:
+    assert chosen(of(9, classes=3))["prepare.min_images_per_class"] == 8
+    assert chosen(of(0, train=40, test=10))["prepare.min_images_per_class"] == 10
+    found = of(20)
+    unreadable = {name: "empty file" for name in list(found.places)[:11]}  # of class 0, which has 9 left
+    assert chosen(replace(found, unreadable=unreadable))["prepare.min_images_per_class"] == 8
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(None, "a")] * 23 + [(None, "b")] * 5,
+        [("train", "a")] * 23 + [("test", "a")] * 4 + [("train", "b")] * 9 + [("test", "b")] * 2,
+        [("train", "a")] * 23 + [("val", "a")] * 4 + [("train", "b")] * 9 + [("val", "b")] * 2,
+    ],
+)
+def test_the_splits_are_foreseen_as_they_will_be_drawn(places: list[Place]) -> None:
+    prepare = yaml.safe_load(PRESET)["prepare"]
+    how = {name: prepare[name] for name in ("val_fraction", "test_fraction", "seed")}
+    labels = [["a", "b"].index(name) for _, name in places]
+    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how)
+    expected = {name: Counter(drawn[index] for index, place in enumerate(places) if place[1] == name) for name in "ab"}
+    assert split_sizes(places, prepare) == expected
+
+
+def test_parts_too_small_to_judge_by_are_warned_of() -> None:
+    def warned(found: Survey) -> list[str]:
+        return starting_params(PRESET, found, "photos").warnings
+
+    assert warned(of(500)) == []
+    assert warned(of(100)) == [
+        "few validation images, about 24: one image is 4.2 points of the accuracy that decides what ships; "
+        "add images, or raise prepare.val_fraction"
+    ]
+    few, _ = warned(of(15, classes=5))
+    assert few == (
+        "few test images of 'class 0' (3), 'class 1' (3), 'class 2' (3) and 2 more: one image is 33 points of a "
+        "class's accuracy; add images, or raise prepare.test_fraction"
+    )
+    few, validation = warned(of(0, train=40, val=3, test=4))
+    assert few.endswith("add images to test/") and validation.endswith("add images to val/")
+
+
+def test_a_first_look_is_the_same_pipeline_with_less() -> None:
+    whole = starting_params(PRESET, of(60), "photos").text
+    quick = quick_params(whole)
+    before, params = yaml.safe_load(whole), yaml.safe_load(quick.text)
+    assert set(flat(params)) | {f"variants.{kind}" for kind in ("prune", "qat")} >= {
+        key for key in flat(before) if not key.startswith(("variants.prune.", "variants.qat."))
+    }
+    assert params["recipe"]["epochs"] == before["recipe"]["epochs"] / 4
+    assert max(params["sweep"]["runs"]["epochs"]) == max(before["sweep"]["runs"]["epochs"]) / 4
+    assert params["variants"]["candidates"] == ["base", "distilled"] and params["variants"]["prune"] == {}
+    assert {"data", "prepare", "model"} == {
+        name for name in ("data", "prepare", "model") if params[name] == before[name]
+    }
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `isoflop init` says, in one line."""
+    assert cli.main(["init", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    take_pictures(tmp_path / "photos", ("a", "b"), 8)
+    return tmp_path
+
+
+def test_each_mistake_is_one_line_and_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_pictures(place / "few", ("a", "b"), 2)
+    (place / "none").mkdir()
+    (place / "none" / "readme.txt").write_text("hello")
+    (place / "flat").mkdir()
+    (place / "broken" / "a").mkdir(parents=True)
+    (place / "broken" / "b").mkdir()
+    (place / "one" / "a").mkdir(parents=True)
+    for folder, count in (("flat", 3), ("one/a", 3), ("broken/a", 8), ("broken/b", 8)):
+        for number in range(count):
+            (place / folder / f"{number}.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    take_pictures(place / "half", ("a", "so so"), 8)
+    for file in (place / "half" / "so so").rglob("no *"):
+        file.write_bytes(b"")
+    take_pictures(place / "many", tuple(f"kind {number:03}" for number in range(20)), 2)
+    take_pictures(place / "loop", ("a", "b"), 8)
+    (place / "loop" / "a" / "up").symlink_to("..")
+    with zipfile.ZipFile(place / "twice.zip", "w") as archive:
+        archive.writestr("photos.zip", b"PK")
+    (place / "full").mkdir()
+    (place / "full" / "thesis.tex").write_text("mine")
+    (place / "photos.zip").write_bytes(b"PK no archive")
+    before = sorted(path for path in place.rglob("*"))
+    for arguments, said in [
+        (["new", "--images", "fotos"], "error: --images 'fotos': found nothing there, expected a folder, zip or tar"),
+        (["new", "--images", "none"], "error: --images 'none': found no images, expected a folder for each class"),
+        (["new", "--images", "flat"], "error: --images 'flat': found 3 images but no folders in it"),
+        (["new", "--images", "one"], "error: --images 'one': found one class, 'a', expected a folder for each of"),
+        (
+            ["new", "--images", "few"],
+            "error: --images: too few images of 'a' (2), 'b' (2): expected at least 5 of each class; add images to "
+            "these folders, or remove them",
+        ),
+        (
+            ["new", "--images", "many"],
+            "error: --images: too few images of 'kind 000' (2), 'kind 001' (2), 'kind 002' (2) and 17 m",
+        ),
+        (
+            ["new", "--images", "half"],
+            "error: --images 'half': class 'so so': none of its images can be read, 'so so/deep",
+        ),
+        (
+            ["new", "--images", "loop"],
+            "error: loop/a/up: found a link to '..', expected a file, or a link to one in loop; rem",
+        ),
+        (["new", "--images", "broken"], "error: --images 'broken': none of 16 images can be read, 'a/0.jpg' first"),
+        (["new", "--images", "photos.zip"], "error: photos.zip: found a damaged archive or none at all"),
+        (
+            ["new", "--images", "twice.zip"],
+            "error: --images 'twice.zip': found no images, expected a folder for each class with its images in it; "
+            "unpack the archive in it, 'photos.zip'",
+        ),
+        (["full", "--images", "photos"], "error: full: found 'thesis.tex' in it, expected a new or an empty folder"),
+        (["photos.zip", "--images", "photos"], "error: photos.zip: found a file, expected a new or an empty folder"),
+        (["no/where", "--images", "photos"], "error: no/where: found no folder "),
+        (["photos/new", "--images", "photos"], "error: photos/new: lies in the images' folder photos"),
+        (["new", "--preset", "imags", "--images", "photos"], "error: preset 'imags': unknown; did you mean 'images'?"),
+        (["new", "--copy"], "error: --copy: found without --images"),
+    ]:
+        assert refused(capsys, *arguments).startswith(said)
+        assert sorted(path for path in place.rglob("*")) == before, arguments
+    monkeypatch.setenv("PATH", str(place))
+    assert refused(capsys, "new", "--images", "photos").startswith("error: git: not installed; install git")
+
+
+def test_images_that_may_not_be_read_are_named_with_the_cure(place: Path) -> None:
+    # root may read all, unless it gives that up
+    lower = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    if lower and not shutil.which("setpriv"):
+        pytest.skip("run by root, without setpriv of util-linux")
+    (place / "photos" / "b").chmod(0)
+    try:
+        done = run_command(*lower, "isoflop", "init", "new", "--images", "photos", cwd=place, check=False)
+    finally:
+        (place / "photos" / "b").chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr == "error: --images 'photos': 'photos/b' may not be read; `chmod -R u+rX photos` allows it\n"
+    assert not list(place.glob("*new*"))
+
+
+def test_in_another_repository_it_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_command("git", "init", "-q", "mine", cwd=place)
+    warning = (
+        f"warning: {place}/mine/new lies in the git repository at {place}/mine, and is one of its own; add /new/ to"
+    )
+    for ignored, said in (("", True), ("/new/\n", False)):
+        (place / "mine" / ".gitignore").write_text(ignored)
+        assert cli.main(["init", "mine/new", "--images", "photos"]) == 0
+        assert (warning in capsys.readouterr().err) == said
+        shutil.rmtree(place / "mine" / "new")
+
+
+def test_a_first_look_and_the_way_back_to_the_whole(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["init", "new", "--images", "photos", "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "recipe.epochs: 30 (of 120;" in said and "isoflop preset whole && dvc repro" in said
+    monkeypatch.chdir(place / "new")
+    assert run_command("git", "status", "--porcelain", cwd=Path()).stdout == ""
+    assert yaml.safe_load(Path("params.yaml").read_text())["recipe"]["epochs"] == 30
+    for name, epochs in (("whole", 120), ("quick", 30)):
+        assert cli.main(["preset", name]) == 0 and cli.main(["check"]) == 0
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        assert params["recipe"]["epochs"] == epochs and params["data"]["path"] == "../photos"
+
+
+def test_without_an_identity_the_cure_is_named(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(place / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    (place / "gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
+    said = refused(capsys, "new", "--images", "photos")
+    assert said.startswith("error: git: found no identity for the first commit; `git config --global user.name ")
+    assert not (place / "new").exists() and not list(place.glob(".new*"))
+
+
+def test_a_folder_that_is_empty_is_taken_and_a_project_is_not(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "new").mkdir()
+    with contextlib.chdir(place / "new"):
+        assert cli.main(["init", ".", "--images", str(place / "photos")]) == 0
+        assert Path("params.yaml").is_file(), "the folder is still the one that the shell is in"
+    assert f"data.path: {place / 'photos'} (where they are" in capsys.readouterr().out, "absolute, as it was given"
+    assert run_command("git", "status", "--porcelain", cwd=place / "new").stdout == ""
+    assert not list(place.glob(".new*"))
+    assert refused(capsys, "new", "--images", "photos").startswith("error: new: a project already; another name,")
+
+
+def test_upgrade_keeps_changes_of_the_graph_or_asks(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["init", "new", "--images", "photos"]) == 0
+    project = place / "new"
+    monkeypatch.chdir(project)
+    graph, code = project / "dvc.yaml", project / "code.yaml"
+    original, recorded = graph.read_text(), code.read_text()
+    mine = original.replace("report: report\n", "report: report\n      mine: here\n")
+    graph.write_text(mine)
+    code.write_text(recorded.replace("  train: ", "  train: 0"))
+    capsys.readouterr()
+    assert cli.main(["upgrade"]) == 0
+    assert capsys.readouterr().out == "other code than before: train; `dvc repro` runs them\n"
+    assert graph.read_text() == mine and code.read_text() == recorded
+
+    digest = yaml.safe_load(recorded)["graph"]
+    code.write_text(recorded.replace(digest, "0" * 64))  # as if it was made from the graph of another version
+    for arguments, said in [
+        (["upgrade"], "error: dvc.yaml: has changes of yours, and isoflop "),
+        (["upgrade", "--force"], "error: dvc.yaml: has changes that are not committed, which --force would lose"),
+    ]:
+        assert cli.main(arguments) == 1
+        assert capsys.readouterr().err.startswith(said) and graph.read_text() == mine
+    commit(project, "my graph")
+    assert cli.main(["upgrade", "--force"]) == 0
+    assert graph.read_text() == original and code.read_text() == recorded
+
+
+def test_upgrade_is_not_for_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["upgrade"]) == 1
+    assert "has stages/ of its own, expected a project that `isoflop init` made" in capsys.readouterr().err

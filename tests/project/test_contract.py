@@ -1,0 +1,117 @@
+"""dvc.yaml declares exactly what the stages read, write and import."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isoflop.project.contract import violations
+from isoflop.runtime.stage_code import checkout, code_of_stage, import_closure
+from tests.conftest import ROOT, run_command
+
+
+def test_every_stage_declares_what_it_uses() -> None:
+    assert violations(ROOT) == []
+
+
+def test_every_stage_module_is_in_the_graph() -> None:
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    modules = {file.stem for file in (ROOT / "stages").glob("[!_]*.py")}
+    assert modules == set(graph)
+    for name in modules:
+        stage = graph[name].get("do", graph[name])
+        assert stage["cmd"].startswith(f"python -m stages.{name} ")
+
+
+def test_importing_the_stages_needs_no_heavy_package() -> None:
+    """Bad parameters are reported in under a second only if no stage imports torch and its like to read them."""
+    names = sorted(file.stem for file in (ROOT / "stages").glob("[!_]*.py"))
+    heavy = ("torch", "pytorch_lightning", "albumentations", "onnxruntime", "onnx", "sklearn", "scipy", "matplotlib")
+    code = (
+        f"import sys\nfor name in {names}: __import__('stages.' + name)\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    assert run_command(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "[]"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    return tmp_path
+
+
+def check(copy: Path, *flags: str) -> str:
+    return run_command(sys.executable, "-m", "isoflop.project.contract", *flags, cwd=copy, check=False).stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("      - src/isoflop/data/arrays.py\n", "", "code deps: missing src/isoflop/data/arrays.py"),
+        ("deps:\n      - ${path.raw}\n", "deps:\n", "data deps: missing ${path.raw}"),
+        ("    params: [augment]\n", "    params: [augment, model]\n", "params: needless model"),
+        (
+            "      - ${path.dropped}\n      - ${path.plots}/dropped",
+            "      - ${path.plots}/dropped",
+            "outs: missing ${path.dropped}",
+        ),
+        ("foreach: ${variants.qat}", "foreach: ${variants.prune}", "foreach: missing ${variants.qat}"),
+        (" --variant ${key} --of", " --of", "cmd has the options"),
+        ("--views ${path.views} --contact", "--vews ${path.views} --contact", "cmd has the options"),
+    ],
+)
+def test_a_wrong_declaration_is_named(copy: Path, old: str, new: str, complaint: str) -> None:
+    text = (copy / "dvc.yaml").read_text()
+    assert old in text, "the fault is no longer in dvc.yaml's form"
+    (copy / "dvc.yaml").write_text(text.replace(old, new))
+    assert complaint in check(copy)
+
+
+def test_fix_adds_a_new_import(copy: Path) -> None:
+    with (copy / "src/isoflop/data/cleaning.py").open("a") as file:
+        file.write("\n\ndef late() -> None:\n    import isoflop.inference.benchmarking\n")
+    assert "prepare: code deps: missing src/isoflop/inference/benchmarking.py" in run_here(copy)
+    assert run_here(copy, "--fix") == ""
+
+
+def run_here(copy: Path, *flags: str) -> str:
+    """The contract of the copy's own code: its src stands before the installed package."""
+    return run_command(
+        sys.executable, "-m", "isoflop.project.contract", *flags, cwd=copy, check=False, PYTHONPATH=str(copy / "src")
+    ).stderr
+
+
+def test_the_closure_follows_functions_and_skips_type_checking(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "isoflop"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import isoflop.b\n"
+        "def f() -> None:\n    from isoflop import c\n"
+    )
+    (package / "b.py").write_text("")
+    (package / "c.py").write_text("import isoflop.a\n")
+    closure = import_closure(package / "a.py", checkout(tmp_path))
+    assert set(closure) == {"src/isoflop/__init__.py", "src/isoflop/a.py", "src/isoflop/c.py"}
+
+
+def test_no_stage_is_stale_for_what_every_stage_runs_through() -> None:
+    ours = checkout(ROOT)
+    named = {name for stage in ours.stage_names() for name in code_of_stage(stage, ours)}
+    assert len(named) > 80 and not [name for name in named if "/runtime/" in name or name.endswith("__init__.py")]
+
+
+def test_an_init_says_what_its_package_is_and_holds_no_code() -> None:
+    """So it is no code of any stage."""
+    inits = [file for file in (ROOT / "src" / "isoflop").glob("*/**/__init__.py")]
+    assert len(inits) > 10
+    for file in inits:
+        content = ast.parse(file.read_text())
+        assert ast.get_docstring(content) and len(content.body) == 1, file

@@ -1,0 +1,280 @@
+"""The report is one whole page of what the stages wrote, and shows strangers' names as text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isoflop.project.code_hash import project_code_sha256
+from isoflop.report.facts import share_interval
+from isoflop.report.formats import loss, percent
+from isoflop.runtime.errors import UserError
+from isoflop.scaling.analysis import analyse
+from isoflop.scaling.runs import read_study
+from tests.conftest import ROOT, run_command
+from tests.report_project import CLASSES, outline, project, report, words, write_json, write_law_of
+
+__all__ = ["project"]  # the fixture
+
+SECTIONS = ["data", "training", "quality", "scaling", "compression", "provenance", "glossary"]
+
+
+def test_the_page_is_whole_and_loads_nothing(project: Path, tmp_path: Path) -> None:
+    page = report(project, tmp_path / "report")
+    parsed = outline(page)
+    assert page.rstrip().endswith("</html>") and len(page.encode()) < 5_000_000
+    assert parsed.sources and all(source.startswith("data:") for source in parsed.sources)
+    assert (
+        parsed.tags.count("img") == 6 and parsed.tags.count("svg") == 5 + 3 + 2 + 3
+    )  # of stages, curves, trade-offs, layers
+    assert "http:" not in page and "https:" not in page and "@import" not in page
+    assert not re.findall(r"url\((?!#)", page), "only clip paths of its own"
+    targets = {name for kind, name in parsed.anchors if kind == "href"}
+    ids = [name for kind, name in parsed.anchors if kind == "id"]
+    assert targets and targets <= set(ids) and len(ids) == len(set(ids))
+
+
+def test_the_sections_stand_in_order(project: Path, tmp_path: Path) -> None:
+    parsed = outline(report(project, tmp_path / "report"))
+    found = [attributes["id"] for tag, attributes in parsed.attributes if tag in ("header", "section")]
+    assert found == ["answer", *SECTIONS]
+    links = [attributes["href"] for tag, attributes in parsed.attributes if tag == "a"]
+    assert [link for link in links if link != "#doubts"] == [f"#{name}" for name in SECTIONS]
+
+
+def test_the_answer_comes_first(project: Path, tmp_path: Path) -> None:
+    page = report(project, tmp_path / "report")
+    answer = words(page[page.index("<header") : page.index("<main>")])
+    low, high = (percent(end).replace("\u202f", " ") for end in share_interval(0.9778, 360))
+    for says in ("Ship distilled-int8: 97.8 % right, 13.5 kB, 0.0311 ms", f"95 % interval {low} to {high}",
+                 "Distilled-int8 is the fastest of the", "Width 48 (", "would come to a loss of",
+                 "The law’s forecast for the trained model"):  # fmt: skip
+        assert says in answer
+    assert re.search(r"trained model (held|held, but loosely|did not hold): width 32: forecast a loss of", answer)
+
+
+def test_every_figure_says_what_it_shows(project: Path, tmp_path: Path) -> None:
+    parsed = outline(report(project, tmp_path / "report"))
+    images = [attributes["alt"] for tag, attributes in parsed.attributes if tag == "img"]
+    drawings = [attributes["aria-label"] for _, attributes in parsed.attributes if attributes.get("role") == "img"]
+    assert len(images) == 6 and len(drawings) == parsed.tags.count("svg")
+    assert all(text and len(text) > 20 for text in [*images, *drawings]) and len(set(drawings)) == len(drawings)
+    assert parsed.tags.count("figcaption") >= len(images) + len(drawings)
+    assert any("distilled-int8 (shipped): 97.8" in (text or "") for text in drawings)
+    assert any("validation accuracy over epochs; from 0.2 to" in (text or "") for text in drawings)
+
+
+def test_it_follows_the_light_and_the_dark_scheme_and_prints(project: Path, tmp_path: Path) -> None:
+    page = report(project, tmp_path / "report")
+    style = page[page.index("<style>") : page.index("</style>")]
+    blocks = {
+        name: style[style.index(name) :].split("\n}", 1)[0] for name in (":root", "@media (prefers-color-scheme: dark)")
+    }
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    used = set(re.findall(r"var\((--[\w-]+)\)", drawings))
+    assert {"--ink", "--line-1", "--rule"} <= used
+    for block in blocks.values():
+        assert all(f"{name}:" in block for name in used), "a colour that one scheme lacks"
+    assert not re.findall(r"#(?:000000|ffffff|0072b2|d55e00)", drawings), "a colour that stays in the other scheme"
+    assert "@media print" in style and "<style" not in page[page.index("</style>") :]
+
+
+def test_tables_sort_by_number_and_are_whole_without_a_script(project: Path, tmp_path: Path) -> None:
+    page = report(project, tmp_path / "report")
+    assert page.count("<script>") == 1 and "aria-sort" in page
+    tables = re.findall(r'<table class="sortable">(.*?)</table>', page, re.DOTALL)
+    assert len(tables) >= 8
+    for table in tables:
+        heads = len(re.findall("<th[ >]", table[: table.index("</thead>")]))
+        rows = re.findall(r"<tr.*?</tr>", table[table.index("<tbody>") : table.index("</tbody>")], re.DOTALL)
+        assert rows and all(len(re.findall("<t[dh][ >]", row)) == heads for row in rows), "a cell for each column"
+        for cell in re.findall(r'data-sort="([^"]*)"', table):
+            float(cell)
+    assert 'data-sort="0.9875">98.8' in page
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="takes Chromium")
+def test_a_click_sorts(project: Path, tmp_path: Path) -> None:
+    """In a real browser: by parameters, the largest first, then the smallest; the heads are buttons."""
+    page = report(project, tmp_path / "report")
+    click = """<script>
+      const table = document.querySelector("#compression table.sortable"), head = table.tHead.rows[0].cells[3];
+      const seen = () => [...table.tBodies[0].rows].map((row) => row.cells[3].dataset.sort).join(" ");
+      head.firstChild.click(); const down = head.ariaSort + " " + seen();
+      head.firstChild.click();
+      document.title = down + " | " + head.ariaSort + " " + seen() + " | " + head.firstChild.tagName;
+    </script></body>"""
+    (tmp_path / "click.html").write_text(page.replace("</body>", click))
+    shown = run_command("chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'c'}",
+                        "--dump-dom", (tmp_path / "click.html").as_uri(), cwd=tmp_path).stdout  # fmt: skip
+    found = re.search(r"<title>descending (.*?) \| ascending (.*?) \| (\w+)</title>", shown)
+    assert found
+    down, up = ([int(number) for number in numbers.split()] for numbers in found.groups()[:2])
+    assert down == sorted(down, reverse=True) and up == sorted(up) and len(up) == 8 and found[3] == "BUTTON"
+
+
+def test_strangers_names_are_text(project: Path, tmp_path: Path) -> None:
+    page = report(project, tmp_path / "report")
+    assert page.count("<script") == 1 and "<img src=x" not in page
+    text = " ".join("".join(outline(page).text).split())
+    assert all(name in text for name in CLASSES)
+    assert "<img src=x onerror=alert(1)>.png" in text
+
+
+def test_a_class_name_that_is_no_text_is_shown_escaped(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    file = tmp_path / "project" / "metrics" / "data.json"
+    file.write_text(file.read_text().replace("zero", r"\udce9t\udce9"))  # a folder named in Latin-1
+    assert r"\udce9t\udce9" in report(tmp_path / "project", tmp_path / "report")
+
+
+def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> None:
+    text = words(report(project, tmp_path / "report"))
+    law = json.loads((project / "metrics" / "scaling.json").read_text())
+    chosen = json.loads((project / "ship" / "choice.json").read_text())
+    assert chosen["chosen"] == "distilled-int8" and "distilled-int8 (shipped)" in text and chosen["why"] in text
+    assert all(verdict["verdict"] in text for verdict in chosen["candidates"])
+    known = law["parameters"]
+    figures = [known["alpha"]["value"], known["alpha"]["low"], known["beta"]["value"], known["beta"]["high"]]
+    for figure in (*figures, law["held_out"]["predicted"], law["held_out"]["actual"]):
+        assert loss(figure) in text
+    assert "N parameters" in text and law["form"] in text
+    assert "twice the data would give" in text and "would narrow the law by" in text
+    assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnoses"])
+    for says in (
+        "30 were dropped", "1 could not be read as an image", "The first 20 of 30", "cats/18.png",
+        "17.5 %of the 90 GFLOP/s that a matrix product reaches", "2 620/simages, 15.7 GFLOP/s",
+        f"4 of 360 images are wrong, most often: {CLASSES[0]} taken for {CLASSES[1]} (3)",
+        "width 32: forecast a loss of", "Forecasts of scaling.predict",
+        "-2.22", "0.057", "<b>seven", "7 test images are answered otherwise", "The shipped one flips 6:",
+        "<i>conv8 (float)", "98.0 % of the validation images taught and at 97.0 % untaught", "61.0 % were right before",
+        "98.4 %", "75.1 %", "channels of a 64 → 48;", "7 Gelu run in float", "4.5 MB",
+        "Some CPU @ 2.0 GHz", "64 images at a time, 1 thread", "isoflop savings",
+    ):  # fmt: skip
+        assert says in text, says
+    assert "cats/19.png" not in text
+
+
+def test_provenance_names_parameters_data_code_versions_and_costs(project: Path, tmp_path: Path) -> None:
+    text = words(report(project, tmp_path / "report"))
+    data = json.loads((project / "metrics" / "data.json").read_text())
+    assert all(md5 in text for md5 in data["md5"].values())
+    assert project_code_sha256(project) in text and "torch 2.13.0" in text and "ONNX Runtime 1.23.2" in text
+    assert "learning_rate: 0.005" in text and "widths: [4, 6, 8, 12]" in text
+    study = sum(row["flops"] for file in (project / "runs").iterdir() for row in json.loads(file.read_text())["runs"])
+    assert f"the study’s 30 runs–{study:.3g}".replace("e+", "e") in text.replace(" ", "").replace(
+        "thestudy’s30runs", "the study’s 30 runs"
+    )
+
+
+def test_the_code_is_named_by_its_python_files_alone(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "src", tmp_path / "src")
+    before = project_code_sha256(tmp_path)
+    assert before == project_code_sha256(project)
+    (tmp_path / "src" / "isoflop" / "page.html").write_text("other")
+    assert project_code_sha256(tmp_path) == before
+    (tmp_path / "src" / "isoflop" / "code.py").rename(tmp_path / "src" / "isoflop" / "other.py")
+    assert project_code_sha256(tmp_path) != before
+
+
+def test_a_law_of_size_alone_and_without_a_held_out_width(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    for file in (tmp_path / "project" / "runs").iterdir():
+        table = json.loads(file.read_text())
+        table["runs"] = [row for row in table["runs"] if row["fraction"] == 1]
+        file.write_text(json.dumps(table))
+    analysis = analyse(read_study(tmp_path / "project" / "runs", [8, 16, 32]), 20, 0)
+    write_law_of(analysis, tmp_path / "project", 64)
+    text = words(report(tmp_path / "project", tmp_path / "report"))
+    assert "L(N) = E + A/N^α" in text and "Nothing was held out" in text
+    assert "does not vouch for this forecast" in text and "The study cannot say" in text
+
+
+def test_where_there_is_nothing_the_page_says_so(project: Path, tmp_path: Path) -> None:
+    """Nothing dropped, no mistake, no flip, nothing quantized, no forecast, and the base ships."""
+    empty = tmp_path / "project"
+    shutil.copytree(project, empty)
+    change(empty / "metrics" / "data.json", lambda data: data["dropped"].update(dict.fromkeys(data["dropped"], 0)))
+    (empty / "dropped.csv").write_text("name,reason,detail\n")
+    (empty / "plots" / "confusion.csv").write_text("actual,predicted\n" + "zero,zero\n" * 360)
+    change(empty / "metrics" / "evaluate.json", lambda evaluate: evaluate.update(accuracy=1.0))
+    (empty / "plots" / "flips.csv").write_text("image,variant,actual,base,answered,change\n")
+    change(empty / "metrics" / "forecast.json", lambda forecast: forecast.update(widths={}))
+    change(empty / "metrics" / "score.json", lambda score: score.update(low=None, high=None, inside=None))
+    for name in ("variants", "latency", "sessions"):
+        change(
+            empty / "metrics" / f"{name}.json",
+            lambda blocks: [blocks.pop(key) for key in list(blocks) if key not in ("base", "conditions")],
+        )
+    change(empty / "ship" / "choice.json", lambda choice: choice.update(chosen="base"))
+    page = report(empty, tmp_path / "report")
+    text = words(page)
+    for says in (
+        "none was dropped", "Nothing: every image could be read", "All 360 images are right",
+        "No variant answers any test image otherwise", "it is the base: no compressed one qualifies",
+        "cannot be judged, as it had no interval", "Twice the width of the study’s largest model",
+    ):  # fmt: skip
+        assert says in text, says
+    assert "Beside their controls" not in text and "8 bits, layer by layer" not in text and "worst mistakes" not in text
+    assert page.count("<img ") == 3  # augmentation, confusion, saliency
+
+
+def change(file: Path, how: Any) -> None:
+    content = json.loads(file.read_text())
+    how(content)
+    write_json(file, content)
+
+
+def test_the_same_inputs_give_the_same_bytes_anywhere(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "elsewhere")
+    assert report(project, tmp_path / "a") == report(tmp_path / "elsewhere", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["metrics/latency.json", "metrics/forecast.json", "metrics/score.json", "metrics/quantize-base.json",
+     "plots/held_out.svg", "plots/saliency.png", "plots/flips.csv", "ship/choice.json",
+     "dropped.csv", "plots/training/plots/metrics"],
+)  # fmt: skip
+def test_a_missing_input_is_named(project: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy)
+    missing = copy / name
+    shutil.rmtree(missing) if missing.is_dir() else missing.unlink()
+    with pytest.raises(UserError) as error:
+        report(copy, tmp_path / "report")
+    assert str(missing if missing.suffix else copy / "plots/training") in str(error.value)
+    assert "dvc repro" in str(error.value) and not (tmp_path / "report").exists()
+
+
+def test_a_broken_metrics_file_is_named(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    (tmp_path / "project" / "metrics" / "train.json").write_text("{")
+    with pytest.raises(UserError, match=r"train\.json: not readable"):
+        report(tmp_path / "project", tmp_path / "report")
+
+
+def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    options = [
+        "--metrics=metrics",
+        "--plots=plots",
+        "--choice=ship/choice.json",
+        "--dropped=dropped.csv",
+        "--report=report",
+    ]
+    command = ["python", "-m", "stages.report", *options, "--code", "src"]
+    run_command(*command, cwd=tmp_path / "project", PYTHONPATH=str(ROOT))
+    assert (tmp_path / "project" / "report" / "index.html").read_text() == report(project, tmp_path / "again")
+
+
+def test_the_stage_shows_all_sections_of_the_parameters() -> None:
+    from stages.report import Params
+
+    assert set(Params.model_fields) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))

@@ -1,0 +1,206 @@
+"""Two real experiments side by side: on `isoflop report --compare`'s page and in DVC's own plots."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isoflop.cli import main as cli
+from isoflop.report.compare import differing_metrics, differing_params, draw_tradeoffs, flat, headlines
+from isoflop.report.revisions import Run
+from tests.conftest import run_command
+from tests.report_project import outline, words
+
+
+@pytest.fixture(scope="module")
+def compared(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke project with two experiments, of another width and of more epochs, of training and evaluation alone."""
+    clone = tmp_path_factory.mktemp("compared") / "clone"
+    shutil.copytree(smoke, clone, symlinks=True)
+    for name, change in (("narrow", "train.width=8"), ("longer", "recipe.epochs=8")):
+        run_command("dvc", "exp", "run", "--name", name, "-S", change, "evaluate", cwd=clone)
+        run_command("git", "checkout", "-q", ".", cwd=clone)
+    run_command("dvc", "checkout", "-q", cwd=clone)
+    return clone
+
+
+def page_of(project: Path, monkeypatch: pytest.MonkeyPatch, *revisions: str) -> str:
+    monkeypatch.chdir(project)
+    assert cli.main(["report", "--compare", *revisions, "--out", "seen/page.html"]) == 0
+    return (project / "seen" / "page.html").read_text()
+
+
+def test_two_experiments_side_by_side(
+    compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = page_of(compared, monkeypatch, "narrow", "longer")
+    assert capsys.readouterr().out == "seen/page.html: narrow beside longer\n"
+    parsed, text = outline(page), words(page)
+    assert "http:" not in page and "https:" not in page and len(page) < 5_000_000
+    assert all(source.startswith("data:") for source in parsed.sources)
+    sections = [attributes["id"] for tag, attributes in parsed.attributes if tag == "section"]
+    assert sections == ["params", "headlines", "curves", "tradeoffs", "metrics"]
+    rows = dict(re.findall(r'<tr><th scope="row">([\w.]+)</th>((?:<td>[^<]*</td>)+)</tr>', page))
+    width, epochs = (yaml.safe_load((compared / "params.yaml").read_text())[a][b] for a, b in
+                     (("train", "width"), ("recipe", "epochs")))  # fmt: skip
+    assert rows["train.width"] == f"<td>8</td><td>{width}</td>"
+    assert rows["recipe.epochs"] == f"<td>{epochs}</td><td>8</td>"
+    assert "recipe.batch_size" not in rows
+    assert rows["train.steps"] == f"<td>{10 * epochs}</td><td>80</td>"
+    assert re.search(r"The base of B against that of A, image by image: \+\d+\.\d+ points of test accuracy", text)
+    assert len(re.findall("over epochs; A: from .*?; B: from ", page)) == 3
+    drawings = [
+        attributes["aria-label"] or "" for _, attributes in parsed.attributes if attributes.get("role") == "img"
+    ]
+    assert any("A base-int8: " in drawn and "B base-int8: " in drawn for drawn in drawings)
+
+
+def test_one_revision_is_set_beside_the_workspace(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = words(page_of(compared, monkeypatch, "HEAD"))
+    assert "HEAD (commit " in text and "workspace" in text
+    assert "Nothing: all parameters are the same." in text and "None, save for times." in text
+    assert "These test images do not tell the two apart." in text
+
+
+def test_the_page_is_the_same_each_time_and_nothing_is_checked_out(
+    compared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = page_of(compared, monkeypatch, "narrow", "HEAD")
+    assert page_of(compared, monkeypatch, "narrow", "HEAD") == first
+    shutil.rmtree(compared / "seen")
+    assert run_command("git", "status", "--porcelain", cwd=compared).stdout == ""
+
+
+def test_dvc_plots_diff_lays_both_experiments_over_each_other(compared: Path) -> None:
+    shown = json.loads(run_command("dvc", "plots", "diff", "narrow", "longer", "--json", cwd=compared).stdout)["data"]
+    assert list(shown) == [
+        "Training loss", "Validation NLL", "Validation accuracy", "Confusion", "Scaling law",
+        "Accuracy against latency", "Accuracy against bytes",
+    ]  # fmt: skip
+    for name, (plot,) in shown.items():
+        spec = plot["content"] if isinstance(plot["content"], dict) else json.loads(plot["content"])
+        rows = spec["data"]["values"]
+        assert {row["rev"] for row in rows} == {"narrow", "longer"}, name
+        assert "<DVC_METRIC" not in json.dumps(spec), name
+        if name != "Confusion":  # that stands side by side
+            assert spec["encoding"]["color"]["scale"]["domain"] == ["narrow", "longer"], name
+    epochs = [sum(row["rev"] == rev for row in values(shown["Training loss"])) for rev in ("narrow", "longer")]
+    assert epochs[1] == 8 > epochs[0]
+    law = shown["Scaling law"][0]["content"]
+    spec = law if isinstance(law, dict) else json.loads(law)
+    assert spec["encoding"]["x"]["scale"]["type"] == spec["encoding"]["y"]["scale"]["type"] == "log"
+    assert {row["field"] for row in values(shown["Scaling law"])} == {"loss", "predicted"}
+    assert {row["variant"] for row in values(shown["Accuracy against bytes"])} > {"base", "base-int8"}
+
+
+def values(plots: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    content = plots[0]["content"]
+    spec = content if isinstance(content, dict) else json.loads(content)
+    rows: list[dict[str, Any]] = spec["data"]["values"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("revisions", "says"),
+    [
+        (["nonsense"], "error: --compare nonsense: no such revision or experiment; "),
+        (["HEAD~1", "HEAD"], "error: --compare HEAD~1: dvc.lock: not found in that commit; `dvc repro` makes it, "),
+        (["HEAD"] * 7, "error: --compare: found 7 runs, expected at most 6"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], revisions: list[str], says: str
+) -> None:
+    monkeypatch.chdir(compared)
+    assert cli.main(["report", "--compare", *revisions, "--out", "none.html"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(says) and said.count("\n") == 1 and not (compared / "none.html").exists()
+
+
+def test_results_that_the_cache_has_lost_are_one_line(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(compared, tmp_path / "clone", symlinks=True)
+    shutil.rmtree(tmp_path / "clone" / ".dvc" / "cache" / "files")
+    monkeypatch.chdir(tmp_path / "clone")
+    assert cli.main(["report", "--compare", "narrow", "longer"]) == 1
+    assert "error: --compare narrow: its results are neither in the cache nor in a remote" in capsys.readouterr().err
+
+
+def test_a_run_whose_data_metrics_are_missing_is_drawn_without_intervals(
+    tmp_path: Path,
+) -> None:
+    """One that stopped early, or of an older version."""
+    (tmp_path / "plots").mkdir()
+    rows = "variant,accuracy,latency_ms,bytes,chosen\nbase,0.9,2.5,4000,yes\n"
+    (tmp_path / "plots" / "tradeoff.csv").write_text(rows)
+    letters = {letter: Run(letter, "", tmp_path) for letter in "AB"}
+    facts: dict[str, dict[str, Any]] = {"A": {"data": {"images": {"test": 100}}}, "B": {}}
+    drawn = draw_tradeoffs(letters, facts)
+    assert [figure.title for figure in drawn] == [
+        "Accuracy against median latency, ms", "Accuracy against size of the file, kB",
+    ]  # fmt: skip
+    assert all("A base (shipped): 90" in figure.alt and "B base (shipped): 90" in figure.alt for figure in drawn)
+
+
+def test_before_the_first_commit_the_cure_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    run_command("git", "init", "-q", cwd=tmp_path)
+    run_command("dvc", "init", "-q", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for revision in ("HEAD", "nonsense"):
+        assert cli.main(["report", "--compare", revision]) == 1
+        said = capsys.readouterr().err
+        assert said == (
+            f"error: --compare {revision}: found no commit in git; `dvc repro` makes results, `git commit` keeps them\n"
+        )
+
+
+def test_without_options_the_report_is_where_it_says(
+    smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(smoke / "src")
+    assert cli.main(["report"]) == 0
+    assert Path(capsys.readouterr().out.strip()).resolve() == smoke / "report" / "index.html"
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report"]) == 1
+    assert capsys.readouterr().err == "error: report/index.html: not found; `dvc repro` makes it\n"
+
+
+def test_only_what_differs_is_listed(tmp_path: Path) -> None:
+    for name, text in (("a", "x: {y: 1, z: null}\nsame: [1, 2]\n"), ("b", "x: {y: 2}\nsame: [1, 2]\n")):
+        (tmp_path / name).write_text(text)
+    files = [tmp_path / "a", tmp_path / "b", tmp_path / "none"]
+    assert differing_params(files) == {
+        "x.y": ["1", "2", "–"],
+        "x.z": ["null", "–", "–"],
+        "same": ["[1, 2]", "[1, 2]", "–"],
+    }
+    runs: list[dict[str, dict[str, Any]]] = [
+        {"train": {"loss": 0.5, "note": "a"}, "latency": {"ms": 1}},
+        {"train": {"loss": 0.25, "note": "b"}},
+    ]
+    assert differing_metrics(runs) == {"train.loss": ["0.5", "0.25"]}
+    assert flat({"a": {"b": 1}, "c": []}) == {"a.b": 1, "c": []}
+
+
+def test_a_run_that_lacks_something_is_compared_by_the_rest() -> None:
+    whole = {
+        "train": {"val_nll": 0.2, "parameters": 100},
+        "evaluate": {"accuracy": 0.9, "images": 100, "nll": 0.3, "ece": 0},
+    }
+    lines = {line.name: line for line in headlines([whole, {"train": {"val_nll": 0.1}}])}
+    assert set(lines) == {"test accuracy of the base", "test loss (NLL) of the base", "calibration error (ECE)",
+                          "validation loss (NLL)", "parameters"}  # fmt: skip
+    assert lines["validation loss (NLL)"].differences == ["-50.0\u202f%"]
+    assert lines["parameters"].values == ["100", "–"] and lines["parameters"].differences == ["–"]
+    assert lines["test accuracy of the base"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]

@@ -1,0 +1,183 @@
+"""A typed function becomes a command whose outputs are whole or absent."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isoflop.runtime.signature import In, Out, contract, option
+from tests.conftest import ROOT, run_command
+
+STAGE = """
+import sys
+import torch
+from safetensors.torch import save_file
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.params import Section
+from isoflop.runtime.stage import In, Out, run
+
+
+class Scale(Section):
+    factor: int
+
+
+class Params(Section):
+    scale: Scale
+
+
+def main(params: Params, numbers: list[In], label: str, folder: Out, total: Out) -> None:
+    folder.mkdir()
+    (folder / "half.txt").write_text("first")
+    if label == "user-error":
+        raise UserError("numbers.txt: found nothing,\\n expected numbers")
+    if label == "bug":
+        raise KeyError("bug")
+    if label == "memory":
+        torch.empty(2**60)
+    if label == "disk":
+        (folder / "filling").write_bytes(bytes(10**6))
+    if label == "weights":  # an error of the library's own, no OSError
+        save_file({"weight": torch.zeros(10**6)}, folder / "weights.safetensors")
+    values = [int(file.read_text()) for file in numbers]
+    if label != "forgets":
+        total.write_text(str(sum(values) * params.scale.factor))
+
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "adder.py").write_text(STAGE)
+    (tmp_path / "params.yaml").write_text("scale:\n  factor: 10\n")
+    (tmp_path / "one.txt").write_text("1")
+    (tmp_path / "two.txt").write_text("2")
+    return tmp_path
+
+
+def run_stage(project: Path, label: str, *numbers: str) -> subprocess.CompletedProcess[str]:
+    options = ["--numbers", *numbers, "--label", label, "--folder", "out/folder", "--total", "out/total.txt"]
+    return run_command(sys.executable, "-m", "adder", *options, cwd=project, check=False)
+
+
+def contents(project: Path) -> list[str]:
+    return sorted(path.name for path in (project / "out").rglob("*")) if (project / "out").exists() else []
+
+
+def test_runs_with_parameters_and_paths(project: Path) -> None:
+    assert run_stage(project, "ok", "one.txt", "two.txt").returncode == 0
+    assert (project / "out/total.txt").read_text() == "30"
+    assert contents(project) == ["folder", "half.txt", "total.txt"]
+
+
+@pytest.mark.parametrize("label", ["user-error", "bug", "forgets"])
+def test_a_failure_leaves_nothing_half_written_and_what_was_there_before(project: Path, label: str) -> None:
+    run_stage(project, "ok", "one.txt")
+    before = {path: path.read_bytes() for path in (project / "out").rglob("*") if path.is_file()}
+    done = run_stage(project, label, "two.txt")
+    assert done.returncode == 1
+    after = {path: path.read_bytes() for path in (project / "out").rglob("*") if path.is_file()}
+    if label == "forgets":  # the folder was whole, the total was never written
+        after = {path: data for path, data in after.items() if path.name == "total.txt"}
+        before = {path: data for path, data in before.items() if path.name == "total.txt"}
+    assert after == before
+    assert ("Traceback" in done.stderr) == (label != "user-error")
+
+
+def test_a_users_mistake_is_one_line(project: Path) -> None:
+    done = run_stage(project, "user-error", "one.txt")
+    assert done.stderr == "error: adder: numbers.txt: found nothing, expected numbers\n"
+    done = run_stage(project, "ok", "absent.txt")
+    assert done.stderr == "error: adder: absent.txt: No such file or directory\n"
+    (project / "params.yaml").write_text("scale:\n  factor: ten\n")
+    done = run_stage(project, "ok", "one.txt")
+    assert "params.yaml: scale.factor: found 'ten' (string), expected a valid integer" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_leaves_nothing_and_no_traceback(project: Path) -> None:
+    """As Ctrl-C does, while the stage works; the status is that of SIGINT."""
+    (project / "interrupted.py").write_text(
+        "import os, signal\nfrom isoflop.runtime.stage import Out, run\n\n\ndef main(model: Out) -> None:\n"
+        "    model.write_text('half')\n    os.kill(os.getpid(), signal.SIGINT)\n\n\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nrun(main)\n"
+    )
+    done = run_command(sys.executable, "interrupted.py", "--model", "whole", cwd=project, check=False)
+    assert (done.returncode, done.stderr) == (130, "") and not list(project.glob("*whole*"))
+
+
+def test_a_wrong_command_line_is_one_line(project: Path) -> None:
+    (project / "empty.py").write_text(
+        "from isoflop.runtime.stage import Out, run\n\n\ndef main(model: Out) -> None: ...\n\n\nrun(main)\n"
+    )
+    done = run_command(sys.executable, "empty.py", cwd=project, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: empty.py: the following arguments are required: --model; ")
+
+
+def test_too_little_memory_is_one_line(project: Path) -> None:
+    done = run_stage(project, "memory", "one.txt")
+    said = "error: adder: out of memory; a smaller recipe.batch_size or train.width needs less ("
+    assert done.stderr.startswith(said)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.parametrize("label", ["disk", "weights"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path, label: str) -> None:
+    out = project / "out"
+    out.mkdir()
+    mounted = run_command("mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(out), cwd=project, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no mounts here: {mounted.stderr}")
+    try:
+        done = run_stage(project, label, "one.txt")
+        assert re.fullmatch("error: adder: out/.*: the disk is full; free some space and run it again\n", done.stderr)
+        assert done.returncode == 1 and contents(project) == []
+    finally:
+        run_command("umount", str(out), cwd=project)
+
+
+def test_it_does_not_look_at_what_no_stage_knows_and_at_drafts(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    (tmp_path / "stages" / "draft.py").write_text("def main(\n")
+    (tmp_path / "stages" / "demo.py").unlink()
+    params = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
+    del params["ship"]
+
+    def looked(**changes: object) -> str:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | changes))
+        code = "from pathlib import Path; from isoflop.project.checking import *; check_values_of_others(Path())"
+        done = run_command("python", "-c", code, cwd=tmp_path, check=False)
+        return done.stderr.rpartition("UserError: ")[2].strip()
+
+    assert looked(mine={"answer": 42}) == ""
+    wrong = looked(quantize=params["quantize"] | {"percentile": "high"})
+    assert wrong.startswith("params.yaml: quantize.percentile: found 'high'")
+    (tmp_path / "dvc.yaml").touch()
+    done = run_command("isoflop", "check", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: stages/draft.py: not a stage (SyntaxError: ")
+
+
+@pytest.mark.parametrize("stage", ["download", "sweep", "train"])
+def test_a_stage_that_is_early_or_long_looks_at_the_values_of_all(tmp_path: Path, stage: str) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    params = (ROOT / "presets" / "smoke.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(re.sub("  max_latency_ms: .*", "  max_latency_ms: -3", params))
+    kinds = contract(importlib.import_module(f"stages.{stage}").main).items()
+    paths = [part for name, kind in kinds if kind in (In, Out, str) for part in (option(name), "4")]
+    done = run_command("python", "-m", f"stages.{stage}", *paths, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and done.stderr == (
+        f"error: {stage}: params.yaml: ship.max_latency_ms: found -3 (integer), expected greater than 0\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]

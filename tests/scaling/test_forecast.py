@@ -1,0 +1,121 @@
+"""The forecast stage: what the law expects at train.width, how sure it is, and when it should not be believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.params import load_params
+from stages import forecast, score
+from tests.conftest import ROOT
+from tests.scaling.test_scaling import loss_at, run_stage, size, write_runs
+
+
+@pytest.fixture(scope="module")
+def law(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("law")
+    run_stage(write_runs(folder / "runs"), folder / "out")
+    return folder / "out" / "law.json"
+
+
+def forecasted(law: Path, width: int, file: Path, epochs: int = 12, predict: list[int] | None = None) -> dict[str, Any]:
+    forecast.main(forecast.Params(width=width, epochs=epochs, predict=predict or []), law, file)
+    return dict(json.loads(file.read_text()))
+
+
+def test_a_width_of_the_study(law: Path, tmp_path: Path) -> None:
+    found = forecasted(law, 16, tmp_path / "forecast.json")
+    assert (found["width"], found["parameters"], found["in_study"]) == (16, size(16), True)
+    assert found["unique_samples"] == 1220 and found["epochs"] == 12
+    assert found["low"] < found["val_nll"] < found["high"]
+    assert found["val_nll"] == pytest.approx(loss_at(16, 1220), rel=0.05)
+    assert found["extrapolation"] == pytest.approx(size(16) / size(32), rel=1e-5)
+
+
+def test_a_new_width_has_its_exact_size_and_is_flagged_when_far(law: Path, tmp_path: Path) -> None:
+    near = forecasted(law, 48, tmp_path / "near.json")
+    far = forecasted(law, 256, tmp_path / "far.json")
+    assert (near["parameters"], far["parameters"]) == (size(48), size(256))
+    assert not near["in_study"] and not far["in_study"]
+    assert "extrapolation" not in near["flags"]
+    assert far["flags"][-1] == "extrapolation" and far["trusted"] is False
+    assert far["val_nll"] < near["val_nll"]
+    assert (far["high"] / far["low"]) > (near["high"] / near["low"])
+
+
+def test_the_same_law_gives_the_same_bytes(law: Path, tmp_path: Path) -> None:
+    forecasted(law, 20, tmp_path / "one.json")
+    forecasted(law, 20, tmp_path / "two.json")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_fractions_that_stop_short_of_the_whole_split_are_flagged(tmp_path: Path) -> None:
+    run_stage(write_runs(tmp_path / "runs", fractions=(0.125, 0.25, 0.5)), tmp_path)
+    found = forecasted(tmp_path / "law.json", 16, tmp_path / "forecast.json")
+    assert found["unique_samples"] == 1220
+    assert "more_samples_than_studied" in found["flags"]
+
+
+def test_a_law_without_noise_has_no_interval(tmp_path: Path) -> None:
+    run_stage(write_runs(tmp_path / "runs", (4, 8, 12), (1.0,), seeds=1), tmp_path, (4, 8, 12))
+    found = forecasted(tmp_path / "law.json", 16, tmp_path / "forecast.json")
+    assert (found["low"], found["high"], found["trusted"]) == (None, None, False)
+    assert "no_noise_estimate" in found["flags"]
+
+
+def test_other_widths_and_the_accuracy_are_forecast_too(law: Path, tmp_path: Path) -> None:
+    found = forecasted(law, 16, tmp_path / "forecast.json", predict=[8, 48])
+    assert list(found["widths"]) == ["8", "48"]
+    alone = forecasted(law, 48, tmp_path / "alone.json")
+    assert found["widths"]["48"] == {name: alone[name] for name in found["widths"]["48"]}
+    for block in (found, *found["widths"].values()):
+        assert block["val_accuracy_low"] < block["val_accuracy"] < block["val_accuracy_high"]
+        assert block["val_accuracy"] == pytest.approx(1 - 0.3 * block["val_nll"], abs=0.02)  # as write_runs has it
+
+
+def test_longer_training_is_forecast_where_the_study_varies_it(tmp_path: Path) -> None:
+    run_stage(write_runs(tmp_path / "runs", epochs=(6, 12, 24)), tmp_path / "out")
+    law = tmp_path / "out" / "law.json"
+    short, long, far = (forecasted(law, 16, tmp_path / "f.json", epochs) for epochs in (6, 24, 48))
+    assert short["val_nll"] > long["val_nll"] > far["val_nll"]
+    assert (short["epochs"], long["epochs"], far["epochs"]) == (6, 24, 48)
+    assert "longer_than_studied" in far["flags"] and "longer_than_studied" not in long["flags"]
+    assert long["val_nll"] == pytest.approx(loss_at(16, 1220, 24), rel=0.05)
+
+
+def test_a_study_of_one_length_says_so_of_a_longer_training(law: Path, tmp_path: Path) -> None:
+    found = forecasted(law, 16, tmp_path / "forecast.json", epochs=30)
+    assert found["epochs"] == 12 and "longer_than_studied" in found["flags"]
+
+
+def test_the_score_says_whether_the_forecast_held(law: Path, tmp_path: Path) -> None:
+    expected = forecasted(law, 16, tmp_path / "forecast.json")
+    for loss, inside in ((expected["val_nll"], True), (2 * expected["high"], False)):
+        train = {"val_nll": loss, "val_accuracy": 0.5, "epochs": 12}
+        (tmp_path / "train.json").write_text(json.dumps(train))
+        score.main(tmp_path / "forecast.json", tmp_path / "train.json", tmp_path / "score.json")
+        scored = json.loads((tmp_path / "score.json").read_text())
+        assert scored["inside"] is inside and scored["actual"] == pytest.approx(loss, rel=1e-5)
+        assert scored["relative_error"] == pytest.approx(expected["val_nll"] / loss - 1, abs=1e-5)
+        assert scored["accuracy_inside"] is False and scored["accuracy_predicted"] == expected["val_accuracy"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"fits": []}', '{"fits": [{"form": [["x"]], "values": [1]}]}'])
+def test_what_is_no_law_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "law.json").write_text(text)
+    with pytest.raises(UserError, match=r"law\.json: not a readable law"):
+        forecasted(tmp_path / "law.json", 16, tmp_path / "forecast.json")
+    with pytest.raises(UserError, match=r"none\.json: not a readable law"):
+        forecasted(tmp_path / "none.json", 16, tmp_path / "forecast.json")
+
+
+def test_a_wrong_width_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert "  width: 32\n" in text
+    (tmp_path / "params.yaml").write_text(text.replace("  width: 32\n", "  width: 0\n"))
+    with pytest.raises(UserError, match=r"train\.width: found 0 \(integer\), expected greater than 0"):
+        load_params(forecast.Params, tmp_path / "params.yaml")

@@ -1,0 +1,54 @@
+"""A training of a variant that is killed between two epochs goes on from there, and ends with the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isoflop.compression.qat import Qat, train_quantized
+from isoflop.compression.sparsity import Sparsify, sparsify
+from isoflop.data.arrays import TrainingData
+from isoflop.models.model_files import Model
+from isoflop.training.lightning_module import Training
+from tests.networks import digits_architecture, digits_split, fresh_net, no_views, recipe
+
+
+@pytest.mark.parametrize("stage", ["qat", "sparsify"])
+@pytest.mark.parametrize("family", ["resnet", "vit"])
+def test_a_killed_fine_tuning_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, family: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    train, val = digits_split(tmp_path / "train", 0, 600), digits_split(tmp_path / "val", 600, 800)
+    begun: list[int] = []  # epochs
+    killed_in: int | None = None
+    starts = Training.on_train_epoch_start
+
+    def counted(training: Training) -> None:
+        if training.current_epoch == killed_in:
+            raise ConnectionAbortedError
+        begun.append(training.current_epoch)
+        starts(training)
+
+    def run(name: str) -> bytes:
+        base = Model(fresh_net(family), digits_architecture(family), train.input_spec)
+        out = {"folder": tmp_path / name, "metrics": tmp_path / f"{name}.json"}
+        if stage == "qat":
+            params = Qat(epochs=3, learning_rate=0.003, seed=0)
+            train_quantized(base, recipe(), params, TrainingData(train, no_views(train), val), **out)
+        else:
+            sparse = Sparsify(pattern="magnitude", ratio=0.5, epochs=3, learning_rate=0.003, seed=0)
+            sparsify(base, recipe(), sparse, TrainingData(train, no_views(train), val), **out)
+        return (tmp_path / name / "weights.safetensors").read_bytes() + (tmp_path / f"{name}.json").read_bytes()
+
+    monkeypatch.setattr(Training, "on_train_epoch_start", counted)
+    whole = run("whole")
+    assert begun == [0, 1, 2]
+    killed_in = 1
+    with pytest.raises(ConnectionAbortedError):
+        run("killed")
+    assert not (tmp_path / "killed").exists()
+    killed_in = None
+    begun.clear()
+    assert run("again") == whole
+    assert begun == [1, 2]
+    assert not list(tmp_path.glob(".isoflop/resume/*"))

@@ -1,0 +1,78 @@
+"""The study's runs at a width: which are planned, what a budget of FLOPs buys, what their table says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isoflop.data.arrays import Split, TrainingData
+from isoflop.models.architecture import ModelParams
+from isoflop.runtime.errors import UserError
+from isoflop.scaling.runs import read_study
+from isoflop.training.sweep import Planned, SweepRuns, planned_runs, sweep_width
+from tests.networks import digits_split, recipe
+
+FLOPS = 384 * 5_000.0
+
+
+def runs(**changes: Any) -> SweepRuns:
+    return SweepRuns.model_validate({"fractions": [1.0], "epochs": [1], "budgets": [], "seeds": [0]} | changes)
+
+
+def test_every_fraction_length_and_seed_and_every_budget_is_planned_once() -> None:
+    planned = list(planned_runs(runs(fractions=[1.0, 0.5], epochs=[4, 2], seeds=[1, 0]), 1000, 100, FLOPS))
+    assert len(set(planned)) == len(planned) == 8
+    assert planned[0] == Planned(0.5, 2, None, 0) and planned[-1] == Planned(1.0, 4, None, 1)
+    budgets = [0.4 * 1000 * FLOPS, 10 * 1000 * FLOPS, 201 * 1000 * FLOPS]  # of 0.4, 10 and 201 epochs
+    bought = [run for run in planned_runs(runs(budgets=budgets), 1000, 100, FLOPS) if run.budget]
+    assert [run.budget for run in bought] == [budgets[1]]
+    with pytest.raises(UserError, match=r"sweep\.runs\.fractions: found 0\.05, which leaves 50 training images"):
+        list(planned_runs(runs(fractions=[0.05]), 1000, 100, FLOPS))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
+    folder = tmp_path_factory.mktemp("data")
+    return digits_split(folder / "train", 0, 500), digits_split(folder / "val", 500, 700)
+
+
+def swept(data: tuple[Split, Split], file: Path, width: int, infobatch: float, **changes: Any) -> dict[str, Any]:
+    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None)
+    train, val = data
+    views = np.zeros((0, *train.images.shape), np.uint8)
+    values = recipe(batch_size=50, infobatch=infobatch, max_minutes=0.0001, learning_rate=0.02)
+    sweep_width(model, values, runs(**changes), width, TrainingData(train, views, val), file)
+    return dict(json.loads(file.read_text()))
+
+
+@pytest.mark.parametrize("infobatch", [0.0, 0.5])
+def test_a_budget_is_spent_and_the_study_reads_it(data: tuple[Split, Split], tmp_path: Path, infobatch: float) -> None:
+    cost = swept(data, tmp_path / "cost.json", 8, infobatch)["flops_per_image"]
+    budget = 5.5 * 500 * cost
+    for width in (4, 6, 8):
+        content = swept(data, tmp_path / f"width-{width}.json", width, infobatch, epochs=[4, 8], budgets=[budget])
+        assert content["body_parameters"] < content["parameters"]
+        short, long, bought = content["runs"]
+        assert (short["images_seen"], long["images_seen"]) == (2000, 4000)  # recipe.max_minutes does not cut the study
+        assert short["flops"] == 2000 * content["flops_per_image"]
+        assert bought["budget"] == budget
+        batch = 50 * content["flops_per_image"]
+        assert budget <= bought["flops"] < budget + 1.5 * batch
+        assert bought["images_seen"] >= bought["flops"] / content["flops_per_image"] - 50
+    study = read_study(tmp_path, [4, 6, 8])
+    assert len(study.runs) + sum(study.left_out.values()) == 9 and study.all_samples == 500
+
+
+def test_a_run_that_diverges_is_marked_and_no_better_than_chance_too(data: tuple[Split, Split], tmp_path: Path) -> None:
+    for width in (4, 6, 8, 10):
+        swept(data, tmp_path / f"width-{width}.json", width, 0.0, epochs=[8])
+    file = tmp_path / "width-10.json"
+    content = json.loads(file.read_text())
+    content["runs"] += [content["runs"][0] | {"val_nll": 2.2}, content["runs"][0] | {"val_nll": None, "diverged": True}]
+    file.write_text(json.dumps(content))
+    study = read_study(tmp_path, [4, 6, 8, 10])
+    assert study.left_out == {"diverged": 1, "undertrained": 1} and len(study.runs) == 4
