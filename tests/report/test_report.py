@@ -45,7 +45,7 @@ def test_the_sections_stand_in_order(project: Path, tmp_path: Path) -> None:
     found = [attributes["id"] for tag, attributes in parsed.attributes if tag in ("header", "section")]
     assert found == ["answer", *SECTIONS]
     links = [attributes["href"] for tag, attributes in parsed.attributes if tag == "a"]
-    assert [link for link in links if link != "#doubts"] == [f"#{name}" for name in SECTIONS]
+    assert [link for link in links if link != "#diagnostics"] == [f"#{name}" for name in SECTIONS]
 
 
 def test_the_answer_comes_first(project: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The scaling stage on tables of runs: the held-out width, intervals, doubts, refusals, what it reads and writes."""
+"""The scaling stage on tables of runs: the held-out width, intervals, diagnostics, refusals, what it reads and writes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ def test_the_widest_width_is_predicted_by_a_law_that_never_saw_it(tmp_path: Path
     assert changed["held_out"]["covered"] is False and changed["held_out"]["actual"] == 2.0
     assert changed["parameters"] != metrics["parameters"]  # the law of all runs did see it
     assert changed["trusted"] is False
-    assert any(doubt["kind"] == "held_out_missed" and "2" in doubt["message"] for doubt in changed["diagnoses"])
+    assert any(
+        diagnostic["kind"] == "held_out_missed" and "2" in diagnostic["message"] for diagnostic in changed["diagnoses"]
+    )
 
 
 def test_the_points_are_the_runs_with_the_held_out_prediction(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_too_few_widths_are_refused_before_anything_runs(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("widths", "fractions", "seeds", "doubts"),
+    ("widths", "fractions", "seeds", "diagnostics"),
     [
         ((4, 8, 12), (0.5, 1.0), 1, {"few_sizes", "few_data_sizes", "single_seed", "no_held_out"}),
         ((4, 8, 12), (1.0,), 1, {"single_data_size", "single_seed", "no_noise_estimate", "no_held_out"}),
@@ -208,16 +210,21 @@ def test_too_few_widths_are_refused_before_anything_runs(tmp_path: Path) -> None
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("spread", [0.0, 0.3])
-def test_thin_studies_get_a_law_and_their_doubts(
-    tmp_path: Path, widths: tuple[int, ...], fractions: tuple[float, ...], seeds: int, doubts: set[str], spread: float
+def test_thin_studies_get_a_law_and_their_diagnostics(
+    tmp_path: Path,
+    widths: tuple[int, ...],
+    fractions: tuple[float, ...],
+    seeds: int,
+    diagnostics: set[str],
+    spread: float,
 ) -> None:
     runs = write_runs(tmp_path / "runs", widths, fractions, seeds, spread)
     metrics = run_stage(runs, tmp_path / "out", widths)
-    assert doubts <= {diagnosis["kind"] for diagnosis in metrics["diagnoses"]}
-    assert metrics["trusted"] is False or doubts == {"few_data_sizes"}
+    assert diagnostics <= {diagnosis["kind"] for diagnosis in metrics["diagnoses"]}
+    assert metrics["trusted"] is False or diagnostics == {"few_data_sizes"}
     known = metrics["parameters"]
     assert {"E", "A", "alpha"} <= set(known) and ("beta" in known) == (len(fractions) > 1)
-    assert ("no_noise_estimate" in doubts) == (known["alpha"]["low"] is None)
+    assert ("no_noise_estimate" in diagnostics) == (known["alpha"]["low"] is None)
     assert "NaN" not in (tmp_path / "out" / "law.json").read_text()
 
 
@@ -309,7 +316,7 @@ def test_the_public_study_covers_its_widest_width_or_is_not_trusted() -> None:
     held_out = found["held_out"]
     assert held_out["actual"] == pytest.approx(0.250181)
     assert held_out["covered"] or not found["trusted"]
-    assert {"floor_at_zero", "single_seed"} <= {doubt["kind"] for doubt in found["diagnoses"]}
+    assert {"floor_at_zero", "single_seed"} <= {diagnostic["kind"] for diagnostic in found["diagnoses"]}
 
 
 def exponents(values: Floats) -> tuple[float, float]:

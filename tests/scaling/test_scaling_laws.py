@@ -86,7 +86,7 @@ def test_repeats_of_one_configuration_make_no_lack_of_fit() -> None:
         ]  # fmt: skip
         study = Study(tuple(runs), all_samples=6.4e5)
         law = fit_law(study, 20, rng)
-        doubted += "lack_of_fit" in {doubt.kind for doubt in diagnose(study, law, None)}
+        doubted += "lack_of_fit" in {diagnostic.kind for diagnostic in diagnose(study, law, None)}
     assert doubted <= 1
 
 
@@ -156,9 +156,11 @@ def test_a_study_of_one_axis_is_told_its_next_run(
 def test_copies_of_a_run_are_told() -> None:
     study = _study((1e4, 4e4, 1.6e5, 6.4e5), (1e4, 4e4, 1.6e5))
     doubled = Study((*study.runs, *study.runs[:5]), all_samples=study.all_samples)
-    (doubt,) = [doubt for doubt in analyse(doubled, 20, 0).diagnoses if doubt.kind == "repeated_seed"]
-    assert doubt.figures == {"runs": 5}
-    assert "repeated_seed" not in {doubt.kind for doubt in analyse(study, 20, 0).diagnoses}
+    (diagnostic,) = [
+        diagnostic for diagnostic in analyse(doubled, 20, 0).diagnoses if diagnostic.kind == "repeated_seed"
+    ]
+    assert diagnostic.figures == {"runs": 5}
+    assert "repeated_seed" not in {diagnostic.kind for diagnostic in analyse(study, 20, 0).diagnoses}
 
 
 def test_accuracy_is_the_less_certain_the_farther_from_the_runs() -> None:

@@ -219,7 +219,7 @@ def _add_plan(commands: Commands) -> None:
     asked.add_argument(
         "--latency-ms", type=positive, metavar="T", help="median latency, in the report's headline setting"
     )
-    _add_json(plan, "the best size, its loss and intervals, doubts")
+    _add_json(plan, "the best size, its loss and intervals, diagnostics")
 
 
 def _add_fit(commands: Commands) -> None:

@@ -59,7 +59,7 @@ def plan(
     if best.parameters is None:
         raise UserError(
             f"no best size for {flops:.3g} FLOPs: by {form.label} the loss falls with one of size and "
-            "samples alone; the report's doubts say why"
+            "samples alone; the report's diagnostics say why"
         )
     return known, best
 
@@ -86,9 +86,9 @@ def _parameters_for(latency_ms: float, project: Path) -> float:
 
 def print_plan(known: KnownLaw, best: Optimum, as_json: bool) -> None:
     """The plan, and what speaks against it."""
-    doubts = _doubts(known, best)
+    diagnostics = _diagnostics(known, best)
     if as_json:
-        content: dict[str, Any] = digits(asdict(best)) | {"trusted": not doubts, "doubts": doubts}
+        content: dict[str, Any] = digits(asdict(best)) | {"trusted": not diagnostics, "diagnostics": diagnostics}
         print(json.dumps(content, indent=1))
         return
     print(budget_in_words("best", digits(asdict(best))))
@@ -96,16 +96,16 @@ def print_plan(known: KnownLaw, best: Optimum, as_json: bool) -> None:
         print("95 %: the law's loss {:.4g} to {:.4g}, that of a new run".format(*best.loss_interval), end=" ")
         print("{:.4g} to {:.4g}".format(*best.loss_prediction))
     print(f"on {rounded(best.unique_samples)} unique samples, {best.epochs:.3g} epochs of them")
-    if doubts:
-        print(f"not to be trusted: {', '.join(doubts).replace('_', ' ')}")
+    if diagnostics:
+        print(f"not to be trusted: {', '.join(diagnostics).replace('_', ' ')}")
 
 
-def _doubts(known: KnownLaw, best: Optimum) -> list[str]:
+def _diagnostics(known: KnownLaw, best: Optimum) -> list[str]:
     """What forbids to believe the plan: of the law, and that it lies more than four times beyond the study."""
     planner = known.planner
     dearest = planner.sizes.flops(planner.largest, planner.most_samples)
     far = best.flops > MAX_EXTRAPOLATION * dearest or (best.parameters or 0) > MAX_EXTRAPOLATION * planner.largest
-    grave: list[str] = [kind for kind in dict.fromkeys(known.doubts) if kind in GRAVE]
+    grave: list[str] = [kind for kind in dict.fromkeys(known.diagnostics) if kind in GRAVE]
     return grave + (["extrapolation"] if far else [])
 
 
@@ -148,6 +148,6 @@ def print_fit(found: Facts, folder: Path, as_json: bool) -> None:
         return
     lines = scaling_lines(found)
     if found["diagnoses"]:
-        lines.append(("doubts", "few:" if found["trusted"] else "the law is not to be trusted beyond its runs:"))
+        lines.append(("diagnostics", "few:" if found["trusted"] else "the law is not to be trusted beyond its runs:"))
     lines += [("", f"- {diagnosis['message']}") for diagnosis in found["diagnoses"]]
     print_lines([*lines, ("written", f"{folder}: law.json, scaling.json, scaling.csv and figures")])

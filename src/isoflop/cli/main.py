@@ -121,9 +121,9 @@ def _check(options: argparse.Namespace) -> None:
 
     with contextlib.chdir(find_project(Path.cwd())):
         schemas = stage_schemas(Path.cwd())
-        doubts = check(schemas.values())
-    for doubt in doubts:
-        print(f"warning: {doubt}", file=sys.stderr)
+        diagnostics = check(schemas.values())
+    for diagnostic in diagnostics:
+        print(f"warning: {diagnostic}", file=sys.stderr)
     if options.json:
         return _print_json({"file": "params.yaml", "stages": len(schemas)})
     print(f"params.yaml: fits all {len(schemas)} stages")

@@ -55,9 +55,9 @@ def print_summary(project: Path, *, as_json: bool = False) -> None:
         return
     _print_table(rows, cell_in_words(setting))
     lines = scaling_lines(metrics["scaling"])
-    doubts = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnoses"])
+    diagnostics = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnoses"])
     if not metrics["scaling"]["trusted"]:
-        lines.insert(1, ("", f"not to be trusted beyond its runs: {', '.join(doubts)}; the report says why"))
+        lines.insert(1, ("", f"not to be trusted beyond its runs: {', '.join(diagnostics)}; the report says why"))
     print_lines([*lines, ("training", forecast_in_words(metrics["score"])), ("report", str(report))])
 
 

@@ -69,7 +69,7 @@ def distill(base: Model, recipe: Recipe, params: Distill, data: TrainingData, *,
         found = {"control": trained("control", None)}
         if teacher_accuracy > found["control"][1].val_accuracy:
             teacher = Teacher(base.net, params.temperature, params.alpha, params.features)
-            found["taught"] = trained("taught", teacher)
+            found["distilled"] = trained("distilled", teacher)
     kept = max(found, key=lambda name: (found[name][1].val_accuracy, -found[name][1].val_nll))  # the first of equals
     net, fitted = found[kept]
     facts: dict[str, object] = {

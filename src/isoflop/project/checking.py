@@ -127,7 +127,7 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
     mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
     if mistakes:
         raise UserError("; ".join(mistakes))
-    doubts, content = [], read_params(file)
+    diagnostics, content = [], read_params(file)
     for schema, variant in _seen(schemas, file):
         for section in dict(load_params(schema, file, variant)).values():
             if isinstance(section, Augment):
@@ -138,7 +138,7 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
                 raise UserError("; ".join(f"{file}: {mistake}" for mistake in wrong))
             if isinstance(section, Ship) and section.max_accuracy_drop > _HARDLY_MEANT:
                 drop = section.max_accuracy_drop
-                doubts.append(
+                diagnostics.append(
                     f"{file}: ship.max_accuracy_drop: found {drop:g}, with which a variant may ship that loses "
                     f"{100 * drop:.4g} points of accuracy; it is a share: 0.01 is one point"
                 )
@@ -153,7 +153,7 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
                         else ", expected a folder, zip or tar of images (whatever the source: DVC looks at it)"
                     )
                 )
-    return list(dict.fromkeys(doubts))
+    return list(dict.fromkeys(diagnostics))
 
 
 def _mistakes(schemas: Iterable[tuple[type[Section], str | None]], file: Path) -> list[str]:

@@ -25,13 +25,13 @@ def controls_in_words(trained: Mapping[str, Facts], variants: Facts) -> dict[str
 def distilled_in_words(facts: Facts) -> str:
     """Whether the student was better for its teacher."""
     alone = percent(facts["control_val_accuracy"])
-    if "taught_val_accuracy" not in facts:
+    if "distilled_val_accuracy" not in facts:
         return (
             f"the student is at {alone} of the validation images without a teacher, which at "
             f"{percent(facts['teacher_val_accuracy'])} has nothing to teach it"
         )
-    kept = {"taught": "the taught one is kept", "control": "so the untaught one is kept"}[facts["kept"]]
-    taught = percent(facts["taught_val_accuracy"])
+    kept = {"distilled": "the taught one is kept", "control": "so the untaught one is kept"}[facts["kept"]]
+    taught = percent(facts["distilled_val_accuracy"])
     return f"the student is at {taught} of the validation images taught and at {alone} untaught: {kept}"
 
 

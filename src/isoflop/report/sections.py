@@ -45,7 +45,7 @@ def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -
         "next_size_says": next_size_in_words(facts["scaling"], facts["forecast"]),
         "forecast_says": forecast_in_words(facts["score"]),
         "verdict": _verdict(facts["score"]),
-        "doubts": list(dict.fromkeys(found["kind"].replace("_", " ") for found in facts["scaling"]["diagnoses"])),
+        "diagnostics": list(dict.fromkeys(found["kind"].replace("_", " ") for found in facts["scaling"]["diagnoses"])),
     }
 
 

@@ -1,4 +1,4 @@
-"""The whole analysis of a study: the law, the largest size held out and predicted, the plan, advice, the doubts."""
+"""The whole analysis of a study: the law, the largest size held out and predicted, the plan, advice, the diagnostics."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Analysis:
 
 
 def analyse(study: Study, bootstraps: int, seed: int, loss: str = LOSS) -> Analysis:
-    """Fit, hold out, predict, plan, advise and doubt."""
+    """Fit, hold out, predict, plan, advise and diagnostic."""
     law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]), loss)
     floor = _floor(study, law)
     held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]), loss)
@@ -104,11 +104,11 @@ def analyse(study: Study, bootstraps: int, seed: int, loss: str = LOSS) -> Analy
     plans = "parameters" in study.axes and study.data_axis in study.axes
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if plans else {}
     found = read_profiles(study, bootstraps, np.random.default_rng([seed, 2]))
-    doubts = [*diagnose(study, law, floor), *_held_out_doubts(study, held_out), *_plan_doubts(optima)]
-    doubts += [*_profile_doubts(found, planner), *_form_doubts(study, planner)]
+    diagnostics = [*diagnose(study, law, floor), *_held_out_diagnostics(study, held_out), *_plan_diagnostics(optima)]
+    diagnostics += [*_profile_diagnostics(found, planner), *_form_diagnostics(study, planner)]
     return Analysis(
         study, law, floor, planner, held_out, optima, found,
-        data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), doubts,
+        data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), diagnostics,
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def _comparison(law: Law, runs: list[Run]) -> Comparison:
     return Comparison(levels, len(losses), predicted, low, high, float(losses.mean()), sd)
 
 
-def _held_out_doubts(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
+def _held_out_diagnostics(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
     if held_out is None:
         count = len(study.level_values(study.axes[0]))
         noun = "sizes" if study.axes[0] == "parameters" else "levels"
@@ -170,30 +170,30 @@ def _held_out_doubts(study: Study, held_out: HeldOut | None) -> list[Diagnosis]:
         )
         return [Diagnosis("no_held_out", message, {"levels": count})]
     last = held_out.comparisons[-1]
-    doubts = []
+    diagnostics = []
     if last.covered is None:
         message = f"{held_out.name} was predicted, but too few other runs leave nothing to tell the error by"
-        doubts.append(Diagnosis("held_out_unchecked", message))
+        diagnostics.append(Diagnosis("held_out_unchecked", message))
     missed = sum(one.covered is False for one in held_out.comparisons)
     if last.low and last.high and last.high > _LOOSE * last.low:
         message = f"{held_out.name} was predicted within {last.low:.3g} to {last.high:.3g}: too wide to test the law by"
-        doubts.append(Diagnosis("held_out_loose", message, {"ratio": last.high / last.low}))
+        diagnostics.append(Diagnosis("held_out_loose", message, {"ratio": last.high / last.low}))
     if last.covered is not False and missed and _unlikely(missed, len(held_out.comparisons)):
         message = (
             f"{missed} of the {len(held_out.comparisons)} configurations of {held_out.name} lie outside their intervals"
         )
-        doubts.append(Diagnosis("held_out_missed", message, {"missed": missed}))
+        diagnostics.append(Diagnosis("held_out_missed", message, {"missed": missed}))
     if last.covered is False:
         message = (
             f"without {held_out.name} the law predicted {last.predicted:.4g} (95 % {last.low:.4g} to "
             f"{last.high:.4g}) for it, and {last.actual:.4g} came: {last.relative_error:+.1%}"
         )
-        doubts.append(Diagnosis("held_out_missed", message, {"relative_error": last.relative_error}))
+        diagnostics.append(Diagnosis("held_out_missed", message, {"relative_error": last.relative_error}))
     others = [float(getattr(run, held_out.axis)) for run in study.runs if not held_out.holds(run)]
     if held_out.axis == "parameters":
         far = extrapolation(held_out.level, max(others), f"the held-out {held_out.name}")
-        doubts += [far] if far else []
-    return doubts
+        diagnostics += [far] if far else []
+    return diagnostics
 
 
 def _unlikely(missed: int, count: int) -> bool:
@@ -203,40 +203,40 @@ def _unlikely(missed: int, count: int) -> bool:
     return float(binom.sf(missed - 1, count, 0.05)) < 0.05
 
 
-def _plan_doubts(optima: dict[str, Optimum]) -> list[Diagnosis]:
+def _plan_diagnostics(optima: dict[str, Optimum]) -> list[Diagnosis]:
     outside = [name for name, best in optima.items() if best.place == "extrapolated"]
     nowhere = [name for name, best in optima.items() if best.place == "unbounded"]
-    doubts = []
+    diagnostics = []
     if outside:
         message = f"the best size lies outside the study's models or data for the budgets {', '.join(outside)}"
-        doubts.append(Diagnosis("optimum_extrapolated", message, {"budgets": len(outside)}))
+        diagnostics.append(Diagnosis("optimum_extrapolated", message, {"budgets": len(outside)}))
     if nowhere:
         message = (
             f"the law has no best size for the budgets {', '.join(nowhere)}: one of size and samples brings no gain, "
             "or its form has no minimum along a budget"
         )
-        doubts.append(Diagnosis("optimum_unbounded", message, {"budgets": len(nowhere)}))
-    return doubts
+        diagnostics.append(Diagnosis("optimum_unbounded", message, {"budgets": len(nowhere)}))
+    return diagnostics
 
 
-def _profile_doubts(found: list[Profile], planner: Planner) -> list[Diagnosis]:
-    doubts = []
+def _profile_diagnostics(found: list[Profile], planner: Planner) -> list[Diagnosis]:
+    diagnostics = []
     for profile in found:
         if profile.refused:
             message = f"no best size from the runs at {profile.flops:.3g} FLOPs: {profile.refused}"
-            doubts.append(Diagnosis("profile_refused", message, {"flops": profile.flops}))
+            diagnostics.append(Diagnosis("profile_refused", message, {"flops": profile.flops}))
         elif said := disagreement(profile, planner.optimum(profile.flops).parameters_interval):
-            doubts.append(Diagnosis("profile_disagrees", said, {"flops": profile.flops}))
-    return doubts
+            diagnostics.append(Diagnosis("profile_disagrees", said, {"flops": profile.flops}))
+    return diagnostics
 
 
-def _form_doubts(study: Study, planner: Planner) -> list[Diagnosis]:
+def _form_diagnostics(study: Study, planner: Planner) -> list[Diagnosis]:
     """Whether forms disagree at four times the largest size, or data where there is one size, as far as one may go."""
     largest = max(study.runs, key=lambda run: (run.parameters, run.seen_samples))
     factor = {axis: 4.0 if axis == study.axes[0] else 1.0 for axis in ("parameters", "unique_samples", "seen_samples")}
     levels: dict[str, Floats | float] = {axis: by * float(getattr(largest, axis)) for axis, by in factor.items()}
     levels["flops"] = 4.0 * largest.flops
-    doubt = forms_disagree(
+    diagnostic = forms_disagree(
         planner.law, levels, f"at 4 times the largest of the study's {study.axes[0].replace('_', ' ')}"
     )
-    return [doubt] if doubt else []
+    return [diagnostic] if diagnostic else []

@@ -33,7 +33,7 @@ Kind = Literal[
     "held_out_unchecked", "held_out_missed", "held_out_loose", "extrapolation", "optimum_extrapolated",
     "optimum_unbounded", "profile_refused", "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
 ]  # fmt: skip
-# Doubts that forbid to believe the law at the next size.
+# Diagnostics that forbid to believe the law at the next size.
 GRAVE: frozenset[Kind] = frozenset(
     {"floor_at_zero", "held_out_missed", "held_out_loose", "held_out_unchecked", "no_held_out", "lack_of_fit",
      "no_noise_estimate", "forms_disagree"}
@@ -42,7 +42,7 @@ GRAVE: frozenset[Kind] = frozenset(
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One reason for doubt: its kind is stable, its message is for reading, its figures are what stands behind it."""
+    """One reason for diagnostic: its kind is stable, its message is for reading, its figures are what stands behind it."""
 
     kind: Kind
     message: str
@@ -145,7 +145,7 @@ def _misfit(study: Study, form: AnyForm) -> Iterator[Diagnosis]:
 
 
 def forms_disagree(law: Law, levels: dict[str, Floats | float], where: str) -> Diagnosis | None:
-    """A doubt where forms that the runs do not rule out expect losses at ``levels`` that differ by 5 % or more."""
+    """A diagnostic where forms that the runs do not rule out expect losses at ``levels`` that differ by 5 % or more."""
     each = [Law((one,), law.noise).predict(levels)[0] for one in law.fits]
     apart = max(each) / min(each) - 1
     if apart < _DISAGREEMENT:
@@ -159,7 +159,7 @@ def forms_disagree(law: Law, levels: dict[str, Floats | float], where: str) -> D
 
 
 def extrapolation(parameters: float, study_parameters: float, what: str) -> Diagnosis | None:
-    """A doubt about ``what`` if it is more than four times as large as the study's largest model."""
+    """A diagnostic about ``what`` if it is more than four times as large as the study's largest model."""
     factor = parameters / study_parameters
     if factor <= MAX_EXTRAPOLATION:
         return None

@@ -4,7 +4,7 @@
 ``scaling.predict``. A block: ``width``, ``in_study``, ``parameters``, ``unique_samples`` (the full training split),
 ``epochs``, ``val_nll``, ``low`` and ``high`` (95 % for one run; None where the noise is unknown), ``val_accuracy``
 with ``val_accuracy_low`` and ``_high``, ``extrapolation`` (parameters / the study's largest), ``trusted``, and
-``flags``: the kinds of the law's doubts and of this forecast's own.
+``flags``: the kinds of the law's diagnostics and of this forecast's own.
 
 ``metrics/score.json`` is what came of it: ``predicted``, ``low``, ``high``, ``actual``, ``relative_error`` (predicted
 / actual - 1) and ``inside``, and the same of the accuracy.
@@ -62,10 +62,10 @@ def _forecast(known: KnownLaw, width: int, epochs: int, key: str) -> dict[str, A
               "flops": sizes.flops(parameters, seen)}  # fmt: skip
     expected, bounds = law.prediction(levels, seeds=1)
     low, high = bounds or (None, None)
-    flags = [kind for kind in known.doubts if kind not in ("extrapolation", "optimum_extrapolated")]
+    flags = [kind for kind in known.diagnostics if kind not in ("extrapolation", "optimum_extrapolated")]
     largest = max(known.parameters_of_width.values())
-    doubt = extrapolation(parameters, largest, f"width {width}")
-    flags += [doubt.kind] if doubt else []
+    diagnostic = extrapolation(parameters, largest, f"width {width}")
+    flags += [diagnostic.kind] if diagnostic else []
     if planner.all_samples > _SAME * known.most_unique:  # the fractions stop short of the whole split
         flags.append("more_samples_than_studied")
     longest = planner.most_samples if knows_time else planner.epochs * planner.all_samples
@@ -82,7 +82,7 @@ def _forecast(known: KnownLaw, width: int, epochs: int, key: str) -> dict[str, A
         "high": high,
         **_accuracy(known, levels, expected),
         "extrapolation": parameters / largest,
-        "trusted": known.trusted and doubt is None,
+        "trusted": known.trusted and diagnostic is None,
         "flags": flags,
     }
 

@@ -27,7 +27,7 @@ class KnownLaw:
     parameters_of_width: dict[int, int]
     most_unique: float  # of the study's runs; less than ``planner.all_samples`` where its fractions stop short
     trusted: bool
-    doubts: list[str]  # kinds
+    diagnostics: list[str]  # kinds
 
 
 def write_law(analysis: Analysis, file: Path) -> None:

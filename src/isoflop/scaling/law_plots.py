@@ -176,8 +176,8 @@ def draw_held_out(analysis: Analysis, file: Path) -> None:
     figure, (axes,) = panels(1)
     held_out = analysis.held_out
     if held_out is None:
-        (doubt,) = [diagnosis for diagnosis in analysis.diagnoses if diagnosis.kind == "no_held_out"]
-        say(figure, axes, doubt.message, file)
+        (diagnostic,) = [diagnosis for diagnosis in analysis.diagnoses if diagnosis.kind == "no_held_out"]
+        say(figure, axes, diagnostic.message, file)
         return
     fitted = [run for run in analysis.study.runs if not held_out.holds(run)]
     levels: dict[str, Floats | float] = {

@@ -11,7 +11,7 @@
   law that never saw that size; ``points``: the same for each configuration;
 - ``optimal``: a block a budget (``smallest``, ``median``, ``largest``, ``tenfold``), see ``planning.Optimum``;
 - ``profiles``: what the runs of one budget say of its best size, beside the law's interval for it;
-- ``data_question``, ``next_run``: see ``advice``; ``trusted``: no doubt that forbids it;
+- ``data_question``, ``next_run``: see ``advice``; ``trusted``: no diagnostic that forbids it;
 - ``diagnoses``: a list of {kind, message, figures}.
 """
 
