@@ -37,7 +37,7 @@ from benchmarks import airbench
 from isoflop.data.arrays import Split, read_split
 from isoflop.data.loading import all_images
 from isoflop.data.normalization import normalize
-from isoflop.evaluation.scores import predict_logits
+from isoflop.evaluation.scores import accuracy, predict_logits
 from isoflop.models.architecture import ModelParams, architecture
 from isoflop.models.initialization import initialized
 from isoflop.training.cpu import computes_in_bf16, processor
@@ -154,7 +154,7 @@ def plain(name: str, train: Split, test: Split, minutes: list[float], seed: int)
     for mark in range(len(minutes)):
         kept = dict(module.kept[min(mark, len(module.kept) - 1)])
         net.load_state_dict(kept.pop("weights"))
-        ended.append(kept | {"accuracy": accuracy(net.cpu().eval(), test)})
+        ended.append(kept | {"accuracy": test_accuracy(net.cpu().eval(), test)})
     return ended
 
 
@@ -174,13 +174,13 @@ def isoflop(
         "set": changes,
         "seconds": time.perf_counter() - begin,
         "seconds_of_steps": fitted.seconds,
-        "accuracy": accuracy(net, test),
+        "accuracy": test_accuracy(net, test),
         "images_seen": fitted.timed_images,
     }
 
 
-def accuracy(net: nn.Module, test: Split) -> float:
-    return float((predict_logits(net, test).argmax(1) == test.labels).mean())
+def test_accuracy(net: nn.Module, test: Split) -> float:
+    return accuracy(predict_logits(net, test), test.labels)
 
 
 def main() -> None:

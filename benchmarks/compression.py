@@ -1,14 +1,13 @@
-"""The same base three ways: ONNX Runtime's quantization as it comes, torch-pruning as it comes, and what isoflop ships.
+"""One base, compressed by ONNX Runtime's default quantization, by default torch-pruning, and by isoflop.
 
-``python -m benchmarks.compression [--project .] [--pruned pruned]`` takes a project after ``dvc repro`` and prints a
-table: accuracy on the test split against the base (paired, 95 %), bytes, and times as fast as the base at batch 1 on
-one thread, all timed in turns in this one run.
+``python -m benchmarks.compression [--project .] [--pruned pruned]`` reads a project after ``dvc repro`` and prints a
+table: accuracy on the test split minus the base's (paired, 95 % interval), bytes, and the speed-up over the base at
+batch size 1 on one thread. All files are timed in turns in one run.
 
-- ``quantize_static``: onnxruntime.quantization with nothing but its defaults, calibrated on the images that isoflop
-  takes;
-- ``torch-pruning``: BasePruner with group norms and the share of channels that the variant ``--pruned`` lost, not
-  rounded, as it comes; trained further with as many epochs, rate and seed;
-- ``isoflop``: ship/model.onnx; and each of the pipeline's variants.
+- ``quantize_static``: onnxruntime.quantization with its defaults, calibrated on the same images as isoflop's;
+- ``torch-pruning``: BasePruner with group norms and its defaults, without rounding; it removes the same share of
+  channels as the variant ``--pruned`` and is fine-tuned for as many epochs, with the same rate and seed;
+- ``isoflop``: ship/model.onnx; and each variant of the pipeline.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from isoflop.compression.calibration import calibration_images, silence
 from isoflop.data.arrays import Split, read_split, read_views
 from isoflop.data.loading import all_images
 from isoflop.evaluation.paired import paired
+from isoflop.evaluation.scores import accuracy
 from isoflop.inference.benchmarking import speedup_interval, time_in_turns
 from isoflop.inference.onnx_export import export
 from isoflop.inference.onnx_files import INPUT, open_classifier, open_session, outputs_of, read_graph
@@ -46,7 +46,7 @@ class Settings(Section):
 
 
 class Batches:
-    """What quantize_static reads its calibration images from."""
+    """The calibration images, as quantize_static reads them."""
 
     def __init__(self, images: Any) -> None:
         self._batches = iter([{INPUT: images[start : start + 32]} for start in range(0, len(images), 32)])
@@ -108,17 +108,17 @@ def main() -> None:
 def show(files: dict[str, Path], test: Split) -> None:
     sessions = [open_session(str(file), threads=1) for file in files.values()]
     times = time_in_turns(sessions, {INPUT: np.array(test.images[:1])}, _REPEATS, _WARMUP)
-    port = open_classifier(files["base"]).graph_io  # quantize_static drops the metadata of the others
-    logits = {name: outputs_of(read_graph(file), port, test.images) for name, file in files.items()}
-    print(f"{'':16} {'accuracy':>9} {'against base, points':>24} {'kB':>8} {'ms':>8} {'times as fast':>22}")
+    graph_io = open_classifier(files["base"]).graph_io  # quantize_static drops the metadata of the others
+    logits = {name: outputs_of(read_graph(file), graph_io, test.images) for name, file in files.items()}
+    print(f"{'':16} {'accuracy':>9} {'against base, pp':>24} {'kB':>8} {'ms':>8} {'speed-up':>22}")
     for (name, file), times_TR in zip(files.items(), times, strict=True):
         change = paired(logits["base"], logits[name], test.labels)
         low, high = speedup_interval(times[0], times_TR)
-        accuracy = float((logits[name].argmax(1) == test.labels).mean())
         against = f"{100 * change.difference:+.2f} ({100 * change.low:+.2f} to {100 * change.high:+.2f})"
         faster = f"{np.median(times[0]) / np.median(times_TR):.2f} ({low:.2f} to {high:.2f})"
         kilobytes, middle = file.stat().st_size / 1e3, np.median(times_TR)
-        print(f"{name:16} {accuracy:9.2%} {against:>24} {kilobytes:8.1f} {middle:8.4f} {faster:>22}")
+        share = accuracy(logits[name], test.labels)
+        print(f"{name:16} {share:9.2%} {against:>24} {kilobytes:8.1f} {middle:8.4f} {faster:>22}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from isoflop.data.arrays import InputSpec, Split, SplitWriter, read_split
 from isoflop.data.loading import all_images
-from isoflop.evaluation.scores import predict_logits
+from isoflop.evaluation.scores import accuracy, predict_logits
 from isoflop.models.architecture import ModelParams, architecture
 from isoflop.models.initialization import initialized
 from isoflop.training.cpu import processor
@@ -75,9 +75,9 @@ def main() -> None:
     trained("cifar10", options.width, options.epochs, train, val, options.seeds[0], on)  # the warm-up
     for seed in options.seeds:
         net, fitted = trained("cifar10", options.width, options.epochs, train, val, seed, on)
-        accuracy = float((predict_logits(net, test).argmax(1) == test.labels).mean())
+        measured = accuracy(predict_logits(net, test), test.labels)
         facts = {"width": options.width, "epochs": options.epochs, "seed": seed, "seconds_of_steps": fitted.seconds}
-        print(json.dumps(facts | {"images_seen": fitted.images_seen, "accuracy": accuracy}), flush=True)
+        print(json.dumps(facts | {"images_seen": fitted.images_seen, "accuracy": measured}), flush=True)
     for preset in sorted(file.stem for file in PRESETS.glob("*.yaml")):
         with tempfile.TemporaryDirectory() as folder:
             split = noise(Path(folder) / "split", preset)

@@ -1,7 +1,9 @@
-"""Teach a narrower network with the model that it is a variant of."""
+"""Distill a model into a narrower network."""
 
 from isoflop.compression.distillation import Distill, distill
+from isoflop.compression.method import make_variant
 from isoflop.data.arrays import read_training_data
+from isoflop.models.model_files import load_model
 from isoflop.runtime.params import Section, varied
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
@@ -14,10 +16,8 @@ class Params(Section):
 
 
 def main(params: Params, of: In, train: In, val: In, views: In, model: Out, metrics: Out) -> None:
-    from isoflop.models.model_files import load_model
-
     data = read_training_data(train, views, val)
-    distill(load_model(of), params.recipe, params.distill, data, folder=model, metrics=metrics)
+    make_variant(distill, load_model(of), params.recipe, params.distill, data, folder=model, metrics=metrics)
 
 
 if __name__ == "__main__":

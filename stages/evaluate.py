@@ -1,4 +1,4 @@
-"""Measure the base model on the test split, and draw what it gets right and wrong."""
+"""Measure the base model on the test split; write metrics, tables and pictures."""
 
 from isoflop.data.arrays import read_split
 from isoflop.evaluation.scores import Evaluate

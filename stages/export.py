@@ -1,4 +1,4 @@
-"""Export a trained network to ONNX and check it against torch."""
+"""Export a trained network to ONNX and compare its logits with torch."""
 
 from isoflop.data.arrays import read_split
 from isoflop.inference.onnx_export import Export, check_parity, export

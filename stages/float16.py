@@ -1,4 +1,4 @@
-"""Write an ONNX classifier with weights of 16 bits."""
+"""Convert an ONNX classifier to FP16."""
 
 from isoflop.compression.float16 import to_float16
 from isoflop.runtime.signature import In, Out

@@ -1,7 +1,9 @@
-"""Train a model further under the rounding of 8 bits."""
+"""Fine-tune a model with fake quantization (QAT)."""
 
-from isoflop.compression.qat import Qat, train_quantized
+from isoflop.compression.method import make_variant
+from isoflop.compression.qat import Qat, qat
 from isoflop.data.arrays import read_training_data
+from isoflop.models.model_files import load_model
 from isoflop.runtime.params import Section, varied
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
@@ -14,10 +16,8 @@ class Params(Section):
 
 
 def main(params: Params, of: In, train: In, val: In, views: In, model: Out, metrics: Out) -> None:
-    from isoflop.models.model_files import load_model
-
     data = read_training_data(train, views, val)
-    train_quantized(load_model(of), params.recipe, params.qat, data, folder=model, metrics=metrics)
+    make_variant(qat, load_model(of), params.recipe, params.qat, data, folder=model, metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Quantize an ONNX classifier to INT8, calibrated on training images and judged on validation images."""
+"""Quantize an ONNX classifier to INT8: calibrate on training images, measure the accuracy on validation images."""
 
 from isoflop.compression.quantization import Quantize, quantize
 from isoflop.data.arrays import read_split

@@ -1,7 +1,9 @@
-"""Set weights of a model to zero and train the rest further."""
+"""Set weights of a model to zero and fine-tune the others."""
 
+from isoflop.compression.method import make_variant
 from isoflop.compression.sparsity import Sparsify, sparsify
 from isoflop.data.arrays import read_training_data
+from isoflop.models.model_files import load_model
 from isoflop.runtime.params import Section, varied
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
@@ -14,10 +16,8 @@ class Params(Section):
 
 
 def main(params: Params, of: In, train: In, val: In, views: In, model: Out, metrics: Out) -> None:
-    from isoflop.models.model_files import load_model
-
     data = read_training_data(train, views, val)
-    sparsify(load_model(of), params.recipe, params.sparsify, data, folder=model, metrics=metrics)
+    make_variant(sparsify, load_model(of), params.recipe, params.sparsify, data, folder=model, metrics=metrics)
 
 
 if __name__ == "__main__":

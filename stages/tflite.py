@@ -1,4 +1,4 @@
-"""Export a trained network to TFLite and check it against torch."""
+"""Export a trained network to TFLite and compare its logits with torch."""
 
 from isoflop.data.arrays import read_split
 from isoflop.inference.tflite import write_tflite

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isoflop.evaluation.changed_predictions import flips, write_flips
+from isoflop.evaluation.changed_predictions import changed_predictions, write_changed_predictions
 from isoflop.evaluation.plots import draw_reliability
 from isoflop.evaluation.scores import Bin
 from isoflop.report.page import write_report
@@ -56,7 +56,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scaling(folder)
     write_variants(folder)
     write_training(folder)
-    for name in ("confusion", "mistakes", "saliency", "augmentation", "dropped", "flips"):
+    for name in ("confusion", "mistakes", "saliency", "augmentation", "dropped", "changed_predictions"):
         pixels = np.random.default_rng(len(name)).integers(0, 256, (60, 160, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "plots" / f"{name}.png")
     draw_reliability([Bin(0.7, 0.6, 10), Bin(0.95, 0.97, 80)], folder / "plots" / "reliability.svg")
@@ -166,7 +166,8 @@ def write_variants(folder: Path) -> None:
     answers = {name: np.arange(90) % 4 for name in VARIANTS}
     for number, name in enumerate(VARIANTS):
         answers[name] = np.where(np.arange(90) < number, (np.arange(90) + 1) % 4, answers[name])
-    write_flips(flips(answers, np.arange(90) % 4), CLASSES, folder / "plots" / "flips.csv")
+    changes = changed_predictions(answers, np.arange(90) % 4)
+    write_changed_predictions(changes, CLASSES, folder / "plots" / "changed_predictions.csv")
 
 
 def write_data(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Distillation and pruning leave smaller networks that still know the digits, and say what they cost."""
+"""Distillation and pruning: smaller networks that still classify the digits, their metrics, their error messages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from isoflop.compression.distillation import Distill, distill
+from isoflop.compression.method import make_variant
 from isoflop.compression.pruning import prune
 from isoflop.data.arrays import Split, TrainingData
 from isoflop.data.loading import all_images
@@ -40,12 +41,12 @@ def base(data: tuple[Split, Split]) -> Model:
     return Model(net, digits_architecture(width=32), train.input_spec)
 
 
-def test_a_student_is_taught_and_compared_with_an_untaught_one(
+def test_a_student_is_distilled_and_compared_with_a_control(
     base: Model, data: tuple[Split, Split], tmp_path: Path
 ) -> None:
     train, val = data
     params = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, features=1.0, epochs=6, seed=0)
-    distill(base, recipe(), params, of(train, val), folder=Path("student"), metrics=Path("distill.json"))
+    make_variant(distill, base, recipe(), params, of(train, val), folder=Path("student"), metrics=Path("distill.json"))
     facts = json.loads((tmp_path / "distill.json").read_text())
     student = load_model(tmp_path / "student")
     assert student.architecture.width == 8
@@ -55,17 +56,17 @@ def test_a_student_is_taught_and_compared_with_an_untaught_one(
     assert facts["control_val_nll"] != facts["distilled_val_nll"] and facts["kept"] == best
     assert facts["val_accuracy"] == facts[f"{best}_val_accuracy"]
     one = count_training_flops(student.net, student.architecture)
-    both = 2 * one + 2 * count_macs(base.net, base.architecture)  # untaught, and taught with the teacher's forward
+    both = 2 * one + 2 * count_macs(base.net, base.architecture)  # the distilled one also runs the teacher's forward
     assert facts["training_flops"] == 6 * 1200 * both
 
 
-def test_a_teacher_that_knows_no_more_than_the_student_is_not_listened_to(
+def test_a_teacher_no_better_than_the_control_teaches_nobody(
     base: Model, data: tuple[Split, Split], tmp_path: Path
 ) -> None:
     train, val = data
     ignorant = replace(base, net=fresh_net(width=32).eval())
     params = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, features=0.0, epochs=2, seed=0)
-    distill(ignorant, recipe(), params, of(train, val), folder=Path("student"), metrics=Path("d.json"))
+    make_variant(distill, ignorant, recipe(), params, of(train, val), folder=Path("student"), metrics=Path("d.json"))
     facts = json.loads((tmp_path / "d.json").read_text())
     assert facts["kept"] == "control" and "distilled_val_accuracy" not in facts
     assert facts["val_accuracy"] == facts["control_val_accuracy"] > facts["teacher_val_accuracy"]
@@ -74,9 +75,9 @@ def test_a_teacher_that_knows_no_more_than_the_student_is_not_listened_to(
 @pytest.mark.parametrize(
     ("family", "width", "ratio", "said"),
     [
-        ("cnn", 1, 0.5, r"distill\.width_ratio: found 0\.5, which makes width 1 of width 1, "),
-        ("cnn", 8, 0.99, r"distill\.width_ratio: found 0\.99, which makes width 8 of width 8, "),
-        ("vit", 24, 0.6, r"model\.heads: found 12, expected a divisor of 56 \(4 x 0\.6 of width 24\)"),
+        ("cnn", 1, 0.5, r"distill\.width_ratio: got 0\.5, a student of width 1 \(teacher: 1\) with "),
+        ("cnn", 8, 0.99, r"distill\.width_ratio: got 0\.99, a student of width 8 \(teacher: 8\) with "),
+        ("vit", 24, 0.6, r"model\.heads: (found|got) 12, expected a divisor of 56 \(4 x 0\.6 of width 24\)"),
     ],
 )
 def test_a_student_that_cannot_be_is_refused(
@@ -87,7 +88,7 @@ def test_a_student_that_cannot_be_is_refused(
     base = Model(build(architecture), architecture, train.input_spec)
     params = Distill(width_ratio=ratio, temperature=2.0, alpha=0.7, features=0.0, epochs=6, seed=0)
     with pytest.raises(UserError, match=said):
-        distill(base, recipe(), params, of(train, val), folder=Path("s"), metrics=Path("m.json"))
+        make_variant(distill, base, recipe(), params, of(train, val), folder=Path("s"), metrics=Path("m.json"))
 
 
 def test_a_student_is_smaller_than_a_pruned_teacher(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
@@ -96,8 +97,8 @@ def test_a_student_is_smaller_than_a_pruned_teacher(base: Model, data: tuple[Spl
     train, val = data
     params = Distill(width_ratio=0.75, temperature=2.0, alpha=0.7, features=0.0, epochs=1, seed=0)
     out = {"folder": Path("student"), "metrics": Path("m.json")}
-    with pytest.raises(UserError, match=r"which makes width 24 of width 32, [\d,]+ parameters where the teacher has"):
-        distill(load_model(tmp_path / "pruned"), recipe(), params, of(train, val), **out)
+    with pytest.raises(UserError, match=r"24 \(teacher: 32\) with [\d,]+ parameters, expected fewer than the"):
+        make_variant(distill, load_model(tmp_path / "pruned"), recipe(), params, of(train, val), **out)
 
 
 def of(train: Split, val: Split) -> TrainingData:
@@ -107,7 +108,7 @@ def of(train: Split, val: Split) -> TrainingData:
 def pruned_facts(base: Model, data: tuple[Split, Split], **changes: Any) -> dict[str, Any]:
     train, val = data
     out = {"folder": Path("pruned"), "metrics": Path("prune.json")}
-    prune(base, recipe(), prune_params(**changes), of(train, val), **out)
+    make_variant(prune, base, recipe(), prune_params(**changes), of(train, val), **out)
     return dict(json.loads(Path("prune.json").read_text()))
 
 
@@ -125,12 +126,12 @@ def test_a_pruned_network_is_smaller_and_recovers(base: Model, data: tuple[Split
     assert base.net.state_dict()["head.weight"].shape == (10, 128)  # the base is left as it was
 
 
-def test_a_pruned_network_is_taught_by_what_it_was(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
+def test_the_unpruned_network_can_be_the_teacher(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
     alone = pruned_facts(base, data, ratio=0.5, epochs=2)
     shutil.rmtree(tmp_path / "pruned")
-    taught = pruned_facts(base, data, ratio=0.5, epochs=2, alpha=0.9)
-    assert alone["tuned_val_nll"] != taught["tuned_val_nll"] and taught["tuned_val_accuracy"] > 0.9
-    assert alone["control_val_nll"] == taught["control_val_nll"]  # which has no teacher
+    distilled = pruned_facts(base, data, ratio=0.5, epochs=2, alpha=0.9)
+    assert alone["tuned_val_nll"] != distilled["tuned_val_nll"] and distilled["tuned_val_accuracy"] > 0.9
+    assert alone["control_val_nll"] == distilled["control_val_nll"]  # which has no teacher
 
 
 def test_where_the_weights_were_worth_nothing_the_control_is_kept(
@@ -145,9 +146,9 @@ def test_where_the_weights_were_worth_nothing_the_control_is_kept(
 
 def test_pruning_that_removes_nothing_is_refused(base: Model, data: tuple[Split, Split]) -> None:
     """Before anything is trained, in however many steps."""
-    with pytest.raises(UserError, match=r"prune\.round_to: found 128"):
+    with pytest.raises(UserError, match=r"prune\.round_to: got 128"):
         pruned_facts(base, data, ratio=0.3, round_to=128, steps=2)
-    with pytest.raises(UserError, match=r"prune\.round_to: found 128"):
+    with pytest.raises(UserError, match=r"prune\.round_to: got 128"):
         pruned_facts(base, data, ratio=0.3, round_to=128)
 
 
@@ -158,7 +159,7 @@ def test_a_share_of_the_macs_is_reached_with_as_few_channels_gone_as_can_be(
     assert facts["macs_ratio"] <= 0.6
     channels = [left for _, left in facts["channels"].values()][:3]
     assert all(left % 8 == 0 for left in channels)
-    with pytest.raises(UserError, match=r"prune\.macs_ratio: found 0\.001, expected at least 0\.\d+: so much"):
+    with pytest.raises(UserError, match=r"prune\.macs_ratio: got 0\.001, expected at least 0\.\d+, the share"):
         pruned_facts(base, data, macs_ratio=0.001)
 
 
@@ -187,7 +188,7 @@ def test_a_measured_speed_up_is_reached_or_refused(
     facts = pruned_facts(base, data, target_speedup=2.0, round_to=8, epochs=1)
     reached = min(speedup for speedup in asked if speedup >= 2)
     assert facts["macs_ratio"] == pytest.approx(1 / reached, rel=1e-4) and len(asked) < 8
-    with pytest.raises(UserError, match=r"prune\.target_speedup: found 500, expected at most"):
+    with pytest.raises(UserError, match=r"prune\.target_speedup: got 500, expected at most"):
         pruned_facts(base, data, target_speedup=500.0, epochs=1)
 
 
@@ -200,12 +201,12 @@ def test_a_layer_of_any_width_is_rounded(base: Model, data: tuple[Split, Split])
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "found none of ratio, macs_ratio, target_speedup, expected one"),
-        ({"ratio": 0.5, "macs_ratio": 0.5}, "found ratio, macs_ratio of ratio"),
-        ({"ratio": 0.5, "steps": 5, "epochs": 4}, "found 5 steps and 4 epochs"),
+        ({}, "got none of ratio, macs_ratio, target_speedup, expected one"),
+        ({"ratio": 0.5, "macs_ratio": 0.5}, "got ratio, macs_ratio of ratio"),
+        ({"ratio": 0.5, "steps": 5, "epochs": 4}, "got 5 steps and 4 epochs"),
         ({"ratio": 1.0}, "less than 1"),
         ({"target_speedup": 0.5}, "greater than 1"),
-        ({"macs_ratio": 0.5, "scope": "global", "steps": 2}, "found scope global with macs_ratio"),
+        ({"macs_ratio": 0.5, "scope": "global", "steps": 2}, "got scope global with macs_ratio"),
     ],
 )
 def test_a_pruning_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -234,9 +235,9 @@ def test_what_was_trained_before_a_kill_is_not_trained_again(
         out = {"folder": tmp_path / name, "metrics": tmp_path / f"{name}.json"}
         if stage == "prune":
             params = prune_params(ratio=0.5, steps=2)
-            prune(base, recipe(), params, of(train, val), **out)
+            make_variant(prune, base, recipe(), params, of(train, val), **out)
         else:
-            distill(base, recipe(), student, of(train, val), **out)
+            make_variant(distill, base, recipe(), student, of(train, val), **out)
         return (tmp_path / name / "weights.safetensors").read_bytes() + (tmp_path / f"{name}.json").read_bytes()
 
     monkeypatch.setattr("isoflop.training.fitting.fit", counted)

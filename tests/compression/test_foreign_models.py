@@ -1,4 +1,4 @@
-"""``isoflop compress``: models that others exported, with images in a folder, to INT8 and what it came to."""
+"""``isoflop compress``: models that others exported are quantized with a folder of images and measured."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def test_a_model_of_others_is_quantized_and_measured(
     assert facts["images"] == {"calibrated_on": 30, "judged_on": 30, "unreadable": 1}
     assert facts["audit"]["int8"]["int8_layers"] == 2 and facts["audit"]["int8"]["warnings"] == []
     assert facts["bytes"]["int8"] < facts["bytes"]["float"] and facts["latency"]["int8_ms"] > 0
-    assert facts["within_max_accuracy_drop"] and 0 <= facts["flips"] < 10
+    assert facts["within_max_accuracy_drop"] and 0 <= facts["changed_predictions"] < 10
     assert "2 of 2 in 8 bits" in shown and "times as fast" in shown.replace("× as fast", "times as fast")
     session = open_session(str(out / "model-int8.onnx"), threads=1)
     assert session.get_inputs()[0].shape[1:] == [3, SIDE, SIDE]
     assert run(model, "--calibration", photos, "--out", out) == 1
-    assert "expected an empty folder or a new one (or --force)" in capsys.readouterr().err
+    assert "expected an empty or new one; fix: --force" in capsys.readouterr().err
     assert run(model, "--calibration", photos, *how, "--force", "--json") == 0
     assert json.loads(capsys.readouterr().out)["layers"] == facts["layers"]
 
@@ -108,12 +108,12 @@ def no_classifier(file: Path, shape: list[Any], opset: int = 20, outputs: int = 
     [
         (["n", 3, 8], {}, "expected one input of images"),
         (["n", 3, 8, 8], {"outputs": 4}, "expected one input of images"),
-        (["n", 3, "h", "w"], {}, "(--size says the side where the model leaves it open)"),
-        (["n", 5, 8, 8], {}, "expected squares of 1 or 3 channels"),
-        (["n", 3, 8, 6], {}, "expected squares of 1 or 3 channels"),
-        ([4, 3, 8, 8], {}, "found a batch fixed at 4, expected any number or 1"),
-        (["n", 3, 8, 8], {"opset": 11}, "found opset 11, expected 13 or later"),
-        (["n", 3, 8, 8], {}, "found no layer to quantize"),
+        (["n", 3, "h", "w"], {}, "(--size sets the side if the model leaves it open)"),
+        (["n", 5, 8, 8], {}, "expected squares with 1 or 3 channels"),
+        (["n", 3, 8, 6], {}, "expected squares with 1 or 3 channels"),
+        ([4, 3, 8, 8], {}, "got a fixed batch size of 4, expected a dynamic batch or 1"),
+        (["n", 3, 8, 8], {"opset": 11}, "got opset 11, expected 13 or later"),
+        (["n", 3, 8, 8], {}, "got no layer to quantize"),
     ],
 )
 def test_what_cannot_be_compressed_gets_one_line(
@@ -134,12 +134,12 @@ def test_other_mistakes_get_one_line(photos: Path, tmp_path: Path, capsys: pytes
     model, out = export_torch(tmp_path / "theirs.onnx"), ("--out", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     for folder, options, said in (
-        (tmp_path / "absent", (), "found no folder, expected one with images"),
-        (tmp_path / "empty", (), "found 0 readable images among 0 looked at"),
-        (photos, ("--mean", 0.1, 0.2), "--mean: found 2 values, expected 1 or 3, one a channel"),
+        (tmp_path / "absent", (), "not a folder, expected one with images"),
+        (tmp_path / "empty", (), "got 0 readable images among 0 files"),
+        (photos, ("--mean", 0.1, 0.2), "--mean: got 2 values, expected 1 or 3, one per channel"),
         (photos, ("--size", 12), "expected squares of 12 pixels"),
-        (photos, ("--images", 10), "--images: found 10, expected at least 16"),
-        (photos, ("--scale", 1e-40), "found logits that are not finite"),
+        (photos, ("--images", 10), "--images: got 10, expected at least 16"),
+        (photos, ("--scale", 1e-40), "got logits that are not finite"),
     ):
         assert run(model, "--calibration", folder, *options, *out) == 1
         error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Training under the rounding of 8 bits: what it rounds, what it leaves as it was, and what it exports to."""
+"""QAT: which values are fake-quantized, what stays unchanged, and the exported graph."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from isoflop.compression.fake_quantization import rounding
-from isoflop.compression.qat import Qat, train_quantized
+from isoflop.compression.fake_quantization import fake_quantized
+from isoflop.compression.method import make_variant
+from isoflop.compression.qat import Qat, qat
 from isoflop.data.arrays import Split, TrainingData
 from isoflop.data.normalization import normalize
 from isoflop.models.model_files import Model, load_model
@@ -33,11 +34,11 @@ def logits(model: Model, split: Split) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rounding_is_like_that_of_the_8_bit_graph_and_goes_away(data: tuple[Split, Split], family: str) -> None:
+def test_fake_quantization_rounds_like_the_int8_graph_and_is_removed(data: tuple[Split, Split], family: str) -> None:
     train, val = data
     model = trained(train, family, width=16)
     exact, before = logits(model, val), {name: value.clone() for name, value in model.net.state_dict().items()}
-    with rounding(model.net):
+    with fake_quantized(model.net):
         logits(model, train)  # the ranges are those of the first batch
         rounded = logits(model, val)
         model.net.train()
@@ -50,19 +51,19 @@ def test_rounding_is_like_that_of_the_8_bit_graph_and_goes_away(data: tuple[Spli
     assert set(after) == set(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_rounded_weights_are_on_the_grid_of_the_folded_ones(data: tuple[Split, Split]) -> None:
+def test_fake_quantized_weights_are_on_the_grid_of_the_folded_ones(data: tuple[Split, Split]) -> None:
     model = trained(data[0], "cnn", width=16)
     convolution = next(layer for layer in model.net.modules() if isinstance(layer, nn.Conv2d))
     norm = next(layer for layer in model.net.modules() if isinstance(layer, nn.BatchNorm2d))
     assert norm.running_var is not None
     scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().view(-1, 1, 1, 1)
-    with rounding(model.net):
+    with fake_quantized(model.net):
         folded = (convolution.weight * scale).detach()
     steps = folded / (folded.flatten(1).abs().amax(1).view(-1, 1, 1, 1) / 127)
     assert float((steps - steps.round()).abs().max()) < 1e-2 and len(set(steps.round().flatten().tolist())) > 50
 
 
-def test_a_network_trained_so_is_fused_as_every_other(
+def test_a_network_after_qat_is_fused_like_any_other(
     data: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -72,7 +73,7 @@ def test_a_network_trained_so_is_fused_as_every_other(
     plain = optimized_kinds(quantized(exported(model, tmp_path / "plain.onnx"), train))
     params = Qat(epochs=3, learning_rate=0.001, seed=0)
     out = {"folder": tmp_path / "qat", "metrics": tmp_path / "qat.json"}
-    train_quantized(model, recipe(), params, TrainingData(train, no_views(train), val), **out)
+    make_variant(qat, model, recipe(), params, TrainingData(train, no_views(train), val), **out)
     aware = load_model(tmp_path / "qat")
     changed = {name for name, value in aware.net.state_dict().items() if not torch.equal(value, start[name])}
     assert "head.weight" in changed and not any("running" in name for name in changed)
@@ -92,6 +93,6 @@ def test_a_rate_that_diverges_is_named(
 
     monkeypatch.setattr("isoflop.training.fitting.fit", diverges)
     params = Qat(epochs=1, learning_rate=1.0, seed=0)
-    with pytest.raises(UserError, match=r"qat\.learning_rate: found 1\.0, and the loss is not finite"):
-        train_quantized(model, recipe(), params, TrainingData(data[0], no_views(data[0]), data[1]), **out)
+    with pytest.raises(UserError, match=r"qat\.learning_rate: got 1\.0, and the loss is not finite"):
+        make_variant(qat, model, recipe(), params, TrainingData(data[0], no_views(data[0]), data[1]), **out)
     assert not (tmp_path / "qat").exists()

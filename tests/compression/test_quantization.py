@@ -1,4 +1,4 @@
-"""INT8 that ONNX Runtime runs in its integer kernels, that says nearly the same, and that is repeatable."""
+"""INT8 graphs: ONNX Runtime runs them in integer kernels, predictions hardly change, the bytes are reproducible."""
 
 from __future__ import annotations
 
@@ -180,8 +180,8 @@ def test_only_layers_with_weights_and_what_lies_between_them(cnn: Path) -> None:
 
 def whole(cnn: Path, train: Split, **changes: object) -> Quantized:
     images, labels = np.array(train.images[:600]), np.array(train.labels[:600])
-    port = open_classifier(cnn).graph_io
-    return quantize_graph(read_graph(cnn), port, images[:64], images, labels, quantize_params(**changes), called="it")
+    graph_io, params = open_classifier(cnn).graph_io, quantize_params(**changes)
+    return quantize_graph(read_graph(cnn), graph_io, images[:64], images, labels, params, called="it")
 
 
 def test_auto_takes_the_method_with_the_least_error(cnn: Path, train: Split) -> None:
@@ -201,7 +201,7 @@ def test_each_layer_by_itself_is_off_less_than_all_together(cnn: Path, train: Sp
 
 
 def test_the_worst_layers_go_back_to_float_until_the_drop_is_allowed(cnn: Path, train: Split) -> None:
-    """The percentile 60 clips so much that accuracy is lost; with fewer layers in 8 bits less is."""
+    """Percentile 60 clips so much that accuracy drops; with fewer INT8 layers it drops less."""
     rough = {"method": "percentile", "percentile": 60.0}
     everything = whole(cnn, train, **rough)
     lost = everything.float_accuracy - everything.accuracy
@@ -211,7 +211,7 @@ def test_the_worst_layers_go_back_to_float_until_the_drop_is_allowed(cnn: Path, 
     assert floats and max(better.layers, key=lambda layer: layer.error) in floats
     if better.kept_within:
         assert better.float_accuracy - better.accuracy <= 0.4 * lost
-    else:  # one layer is left in 8 bits
+    else:  # one INT8 layer is left
         assert len(floats) == len(better.layers) - 1
     facts = better.facts()
     assert facts["layers_in_float"] == len(floats) and facts["within_max_accuracy_drop"] == better.kept_within
@@ -229,12 +229,12 @@ def test_the_ranges_and_the_facts_are_written(cnn: Path, train: Split, tmp_path:
 def test_no_images_or_others_are_refused(cnn: Path, train: Split, tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("target", "calibration", "metrics")}
     empty = Split(train.images[:0], train.labels[:0], train.input_spec)
-    with pytest.raises(UserError, match=r"found 0 training images of .* to calibrate"):
+    with pytest.raises(UserError, match=r"got 0 training images of .* to calibrate"):
         quantize(cnn, empty, train, quantize_params(), **files)
-    with pytest.raises(UserError, match=r"found 0 validation images of .* to judge"):
+    with pytest.raises(UserError, match=r"got 0 validation images of .* to evaluate"):
         quantize(cnn, train, empty, quantize_params(), **files)
     colours = Split(np.zeros((5, 8, 8, 3), np.uint8), np.zeros(5, np.int64), InputSpec(["a"], [0.0], [1.0], "crop"))
-    with pytest.raises(UserError, match=r"found 5 training images of \[8, 8, 3\] .* expected some of \[8, 8, 1\]"):
+    with pytest.raises(UserError, match=r"got 5 training images of shape \[8, 8, 3\] .* one of shape \[8, 8, 1\]"):
         quantize(cnn, colours, train, quantize_params(), **files)
     assert not list(tmp_path.iterdir())
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from isoflop.compression.method import make_variant
 from isoflop.compression.sparsity import Sparsify, mask, sparsify
 from isoflop.data.arrays import Split, TrainingData
 from isoflop.data.loading import all_images
@@ -40,7 +41,7 @@ def test_zeros_stay(data: tuple[Split, Split], tmp_path: Path, family: str, patt
     fit(net, all_images(train, no_views(train)), val, recipe(epochs=8), width=16, seed=0)
     base = Model(net, digits_architecture(family, 16), train.input_spec)
     out = {"folder": tmp_path / "sparse", "metrics": tmp_path / "sparse.json"}
-    sparsify(base, recipe(), params(pattern=pattern), TrainingData(train, no_views(train), val), **out)
+    make_variant(sparsify, base, recipe(), params(pattern=pattern), TrainingData(train, no_views(train), val), **out)
     facts = json.loads((tmp_path / "sparse.json").read_text())
     sparse = load_model(tmp_path / "sparse")
     layers = [module for name, module in sparse.net.named_modules() if hasattr(module, "weight") and name != "head"

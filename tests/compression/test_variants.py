@@ -1,4 +1,4 @@
-"""A variant is a section with some values replaced; what the names do not fit is said before anything runs."""
+"""A variant replaces values of a section; wrong names are reported before anything runs."""
 
 from __future__ import annotations
 
@@ -45,38 +45,39 @@ def test_a_variant_replaces_values_of_its_section(tmp_path: Path) -> None:
         ({"prune": {"pruned": {"of": "base", "rato": 1}}},
          "variants.prune.pruned.rato: unknown key; did you mean 'ratio'?"),
         ({"prune": {"pruned": {"of": "base", "ratio": 2.0}}},
-         "variants.prune.pruned.ratio: found 2.0 (number), expected less than 1"),
+         "variants.prune.pruned.ratio: got 2.0 (number), expected less than 1"),
         ({"prune": {"pruned": {"ratio": 0.5}}},
-         "variants.prune.pruned: found {'ratio': 0.5}, expected a mapping with of: the model to start from"),
+         "variants.prune.pruned: got {'ratio': 0.5}, expected a mapping with of: the model to start from"),
         ({"distill": {"distilled": {"of": "nothing"}}},
-         "variants.distill.distilled.of: found 'nothing', expected one of base, pruned, sparse, qat"),
+         "variants.distill.distilled.of: got 'nothing', expected one of base, pruned, sparse, qat"),
         ({"distill": {"distilled": {"of": "distilled"}}},
-         "variants.distill.distilled.of: found 'distilled', expected one of base, pruned, sparse, qat"),
+         "variants.distill.distilled.of: got 'distilled', expected one of base, pruned, sparse, qat"),
         ({"distill": {"distilled": {"of": "base"}, "qat": {"of": "base"}}},
-         "variants.qat.qat: found a name that distill makes, expected a new one"),
+         "variants.qat.qat: got a name that stage distill makes already, expected another one"),
         ({"distill": {"distilled": {"of": "base"}, "base": {"of": "pruned"}}},
-         "variants.distill.base: found a name that train makes, expected a new one"),
+         "variants.distill.base: got a name that stage train makes already, expected another one"),
         ({"candidates": ["base", "distiled"]},
-         "variants.candidates: found 'distiled', expected one of base, distilled, pruned, sparse, qat"),
+         "variants.candidates: got 'distiled', expected one of base, distilled, pruned, sparse, qat"),
         ({"candidates": ["qat", "base"]},
-         "variants.candidates: found ['qat', 'base'] (list), expected base first: "
-         "the others are compared to it"),
+         "variants.candidates: got ['qat', 'base'] (list), expected base as the first name, "
+         "because the others are compared with it"),
         ({"candidates": ["base", "qat", "qat"]},
-         "variants.candidates: found ['base', 'qat', 'qat'] (list), expected each name once"),
-        ({"float16": ["base", "base"]}, "variants.float16: found ['base', 'base'] (list), expected each name once"),
+         "variants.candidates: got ['base', 'qat', 'qat'] (list), expected distinct names"),
+        ({"float16": ["base", "base"]}, "variants.float16: got ['base', 'base'] (list), expected distinct names"),
         ({"distill": {"distilled": {"of": "base"}, "conditions": {"of": "base"}}},
-         "variants.distill.conditions.[key]: found 'conditions' (string), expected a name other than conditions that "
+         "variants.distill.conditions.[key]: got 'conditions' (string), expected a name that is not conditions and "
          "does not end with -int8 or -float16"),
         ({"distill": {"distilled": {"of": "pruned"}}, "prune": {"pruned": {"of": "distilled"}}},
-         "variants.distill.distilled.of: found a circle that never comes to base; "
-         "params.yaml: variants.prune.pruned.of: found a circle that never comes to base; "
-         "params.yaml: variants.sparsify.sparse.of: found a circle that never comes to base"),
+         "variants.distill.distilled.of: got a cycle, expected a chain of models that starts at base; "
+         "params.yaml: variants.prune.pruned.of: got a cycle, expected a chain of models that starts at base; "
+         "params.yaml: variants.sparsify.sparse.of: got a cycle, expected a chain of models that starts at base"),
         ({"qat": {"qat": {"of": "sparse"}}},
-         "variants.qat.qat.of: found 'sparse', whose zeros qat would not keep; sparsify comes last"),
+         "variants.qat.qat.of: got 'sparse', whose zeros qat would not keep, expected a dense model; "
+         "fix: make sparsify the last step"),
         ({"prune": {"pruned": {"of": "base", "macs_ratio": 0.4}}},
-         "variants.prune.pruned: found ratio, macs_ratio of ratio, macs_ratio, target_speedup, expected one"),
+         "variants.prune.pruned: got ratio, macs_ratio of ratio, macs_ratio, target_speedup, expected one"),
         ({"candidates": ["base"], "float16": ["qat"]},
-         "variants.float16: found 'qat', expected one of variants.candidates"),
+         "variants.float16: got 'qat', expected one of variants.candidates"),
     ],
 )  # fmt: skip
 def test_names_that_do_not_fit_are_said(tmp_path: Path, variants: dict[str, Any], said: str) -> None:
@@ -94,7 +95,7 @@ def test_the_stage_names_the_variant_that_fails(tmp_path: Path) -> None:
     options = ["--of", "b", "--train", "t", "--val", "v", "--views", "w", "--model", "m", "--metrics", "j.json"]
     command = [sys.executable, "-m", "stages.prune", "--variant", "slim", *options]
     done = run_command(*command, cwd=tmp_path, check=False, PYTHONPATH=str(ROOT))
-    said = "error: prune@slim: params.yaml: variants.prune.slim.ratio: found 2.0 (number), expected less than 1\n"
+    said = "error: prune@slim: params.yaml: variants.prune.slim.ratio: got 2.0 (number), expected less than 1\n"
     assert (done.returncode, done.stderr) == (1, said)
 
 

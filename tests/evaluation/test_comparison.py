@@ -1,4 +1,4 @@
-"""What an ONNX file is worth, measured on real images against the network that it came from."""
+"""The comparison of ONNX files on real images with the networks that they were exported from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from isoflop.data.arrays import InputSpec, Split, SplitWriter
-from isoflop.evaluation.comparison import accuracy, compare, mean_nll
+from isoflop.evaluation.comparison import compare
+from isoflop.evaluation.scores import accuracy, mean_nll
 from isoflop.inference.onnx_export import torch_logits
 from isoflop.models.model_files import Model, save_model
 from isoflop.runtime.errors import UserError
@@ -87,7 +88,7 @@ def test_accuracy_and_nll() -> None:
 
 
 def test_a_file_of_no_given_model_is_refused(folder: Path, base: Model) -> None:
-    with pytest.raises(UserError, match=r"distilled\.onnx: found the variant 'distilled', expected one of base$"):
+    with pytest.raises(UserError, match=r"distilled\.onnx: got variant 'distilled' .*, expected one of base$"):
         compare(folder / "val", folder / "test", [folder / "models" / "base"], [folder / "onnx" / "distilled.onnx"])
 
 
@@ -96,7 +97,7 @@ def test_a_file_of_other_data_is_refused(folder: Path, base: Model, tmp_path: Pa
         with SplitWriter(tmp_path / name, (8, 8, 1)) as writer:
             writer.append(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64))
             writer.finish(InputSpec(["cat", "dog"], [0.0], [1.0], "crop"))
-    message = r"base\.onnx: found 8x8 images of 1 channels and 10 classes, expected those of the data: .* 2 classes"
+    message = r"base\.onnx: got a model for 8x8 images with 1 channels and 10 classes, expected one for .* 2 classes"
     with pytest.raises(UserError, match=message):
         compare(tmp_path / "val", tmp_path / "test", [folder / "models" / "base"], [folder / "onnx" / "base.onnx"])
 
@@ -104,7 +105,7 @@ def test_a_file_of_other_data_is_refused(folder: Path, base: Model, tmp_path: Pa
 def test_an_empty_split_and_a_broken_file_are_refused(folder: Path, base: Model, tmp_path: Path) -> None:
     digits_split(tmp_path / "none", 0, 0)
     models, onnx = [folder / "models" / "base"], [folder / "onnx" / "base.onnx"]
-    with pytest.raises(UserError, match="compare: found no val images"):
+    with pytest.raises(UserError, match="compare: got no val images"):
         compare(tmp_path / "none", folder / "test", models, onnx)
     (tmp_path / "bad.onnx").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"bad\.onnx: not a readable ONNX file"):

@@ -1,4 +1,4 @@
-"""Paired comparison: flips counted by hand, intervals that cover, and what the worst class lost."""
+"""Paired comparison: changed predictions counted by hand, coverage of the interval, and the worst class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def logits(predicted_N: Labels, classes: int = 3) -> Floats:
     return np.eye(classes, dtype=np.float32)[predicted_N]
 
 
-def test_flips_are_counted_both_ways() -> None:
+def test_changed_predictions_are_counted_both_ways() -> None:
     labels = np.array([0, 0, 1, 1, 2, 2, 0, 1])
     base = np.array([0, 0, 1, 2, 2, 0, 1, 1])  # 3 wrong
     variant = np.array([0, 1, 2, 1, 2, 0, 1, 1])  # loses 2, gains 1
@@ -36,7 +36,7 @@ def test_equal_predictions_leave_a_narrow_interval_about_nothing() -> None:
 
 
 def test_the_interval_covers_a_known_difference() -> None:
-    """300 images of which the variant truly loses 5 % and gains 2 %: 95 % of intervals hold -3 points."""
+    """300 images of which the variant truly loses 5 % and gains 2 %: 95 % of the intervals contain -3 pp."""
     rng, labels = np.random.default_rng(0), np.zeros(300, np.int64)
     held = 0
     for _ in range(400):

@@ -204,7 +204,7 @@ def test_where_there_is_nothing_the_page_says_so(project: Path, tmp_path: Path) 
     (empty / "dropped.csv").write_text("name,reason,detail\n")
     (empty / "plots" / "confusion.csv").write_text("actual,predicted\n" + "zero,zero\n" * 360)
     change(empty / "metrics" / "evaluate.json", lambda evaluate: evaluate.update(accuracy=1.0))
-    (empty / "plots" / "flips.csv").write_text("image,variant,actual,base,answered,change\n")
+    (empty / "plots" / "changed_predictions.csv").write_text("image,variant,actual,base,answered,change\n")
     change(empty / "metrics" / "forecast.json", lambda forecast: forecast.update(widths={}))
     change(empty / "metrics" / "score.json", lambda score: score.update(low=None, high=None, inside=None))
     for name in ("variants", "latency", "sessions"):
@@ -239,7 +239,7 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(project: Path, tmp_path: P
 @pytest.mark.parametrize(
     "name",
     ["metrics/latency.json", "metrics/forecast.json", "metrics/score.json", "metrics/quantize-base.json",
-     "plots/held_out.svg", "plots/saliency.png", "plots/flips.csv", "ship/choice.json",
+     "plots/held_out.svg", "plots/saliency.png", "plots/changed_predictions.csv", "ship/choice.json",
      "dropped.csv", "plots/training/plots/metrics"],
 )  # fmt: skip
 def test_a_missing_input_is_named(project: Path, tmp_path: Path, name: str) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from isoflop.compression.qat import Qat, train_quantized
+from isoflop.compression.method import make_variant
+from isoflop.compression.qat import Qat, qat
 from isoflop.compression.sparsity import Sparsify, sparsify
 from isoflop.data.arrays import TrainingData
 from isoflop.models.model_files import Model
@@ -34,10 +35,10 @@ def test_a_killed_fine_tuning_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         out = {"folder": tmp_path / name, "metrics": tmp_path / f"{name}.json"}
         if stage == "qat":
             params = Qat(epochs=3, learning_rate=0.003, seed=0)
-            train_quantized(base, recipe(), params, TrainingData(train, no_views(train), val), **out)
+            make_variant(qat, base, recipe(), params, TrainingData(train, no_views(train), val), **out)
         else:
             sparse = Sparsify(pattern="magnitude", ratio=0.5, epochs=3, learning_rate=0.003, seed=0)
-            sparsify(base, recipe(), sparse, TrainingData(train, no_views(train), val), **out)
+            make_variant(sparsify, base, recipe(), sparse, TrainingData(train, no_views(train), val), **out)
         return (tmp_path / name / "weights.safetensors").read_bytes() + (tmp_path / f"{name}.json").read_bytes()
 
     monkeypatch.setattr(Training, "on_train_epoch_start", counted)

@@ -19,7 +19,7 @@ def show(facts: dict[str, Any], folder: Path) -> None:
         ("size", f"{size(weight['float'])} in float, {size(weight['int8'])} in 8 bits"),
         ("latency", f"{ms(latency['float_ms'])} and {ms(latency['int8_ms'])}, 1 image at a time, 1 thread: "
          f"{times(latency['speedup'])} as fast ({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f})"),
-        ("says", f"another class for {facts['flips']} of {judged} images; logits off by "
+        ("says", f"another class for {facts['changed_predictions']} of {judged} images; logits off by "
          f"{percent(facts['errors'][facts['method']])} (rms) with all layers in 8 bits, ranges by {facts['method']}"),
         ("layers", f"{len(layers) - len(floats)} of {len(layers)} in 8 bits; most sensitive: "
          + ", ".join(f"{layer['name']} {percent(layer['error'])}" for layer in layers[:3])),

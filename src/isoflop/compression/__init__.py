@@ -1,1 +1,1 @@
-"""Smaller and faster models out of a trained one: distillation, pruning, sparsity, QAT, quantization, float16."""
+"""Smaller and faster variants of a trained model: distillation, pruning, sparsity, QAT, quantization, FP16."""

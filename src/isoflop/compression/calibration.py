@@ -1,4 +1,4 @@
-"""What the activations of a graph range over on calibration inputs, by the methods of ONNX Runtime."""
+"""Ranges of a graph's activations on calibration inputs, by the methods of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Method = Literal["minmax", "percentile", "entropy"]
-Ranges = dict[str, tuple[float, float]]  # lowest and highest value by tensor
-Inputs = npt.NDArray[Any]  # uint8 or float32 [N, ...], as the graph takes them
+Ranges = dict[str, tuple[float, float]]  # tensor name: (lowest, highest value)
+Inputs = npt.NDArray[Any]  # uint8 or float32 [N, ...], ready for the graph
 
-_BATCH = 32  # inputs whose activations are held at once
-# ONNX Runtime's default is 128 bins for 128 levels: nothing to choose, so its entropy is minmax. Its search is plain
-# Python, quadratic in the bins: 2,048 take 10 times as long as 512 and gave no smaller error on any family.
+_BATCH = 32  # inputs whose activations are in memory at once
+# ONNX Runtime's default, 128 bins for 128 levels, leaves no choice: its entropy is then minmax. The search is plain
+# Python, quadratic in the bins: 2,048 bins take 10 times as long as 512 and gave no smaller error on any family.
 _ENTROPY = {"num_bins": 512, "num_quantized_bins": 128, "symmetric": False}
 
 
 def calibration_images(images_NHWC: Images, labels_N: Labels, count: int) -> Images:
-    """The ``count`` images (or all) that calibrate: the first of each class, the second of each, and so on."""
+    """At most ``count`` images uint8 [N, H, W, C] to calibrate on: the first of each class, the second of each, ..."""
     picked: Images = images_NHWC[in_turns(labels_N, count)]
     return picked
 
 
 def in_turns(labels_N: Labels, count: int) -> npt.NDArray[np.int64]:
-    """Places of the first of each class, the second of each, and so on, up to ``count``; ascending, as a memory map is
-    best read."""
+    """Indices of the first image of each class, the second of each, and so on, up to ``count``; in ascending order,
+    the fastest to read from a memory map."""
     order = np.argsort(labels_N, kind="stable")
     starts = np.searchsorted(labels_N[order], labels_N[order])
     rank_N = np.empty(len(order), np.int64)  # of an image within its class
@@ -48,14 +48,14 @@ def in_turns(labels_N: Labels, count: int) -> npt.NDArray[np.int64]:
 def activation_ranges(
     graph: ModelProto, nodes: Sequence[str], graph_io: GraphIO, inputs_N: Inputs, method: Method, percentile: float
 ) -> Ranges:
-    """Ranges of what goes in and out of the named nodes, in constant memory.
+    """Ranges of the inputs and outputs of the named nodes, in constant memory.
 
     Args:
-        percentile: of the method of that name alone: what lies beyond it is clipped.
+        percentile: share of the activations to cover, in percent; only the method ``percentile`` reads it.
     """
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
-    calibrate, options = {
+    calibrate_method, options = {
         "minmax": (CalibrationMethod.MinMax, {}),
         "percentile": (CalibrationMethod.Percentile, {"percentile": percentile, "symmetric": False}),
         "entropy": (CalibrationMethod.Entropy, _ENTROPY),
@@ -68,21 +68,21 @@ def activation_ranges(
             source,
             kinds,
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
-            calibrate_method=calibrate,
+            calibrate_method=calibrate_method,
             extra_options=options,
         )
         calibrator.infer_session = _session(calibrator.augmented_model_path)
         batch = min(_BATCH, graph_io.batch)
-        for start in tracked(range(0, len(inputs_N), batch), f"calibrating by {method}", "batches"):
-            calibrator.collect_data(_Reader(graph_io.entry, np.ascontiguousarray(inputs_N[start : start + batch])))
+        for start in tracked(range(0, len(inputs_N), batch), f"calibrating with {method}", "batches"):
+            calibrator.collect_data(_Reader(graph_io.input_name, np.ascontiguousarray(inputs_N[start : start + batch])))
         found = calibrator.compute_data()
     ends = {name: data.range_value for name, data in found.items()}
     return {name: (float(np.min(low)), float(np.max(high))) for name, (low, high) in sorted(ends.items())}
 
 
 def _session(file: str) -> Any:
-    """On one thread, as the sums of several could come in another order on another machine; nothing is fused, so that
-    every tensor is there to be read."""
+    """A session on one thread, because several could add in another order on another machine; without fusion, because
+    fused tensors could not be read."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -93,10 +93,10 @@ def _session(file: str) -> Any:
 
 
 class _Reader:
-    """Hands one batch to a calibrator of ONNX Runtime, which keeps all that it is handed until it has no more."""
+    """A reader of a single batch: ONNX Runtime's calibrator keeps the activations of all batches of one reader."""
 
-    def __init__(self, entry: str, batch_N: Inputs) -> None:
-        self._batches: Iterator[dict[str, Any]] = iter([{entry: batch_N}])
+    def __init__(self, input_name: str, batch_N: Inputs) -> None:
+        self._batches: Iterator[dict[str, Any]] = iter([{input_name: batch_N}])
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._batches, None)
@@ -104,6 +104,6 @@ class _Reader:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Nothing of what onnxruntime's quantizer prints."""
+    """Discard what ONNX Runtime's quantizer prints."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield

@@ -1,4 +1,4 @@
-"""Removing channels of a network by importance, in place, and settling what is left: of pruning, without training."""
+"""Channel removal, the part of pruning without training: remove channels in place and recalibrate batch norms."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from isoflop.data.loading import TrainingImages
     from isoflop.models.architecture import Architecture
 
-_IMPORTANCE_IMAGES = 1024  # whose gradients say what a channel is worth
-_NORM_IMAGES = 2048  # whose activations the norms take their statistics from again
+_IMPORTANCE_IMAGES = 1024  # for the gradients that the importance is computed from
+_NORM_IMAGES = 2048  # for the statistics of the batch norms
 _NORM_BATCH = 256
 
 
 def channel_remover(
     net: nn.Module, built: Architecture, ratio: float, *, importance: str, scope: str, round_to: int, steps: int = 1
 ) -> Callable[[TrainingImages | None], None]:
-    """What removes the next share of channels from ``net``, in place, each time it is called.
+    """A function that removes the next share of channels from ``net``, in place, each time it is called.
 
-    Each layer keeps a multiple of ``round_to``. Of a vit only the hidden layers of its MLPs are pruned, so that its
-    heads stay whole.
+    After ``steps`` calls the share ``ratio`` is gone. Each layer keeps a multiple of ``round_to`` channels. A vit loses
+    channels only in the hidden layers of its MLPs, so that its heads stay whole.
     """
     import torch
     import torch_pruning
@@ -32,16 +32,17 @@ def channel_remover(
     from isoflop.models.vit import Vit
 
     example = torch.zeros(1, built.channels, built.image_size, built.image_size)
-    # a stem whitens the patches: it is as small as that takes
+    # a whitening stem needs all of its channels
     ignored = [net.get_submodule(name) for name, _ in net.named_children() if name in ("head", "stem")]
-    unwrapped = [(net.position.weight, 2)] if isinstance(net, Vit) else None  # outside of known layers, axis
+    # a parameter outside of the layers that torch-pruning knows, and its axis of channels
+    unwrapped = [(net.position.weight, 2)] if isinstance(net, Vit) else None
     ignored += [net.get_submodule(name) for name in getattr(net, "keeps_channels", ())]
     by_gradient = importance == "taylor"
     importances = torch_pruning.importance
 
     class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-            # its own rounds few channels down to none, which it then refuses, and the layer stays whole
+            # the library's own rounds a few channels down to none, refuses that, and leaves the layer as it was
             kept = current_channels - n_pruned
             return max(current_channels - max(round_to, kept - kept % round_to), 0)
 
@@ -67,24 +68,24 @@ def channel_remover(
 
 
 def _take_gradients(net: nn.Module, images: TrainingImages) -> None:
-    """Leave in ``net`` the gradients of the mean loss over some training images, of each class as many."""
+    """Leave in ``net`` the gradients of the mean loss over training images, balanced over the classes."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from isoflop.compression.calibration import in_turns
     from isoflop.data.normalization import normalize
 
-    numbers = images.indices[in_turns(images.split.labels[images.indices], _IMPORTANCE_IMAGES)]
+    indices = images.indices[in_turns(images.split.labels[images.indices], _IMPORTANCE_IMAGES)]
     net.zero_grad(set_to_none=True)
-    for start in range(0, len(numbers), 256):
-        some = numbers[start : start + 256]
-        batch = normalize(torch.from_numpy(images.split.images[some]), images.split.input_spec)
-        labels = torch.from_numpy(images.split.labels[some]).long()
-        (cross_entropy(net(batch), labels, reduction="sum") / len(numbers)).backward()  # type: ignore[no-untyped-call]
+    for start in range(0, len(indices), 256):
+        batch_indices = indices[start : start + 256]
+        batch = normalize(torch.from_numpy(images.split.images[batch_indices]), images.split.input_spec)
+        labels = torch.from_numpy(images.split.labels[batch_indices]).long()
+        (cross_entropy(net(batch), labels, reduction="sum") / len(indices)).backward()  # type: ignore[no-untyped-call]
 
 
 def recalibrate_batch_norms(net: nn.Module, images: TrainingImages) -> None:
-    """Give the batch norms the statistics of what reaches them now."""
+    """Recompute the running statistics of the batch norms on training images."""
     import torch
     from torch import nn
 
@@ -94,21 +95,22 @@ def recalibrate_batch_norms(net: nn.Module, images: TrainingImages) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over the batches
-    numbers = np.random.default_rng(0).permutation(images.indices)[:_NORM_IMAGES]  # files lie sorted by class
-    whole = max(len(numbers) - len(numbers) % _NORM_BATCH, min(len(numbers), _NORM_BATCH))  # a short batch counts alike
+        norm.momentum = None  # average over the batches
+    indices = np.random.default_rng(0).permutation(images.indices)[:_NORM_IMAGES]  # images are sorted by class
+    # drop a short last batch: it would count as much as a whole one
+    whole = max(len(indices) - len(indices) % _NORM_BATCH, min(len(indices), _NORM_BATCH))
     net.train()
     with torch.no_grad():
         for start in range(0, whole if norms else 0, _NORM_BATCH):
-            some = np.sort(numbers[start : start + _NORM_BATCH])
-            net(normalize(torch.from_numpy(images.split.images[some]), images.split.input_spec))
+            batch_indices = np.sort(indices[start : start + _NORM_BATCH])
+            net(normalize(torch.from_numpy(images.split.images[batch_indices]), images.split.input_spec))
     net.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
 def channels(net: nn.Module) -> dict[str, int]:
-    """Outputs of every convolution and linear layer, by name."""
+    """Number of outputs of every convolution and linear layer, by name."""
     from torch import nn
 
     layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}

@@ -1,10 +1,10 @@
-"""Quantization-aware training: the network is trained further with the rounding that its 8-bit graph will do.
+"""Fake quantization: layers that compute in float with values rounded as the INT8 graph will round them.
 
-Weights are rounded as ONNX Runtime's kernels hold them: by output channel to -127..127, after the batch norm that
-follows is folded into them. What enters a layer is rounded to 0..255 over a range that follows the batches. Gradients
-pass the rounding unchanged where nothing is clipped (Krishnamoorthi 2018, "Quantizing deep convolutional networks for
-efficient inference", after Jacob et al. 2018). The network that comes out is one like any other: its export is
-calibrated and quantized as every other's, so that its graph has the same fused kernels.
+Weights: INT8 by output channel, -127 to 127, after the batch norm that follows is folded in, as ONNX Runtime's kernels
+store them. Layer inputs: UINT8, 0 to 255, over a range that is a moving average over the batches. The gradient of the
+rounding is 1 where nothing is clipped (straight-through estimator; Krishnamoorthi 2018, "Quantizing deep convolutional
+networks for efficient inference", after Jacob et al. 2018). Nothing of it remains in the network afterwards: it is
+exported, calibrated and quantized like any other, so its graph has the same fused kernels.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-_FOLLOWS = 0.05  # of a batch's range that the range takes over
+_MOVING_AVERAGE = 0.05  # weight of a batch's range in the moving average
 
 
 @contextmanager
-def rounding(net: nn.Module) -> Iterator[None]:
-    """While it lasts, the layers of ``net`` but the head compute with rounded weights and inputs, and the batch norms
-    with the statistics that they have."""
+def fake_quantized(net: nn.Module) -> Iterator[None]:
+    """Within the context, all layers of ``net`` but the head compute with fake-quantized weights and inputs, and the
+    batch norms are frozen at their running statistics."""
     head = net.get_submodule("head")
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear) and layer is not head]
     norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     after = _norm_after(net)
     hooks = []
     for layer in layers:
-        parametrize.register_parametrization(layer, "weight", _RoundedWeight(after.get(layer)), unsafe=True)
-        layer.register_buffer("input_ends", torch.full((2,), math.nan))  # in the checkpoint of a killed training
-        hooks.append(layer.register_forward_pre_hook(_rounded_inputs))
+        parametrize.register_parametrization(layer, "weight", _FakeQuantizedWeight(after.get(layer)), unsafe=True)
+        layer.register_buffer("input_range", torch.full((2,), math.nan))  # a buffer, so that checkpoints hold it
+        hooks.append(layer.register_forward_pre_hook(_fake_quantize_input))
     for norm in norms:
         norm.eval()
         norm.train = lambda mode=True, norm=norm: norm  # type: ignore[method-assign, misc]
@@ -44,17 +44,17 @@ def rounding(net: nn.Module) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         for layer in layers:
-            del layer.input_ends
+            del layer.input_range
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
-class _RoundedWeight(nn.Module):
-    """A weight as the 8-bit graph holds it: rounded after the scale of the norm that follows, and that taken off again,
-    for the norm itself is still to come."""
+class _FakeQuantizedWeight(nn.Module):
+    """A weight as the INT8 graph stores it: multiplied by the scale of the norm that follows, rounded, and divided by
+    that scale again, because the norm itself is still applied."""
 
     def __init__(self, norm: nn.BatchNorm2d | None) -> None:
         super().__init__()
-        self._norm = [norm]  # in a list: not a module of this one's
+        self._norm = [norm]  # in a list, so that it is not registered as a submodule
 
     def forward(self, weight: Tensor) -> Tensor:
         shape = (-1, *[1] * (weight.ndim - 1))
@@ -71,14 +71,14 @@ class _RoundedWeight(nn.Module):
         return (rounded / folded).to(weight.dtype)
 
 
-def _rounded_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What enters a layer, rounded to 256 levels between ends that follow the batches' own."""
+def _fake_quantize_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The layer's input, rounded to 256 levels over the moving average of the batches' ranges."""
     x, *rest = inputs
     of_batch = torch.stack([x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)]).float()
-    kept = layer.get_buffer("input_ends")
-    followed = torch.lerp(kept, of_batch, _FOLLOWS) if layer.training else kept
-    low, high = ends = torch.where(kept.isnan(), of_batch, followed)
-    kept.copy_(ends)
+    kept = layer.get_buffer("input_range")
+    averaged = torch.lerp(kept, of_batch, _MOVING_AVERAGE) if layer.training else kept
+    low, high = current = torch.where(kept.isnan(), of_batch, averaged)
+    kept.copy_(current)
     scale = ((high - low) / 255).clamp_min(1e-8)
     zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
     rounded = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 255)
@@ -86,7 +86,7 @@ def _rounded_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tenso
 
 
 def _norm_after(net: nn.Module) -> dict[nn.Module, nn.BatchNorm2d]:
-    """For each convolution the batch norm that its outputs go to, directly or through a pool."""
+    """The batch norm that follows each convolution, directly or after a pool."""
     found: dict[nn.Module, nn.BatchNorm2d] = {}
     for block in net.modules():
         if isinstance(block, nn.Sequential):

@@ -1,4 +1,4 @@
-"""An ONNX classifier in numbers of 16 bits: half the bytes, and faster where hardware computes in them."""
+"""Conversion of an ONNX classifier to FP16: half the bytes, and faster on hardware that computes in FP16."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from isoflop.inference.onnx_files import open_classifier, read_graph
 
 
 def to_float16(source: Path, target: Path) -> None:
-    """Write ``source`` with weights and layers in 16 bits; what goes in and comes out stays as it is.
+    """Write ``source`` with weights and layers in FP16; inputs and outputs keep their types.
 
-    Weights beyond what float16 holds are brought to its ends; the stage ``compare`` says what that costs.
+    Weights beyond the range of FP16 are clipped to it; the stage ``compare`` measures the loss in accuracy.
 
     Raises:
-        UserError: ``source`` is no classifier of ours.
+        UserError: ``source`` is not a classifier that isoflop exported.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

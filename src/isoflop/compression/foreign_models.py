@@ -1,8 +1,7 @@
-"""``isoflop compress``: any ONNX image classifier to INT8, with what it cost, layer by layer, and what it brought."""
+"""``isoflop compress``: quantize any ONNX image classifier to INT8; report changed predictions, size and latency."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,21 +20,22 @@ from isoflop.inference.audit import audit
 from isoflop.inference.benchmarking import speedup_interval, time_in_turns
 from isoflop.inference.onnx_files import GraphIO, open_session, outputs_of, read_graph, reason
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_json
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
-_BATCH = 64  # images at once, where the graph takes any number
+_BATCH = 64  # images per run, if the graph has a dynamic batch
 _FEWEST_IMAGES = 16
-_OLDEST_OPSET = 13  # the first whose QuantizeLinear takes a scale a channel
+_OLDEST_OPSET = 13  # the first whose QuantizeLinear takes one scale per channel
 _REPEATS, _WARMUP = 200, 20
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How an image becomes the model's input: a square of ``size``, then (x / ``scale`` - mean) / std by channel.
+    """The input spec of a model: a square of ``size`` pixels, then (x / ``scale`` - mean) / std by channel.
 
-    A model that takes uint8 is given pixels as they are.
+    A model with uint8 input takes the pixels unchanged.
     """
 
     graph_io: GraphIO
@@ -48,12 +48,12 @@ class Pixels:
     std: tuple[float, ...]
 
     def of(self, image_HWC: npt.NDArray[np.uint8]) -> Inputs:
-        """One input [C, H, W] or [H, W, C]."""
+        """One input [C, H, W] or [H, W, C] from an image uint8 [H, W, C]."""
         if self.as_bytes:
             ready: Inputs = image_HWC
         else:
             shift, width = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-            with np.errstate(over="ignore", invalid="ignore"):  # what comes out is looked at
+            with np.errstate(over="ignore", invalid="ignore"):  # quantize_graph checks that the logits are finite
                 ready = (image_HWC.astype(np.float32) / np.float32(self.scale) - shift) / width
         return ready if self.channels_last else np.ascontiguousarray(ready.transpose(2, 0, 1))
 
@@ -70,66 +70,74 @@ def compress(
     std: Sequence[float],
     force: bool,
 ) -> dict[str, Any]:
-    """Quantize ``model``, write model-int8.onnx, calibration.json and compress.json to ``folder``; the last's content.
+    """Quantize ``model``; write model-int8.onnx, calibration.json and compress.json to ``folder``.
 
-    Half of the images calibrate and the other half judges: as nobody says what their classes are, what counts is
-    whether the model still says the same. ``params.max_accuracy_drop`` is the share of predictions that may change.
+    Half of the images calibrate, the other half evaluate. They have no labels, so the INT8 model is compared with the
+    float model: ``params.max_accuracy_drop`` is the share of predictions that may change.
+
+    Returns:
+        The content of compress.json.
 
     Raises:
-        UserError: the model is no classifier of square images, there are too few images, or ``folder`` holds something
+        UserError: the model is not a classifier of square images, there are too few images, or ``folder`` is not empty
             and ``force`` is not set.
     """
     if folder.exists() and any(folder.iterdir()) and not force:
-        raise UserError(f"{folder}: found files in it, expected an empty folder or a new one (or --force)")
+        raise UserError(f"{folder}: got a folder with files, expected an empty or new one; fix: --force")
     graph = _prepared(model)
     pixels = _pixels(graph, model, size, scale, mean, std)
     inputs_N, skipped = _read(images, pixels, params.calibration_images)
-    calibrates_N, judges_N = inputs_N[::2], inputs_N[1::2]
-    labels_N = outputs_of(graph, pixels.graph_io, judges_N).argmax(1)
-    found = quantize_graph(graph, pixels.graph_io, calibrates_N, judges_N, labels_N, params, called=str(model))
+    calibration_N, evaluation_N = inputs_N[::2], inputs_N[1::2]
+    labels_N = outputs_of(graph, pixels.graph_io, evaluation_N).argmax(1)
+    int8 = quantize_graph(graph, pixels.graph_io, calibration_N, evaluation_N, labels_N, params, called=str(model))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        int8 = Path(temporary) / "model-int8.onnx"
-        int8.write_bytes(found.graph.SerializeToString(deterministic=True))
-        calibration = found.calibration(len(calibrates_N))
-        (Path(temporary) / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
+        file = Path(temporary) / "model-int8.onnx"
+        file.write_bytes(int8.graph.SerializeToString(deterministic=True))
+        write_json(Path(temporary) / "calibration.json", int8.calibration(len(calibration_N)))
         facts = {
-            "images": {"calibrated_on": len(calibrates_N), "judged_on": len(judges_N), "unreadable": skipped},
-            **found.facts(),
-            "flips": round(len(judges_N) * (1 - found.accuracy)),
-            "bytes": {"float": model.stat().st_size, "int8": int8.stat().st_size},
-            "latency": _latency(model, int8, pixels, inputs_N),
-            "audit": {"float": asdict(audit(model)), "int8": asdict(audit(int8))},
+            "images": {"calibrated_on": len(calibration_N), "judged_on": len(evaluation_N), "unreadable": skipped},
+            **int8.facts(),
+            "changed_predictions": round(len(evaluation_N) * (1 - int8.accuracy)),
+            "bytes": {"float": model.stat().st_size, "int8": file.stat().st_size},
+            "latency": _latency(model, file, pixels, inputs_N),
+            "audit": {"float": asdict(audit(model)), "int8": asdict(audit(file))},
         }
-        (Path(temporary) / "compress.json").write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(Path(temporary) / "compress.json", facts)
         folder.mkdir(exist_ok=True)
-        for file in list(Path(temporary).iterdir()):
-            shutil.move(file, folder / file.name)
+        for written in list(Path(temporary).iterdir()):
+            shutil.move(written, folder / written.name)
     return facts
 
 
 def _prepared(model: Path) -> ModelProto:
-    """The graph with norms and constants folded and a name for every node, as quantization wants it."""
+    """The graph ready for quantization: norms and constants folded, every node named."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     opsets = {item.domain: item.version for item in read_graph(model).opset_import}
     if opsets.get("", 0) < _OLDEST_OPSET:
-        raise UserError(f"{model}: found opset {opsets.get('', 0)}, expected {_OLDEST_OPSET} or later; export it anew")
+        opset = opsets.get("", 0)
+        raise UserError(f"{model}: got opset {opset}, expected {_OLDEST_OPSET} or later; fix: export it again")
     with tempfile.TemporaryDirectory() as scratch, silence():
         ready = Path(scratch) / "ready.onnx"
         try:
             quant_pre_process(str(model), str(ready), skip_symbolic_shape=True)
-        except Exception as error:  # those of ONNX Runtime have no common base but this
-            raise UserError(f"{model}: could not be prepared ({reason(error)})") from None
+        except Exception as error:  # the exceptions of ONNX Runtime have no other common base
+            raise UserError(f"{model}: ONNX Runtime cannot prepare it for quantization ({reason(error)})") from None
         graph = read_graph(ready)
-    for number, node in enumerate(graph.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
+    for index, node in enumerate(graph.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
     return graph
 
 
 def _pixels(
     graph: ModelProto, model: Path, size: int | None, scale: float, mean: Sequence[float], std: Sequence[float]
 ) -> Pixels:
+    """The input spec of the model; ``size`` is needed only if the model leaves its sides open.
+
+    Raises:
+        UserError: the model does not take square images, or ``size``, ``mean`` or ``std`` do not fit it.
+    """
     import onnx
 
     weights = {item.name for item in graph.graph.initializer}
@@ -141,7 +149,7 @@ def _pixels(
     kind = entries[0].type.tensor_type.elem_type if entries else None
     if len(shape) != 4 or kind not in kinds or not outputs:
         raise UserError(
-            f"{model}: found the inputs {shapes} and {len(outputs)} outputs of two axes, expected one input of images "
+            f"{model}: got inputs {shapes} and {len(outputs)} outputs with two axes, expected one input of images "
             "(float32 or uint8, four axes) and an output [batch, classes]"
         )
     channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
@@ -151,21 +159,21 @@ def _pixels(
     if channels not in (1, 3) or side is None or any(other != side for other in known):
         wanted = f" of {size} pixels" if size else ""
         raise UserError(
-            f"{model}: found images of shape {shape}, expected squares{wanted} of 1 or 3 channels (--size says the "
-            "side where the model leaves it open)"
+            f"{model}: got images of shape {shape}, expected squares{wanted} with 1 or 3 channels (--size sets the "
+            "side if the model leaves it open)"
         )
     if not isinstance(shape[0], str | None) and shape[0] != 1:
-        raise UserError(f"{model}: found a batch fixed at {shape[0]}, expected any number or 1")
+        raise UserError(f"{model}: got a fixed batch size of {shape[0]}, expected a dynamic batch or 1")
     for name, values in (("--mean", mean), ("--std", std)):
         if len(values) not in (1, channels):
-            raise UserError(f"{name}: found {len(values)} values, expected 1 or {channels}, one a channel")
+            raise UserError(f"{name}: got {len(values)} values, expected 1 or {channels}, one per channel")
     graph_io = GraphIO(entries[0].name, outputs[0].name, 1 if shape[0] == 1 else _BATCH)
     spread = [tuple(values) * (channels if len(values) == 1 else 1) for values in (mean, std)]
     return Pixels(graph_io, side, channels, channels_last, kinds[kind], scale, *spread)
 
 
 def _shape(item: ValueInfoProto) -> list[int | str | None]:
-    """Sizes where they are fixed, else their names, None where they have none."""
+    """Each axis: its size if it is fixed, else its name, or None if it has none."""
     return [
         axis.dim_value if axis.HasField("dim_value") else (axis.dim_param or None)
         for axis in item.type.tensor_type.shape.dim
@@ -173,14 +181,14 @@ def _shape(item: ValueInfoProto) -> list[int | str | None]:
 
 
 def _read(folder: Path, pixels: Pixels, count: int) -> tuple[Inputs, int]:
-    """``count`` inputs (or as many as there are) from all over the folder, and how many files could not be read."""
+    """At most ``count`` inputs, evenly spaced over the folder's images, and the number of unreadable files."""
     if count < _FEWEST_IMAGES:
-        raise UserError(f"--images: found {count}, expected at least {_FEWEST_IMAGES}")
+        raise UserError(f"--images: got {count}, expected at least {_FEWEST_IMAGES}")
     if not folder.is_dir():
-        raise UserError(f"{folder}: found no folder, expected one with images")
+        raise UserError(f"{folder}: not a folder, expected one with images")
     entries = [entry for entry in folder_entries(folder) if is_image(entry)]
     chosen = [
-        entries[place] for place in np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int)
+        entries[index] for index in np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int)
     ]
     ready, skipped = [], 0
     for entry in chosen:
@@ -193,19 +201,18 @@ def _read(folder: Path, pixels: Pixels, count: int) -> tuple[Inputs, int]:
         ready.append(pixels.of(fit_to_square(picture, pixels.size, pixels.channels, "crop")))
     if len(ready) < _FEWEST_IMAGES:
         raise UserError(
-            f"{folder}: found {len(ready)} readable images among {len(chosen)} looked at, expected at least "
-            f"{_FEWEST_IMAGES}"
+            f"{folder}: got {len(ready)} readable images among {len(chosen)} files, expected at least {_FEWEST_IMAGES}"
         )
     inputs_N: Inputs = np.stack(ready)
     return inputs_N, skipped
 
 
 def _latency(model: Path, int8: Path, pixels: Pixels, inputs_N: Inputs) -> dict[str, float]:
-    """Medians of both for one image on one thread, in turns, and their ratio with its 95 % interval."""
-    opened = [open_session(str(file), threads=1) for file in (model, int8)]
-    floats, ours = time_in_turns(opened, {pixels.graph_io.entry: inputs_N[:1]}, _REPEATS, _WARMUP)
-    low, high = speedup_interval(floats, ours)
-    found = {"float_ms": float(np.median(floats)), "int8_ms": float(np.median(ours)), "speedup_low": low,
+    """Median latencies of both files, batch size 1, one thread, timed in turns; the speed-up with its 95 % interval."""
+    sessions = [open_session(str(file), threads=1) for file in (model, int8)]
+    floats, quantized = time_in_turns(sessions, {pixels.graph_io.input_name: inputs_N[:1]}, _REPEATS, _WARMUP)
+    low, high = speedup_interval(floats, quantized)
+    found = {"float_ms": float(np.median(floats)), "int8_ms": float(np.median(quantized)), "speedup_low": low,
              "speedup_high": high}  # fmt: skip
     found["speedup"] = found["float_ms"] / found["int8_ms"]
     return {name: round(value, 5) for name, value in found.items()}

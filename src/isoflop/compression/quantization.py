@@ -1,13 +1,14 @@
-"""Post-training quantization of an ONNX classifier to INT8, in the form whose kernels ONNX Runtime has on CPUs.
+"""Post-training quantization of an ONNX classifier to INT8, in the format of ONNX Runtime's integer kernels on CPUs.
 
-Static, as pairs of QuantizeLinear and DequantizeLinear: activations uint8 by tensor, weights int8 by output channel.
-Signed activations ran at 0.9 times the speed of float where unsigned ones reached 3. The ranges of activations are
-found by the method with the least error, and layers that lose more accuracy than allowed stay in float.
+Static quantization in QDQ format (pairs of QuantizeLinear and DequantizeLinear): activations UINT8 by tensor, weights
+INT8 by output channel. INT8 activations ran at 0.9 times the speed of float, UINT8 activations at 3 times. The
+calibration method with the smallest error gives the ranges of the activations, and layers that cost more accuracy than
+allowed stay in float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from isoflop.compression.calibration import Inputs, Method, Ranges, activation_ranges, calibration_images, silence
 from isoflop.data.arrays import Labels, Split
+from isoflop.evaluation.scores import accuracy
 from isoflop.inference.onnx_files import GraphIO, open_classifier, outputs_of, read_graph
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
@@ -26,32 +28,32 @@ from isoflop.runtime.progress import tracked
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-_EXACT = 1e-9  # a drop of 0.01 may be 1 - 0.99, which is more in binary
+_EXACT = 1e-9  # 1 - 0.99 is more than 0.01 in binary
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-# What runs on 8 bits between two layers with weights, where float would cost a conversion each way
+# Operators that have INT8 kernels: between two INT8 layers, a float one would cost a conversion each way
 _BETWEEN = ("Add", "MaxPool", "Relu")
 
 
 class Quantize(Section):
-    """Section ``quantize``. ``percentile`` is read by the method of that name, and by ``auto``, which tries all three.
+    """Section ``quantize``. The methods ``percentile`` and ``auto`` (tries all three methods) read ``percentile``.
 
-    ``max_accuracy_drop`` (0.01: one percentage point) is against the same graph in float, on the validation split.
-    ``portable`` keeps weights to 7 bits, for x86 processors without VNNI, whose 16-bit sums would saturate.
+    ``max_accuracy_drop`` (0.01: one percentage point) is relative to the same graph in float, on the validation split.
+    ``portable`` limits weights to 7 bits for x86 processors without VNNI, whose 16-bit sums would saturate otherwise.
     """
 
-    method: Literal["auto", "minmax", "percentile", "entropy"]  # of finding ranges; auto: the best of three
-    percentile: float = Field(gt=50, le=100)  # of the activations; what lies beyond is clipped
-    calibration_images: int = Field(ge=1)  # training images, of each class as many
-    max_accuracy_drop: float = Field(ge=0, le=1)  # share of the validation images; layers stay in float until it holds
-    keep_last_layer_float: bool  # the head, whose logits would tie in 8 bits
-    portable: bool  # weights of 7 bits
+    method: Literal["auto", "minmax", "percentile", "entropy"]  # of calibration; auto: the one with the smallest error
+    percentile: float = Field(gt=50, le=100)  # of the activations to cover; the others are clipped
+    calibration_images: int = Field(ge=1)  # training images, balanced over the classes
+    max_accuracy_drop: float = Field(ge=0, le=1)  # in validation accuracy; layers stay in float until it is met
+    keep_last_layer_float: bool  # in INT8 many logits of the head would be equal
+    portable: bool  # weights of 7 bits, see above
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with weights: the error of the logits, relative to their size (rms), with that layer alone in 8 bits."""
+    """A layer with weights, and the relative RMS error of the logits with only this layer in INT8."""
 
-    name: str  # of its weights
+    name: str  # of its weight tensor
     kind: str
     error: float
     int8: bool
@@ -59,26 +61,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A graph in 8 bits and how it came about."""
+    """A graph in INT8 and how it was made."""
 
     graph: ModelProto
     method: Method
     ranges: Ranges
-    errors: dict[
-        Method, float
-    ]  # of the logits on the calibration inputs, relative (rms), by method, all layers in 8 bits
+    errors: dict[Method, float]  # relative RMS error of the logits on the calibration inputs, all layers in INT8
     layers: list[Layer]
     float_accuracy: float
     accuracy: float
-    kept_within: bool  # the allowed drop
+    kept_within: bool  # the drop in accuracy is at most the allowed one
 
     def calibration(self, images: int) -> dict[str, object]:
-        """The ranges that the graph was made with, found on so many images: what the calibration file says."""
+        """Content of the calibration file: the ranges of the activations, found on ``images`` images."""
         ends = {name: list(values) for name, values in self.ranges.items()}
         return {"method": self.method, "images": images, "ranges": ends}
 
     def facts(self) -> dict[str, object]:
-        """What ``metrics/quantize-VARIANT.json`` says."""
+        """Content of ``metrics/quantize-VARIANT.json``."""
         return {
             "method": self.method,
             "errors": {name: float(f"{error:.6g}") for name, error in self.errors.items()},
@@ -93,23 +93,28 @@ class Quantized:
 def quantize(
     source: Path, train: Split, val: Split, params: Quantize, *, target: Path, calibration: Path, metrics: Path
 ) -> None:
-    """Quantize the ONNX classifier ``source``, calibrated on images of ``train``; the same inputs, the same bytes.
+    """Quantize the ONNX classifier ``source``. The same inputs give the same bytes.
 
-    The metadata stays, and the layers from the input pixels to the first weights stay float, as does softmax.
+    The metadata is kept. Everything before the first layer with weights stays in float, and so does the softmax.
 
     Args:
-        target: the graph in 8 bits; calibration: JSON of the ranges that it was made with; metrics: JSON of how.
+        train: the calibration images come from this split.
+        val: the accuracy is measured on this split.
+        target: the INT8 graph.
+        calibration: JSON with the ranges of the activations.
+        metrics: JSON with the method, its errors, the accuracies and the sensitivity of each layer.
 
     Raises:
-        UserError: ``source`` is not ours, has no layer to quantize, or a split has no images or others.
+        UserError: isoflop did not export ``source``, it has no layer to quantize, or a split has no images or images of
+            another shape.
     """
     classifier = open_classifier(source)
     shape = (classifier.image_size, classifier.image_size, classifier.channels)
-    for split, noun, purpose in ((train, "training", "calibrate"), (val, "validation", "judge")):
+    for split, noun, purpose in ((train, "training", "calibrate"), (val, "validation", "evaluate")):
         if not len(split) or split.images.shape[1:] != shape:
             raise UserError(
-                f"quantize: found {len(split)} {noun} images of {list(split.images.shape[1:])} to {purpose} "
-                f"{source} on, expected some of {list(shape)}"
+                f"quantize: got {len(split)} {noun} images of shape {list(split.images.shape[1:])} to {purpose} "
+                f"{source} on, expected at least one of shape {list(shape)}"
             )
     images_NHWC = calibration_images(train.images, train.labels, params.calibration_images)
     found = quantize_graph(
@@ -124,64 +129,75 @@ def quantize_graph(
     graph: ModelProto,
     graph_io: GraphIO,
     calibration_N: Inputs,
-    judged_N: Inputs,
+    validation_N: Inputs,
     labels_N: Labels,
     params: Quantize,
     *,
     called: str,
 ) -> Quantized:
-    """A graph in 8 bits whose accuracy on ``judged_N`` is at most ``params.max_accuracy_drop`` below that in float.
+    """An INT8 graph whose accuracy on ``validation_N`` is at most ``params.max_accuracy_drop`` below the float graph's.
 
-    Each method's ranges are tried on the calibration inputs, and the one whose logits are off least is taken. Where all
-    layers in 8 bits lose more than allowed, they go back to float one by one, the one first that by itself does most
-    harm. Where none but one is left and it still loses too much, ``kept_within`` says so.
+    Of the calibration methods, the one with the smallest error of the logits on the calibration inputs is taken. If all
+    layers in INT8 lose more than the allowed accuracy, layers go back to float one by one, the most sensitive first. If
+    the drop is still too large with a single INT8 layer left, ``kept_within`` is false.
+
+    Args:
+        called: name of the graph in error messages.
 
     Raises:
-        UserError: the graph, ``called`` so, has no layer to quantize, or gives no numbers.
+        UserError: the graph has no layer to quantize, or its logits are not finite.
     """
     nodes = _without(graph, nodes_to_quantize(graph, params.keep_last_layer_float), [])
     layers = [node for node in graph.graph.node if node.name in set(nodes) and node.op_type in _WEIGHTED]
     if not layers:
-        raise UserError(f"{called}: found no layer to quantize, expected a Conv, Gemm or MatMul with weights")
-    expected_NK = outputs_of(graph, graph_io, calibration_N)
-    if not np.isfinite(expected_NK).all():
-        raise UserError(f"{called}: found logits that are not finite for the calibration images, expected numbers")
-
-    def error(quantized: ModelProto) -> float:
-        off_NK = outputs_of(quantized, graph_io, calibration_N) - expected_NK
-        return float(np.sqrt((off_NK**2).mean() / max(float((expected_NK**2).mean()), 1e-30)))
-
-    methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
-    tried = {
-        name: activation_ranges(graph, nodes, graph_io, calibration_N, name, params.percentile) for name in methods
-    }
+        raise UserError(f"{called}: got no layer to quantize, expected a Conv, Gemm or MatMul with weights")
+    error = _logit_error(graph, graph_io, calibration_N, called)
+    tried = _ranges_by_method(graph, nodes, graph_io, calibration_N, params)
     errors = {name: error(with_ranges(graph, ranges, nodes, params.portable)) for name, ranges in tried.items()}
-    method = min(methods, key=errors.__getitem__)
+    method = min(tried, key=errors.__getitem__)
     alone = {
         node.name: error(with_ranges(graph, tried[method], [node.name], params.portable))
-        for node in tracked(layers, "sensitivity", "layers")
+        for node in tracked(layers, "measuring the sensitivity", "layers")
     }
 
-    def accuracy(judged: ModelProto) -> float:
-        return float((outputs_of(judged, graph_io, judged_N).argmax(1) == labels_N).mean())
+    def measured(candidate: ModelProto) -> float:
+        return accuracy(outputs_of(candidate, graph_io, validation_N), labels_N)
 
-    float_accuracy = accuracy(graph)
-    floats: list[NodeProto] = []
-    worst_first = sorted(layers, key=lambda node: -alone[node.name])
-    for worst in tracked([None, *worst_first[:-1]], "layers back to float until it is accurate enough", "layers"):
-        floats += [worst] if worst else []
-        whole = with_ranges(graph, tried[method], _without(graph, nodes, floats), params.portable)
-        reached = accuracy(whole)
+    float_accuracy, most_sensitive_first = measured(graph), sorted(layers, key=lambda node: -alone[node.name])
+    attempts = [most_sensitive_first[:floats] for floats in range(len(layers))]  # layers in float, at first none
+    for floats in tracked(attempts, "measuring the accuracy, layers go back to float", "layers"):
+        int8 = with_ranges(graph, tried[method], _without(graph, nodes, floats), params.portable)
+        reached = measured(int8)
         if within := float_accuracy - reached <= params.max_accuracy_drop + _EXACT:
             break
-    found = [Layer(node.input[1], node.op_type, alone[node.name], node not in floats) for node in layers]
-    return Quantized(whole, method, tried[method], errors, found, float_accuracy, reached, within)
+    described = [Layer(node.input[1], node.op_type, alone[node.name], node not in floats) for node in layers]
+    return Quantized(int8, method, tried[method], errors, described, float_accuracy, reached, within)
+
+
+def _ranges_by_method(
+    graph: ModelProto, nodes: Sequence[str], graph_io: GraphIO, inputs_N: Inputs, params: Quantize
+) -> dict[Method, Ranges]:
+    methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
+    return {name: activation_ranges(graph, nodes, graph_io, inputs_N, name, params.percentile) for name in methods}
+
+
+def _logit_error(graph: ModelProto, graph_io: GraphIO, inputs_N: Inputs, called: str) -> Callable[[ModelProto], float]:
+    """A function of a quantized graph: the RMS error of its logits on ``inputs_N``, relative to the float logits."""
+    float_NK = outputs_of(graph, graph_io, inputs_N)
+    if not np.isfinite(float_NK).all():
+        raise UserError(f"{called}: got logits that are not finite on the calibration images, expected finite ones")
+
+    def error(quantized: ModelProto) -> float:
+        difference_NK = outputs_of(quantized, graph_io, inputs_N) - float_NK
+        return float(np.sqrt((difference_NK**2).mean() / max(float((float_NK**2).mean()), 1e-30)))
+
+    return error
 
 
 def nodes_to_quantize(graph: ModelProto, keep_last_layer_float: bool) -> list[str]:
-    """Names of the nodes to quantize: layers with weights, and what lies between them and has 8-bit kernels.
+    """Names of the nodes to quantize: layers with weights, and the nodes with INT8 kernels that follow them.
 
-    The last layer is the one that gives the logits: quantized, they tie.
+    The last layer computes the logits; in INT8 many of them would be equal.
     """
     weights = {item.name for item in graph.graph.initializer}
     weighted = [node for node in graph.graph.node if _has_weights(node, weights)]
@@ -199,14 +215,14 @@ def nodes_to_quantize(graph: ModelProto, keep_last_layer_float: bool) -> list[st
 
 
 def with_ranges(graph: ModelProto, ranges: Ranges, nodes: Sequence[str], portable: bool) -> ModelProto:
-    """``graph`` with the named nodes in 8 bits. The metadata stays."""
+    """A copy of ``graph`` with the named nodes in INT8 and the same metadata."""
     import onnx
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     copy = type(graph)()
-    copy.CopyFrom(graph)  # the quantizer works in place
+    copy.CopyFrom(graph)  # the quantizer changes its input
     ends = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
     kinds = sorted({node.op_type for node in copy.graph.node if node.name in set(nodes)})
     with silence():
@@ -223,7 +239,7 @@ def with_ranges(graph: ModelProto, ranges: Ranges, nodes: Sequence[str], portabl
             extra_options={},
         )
         quantizer.quantize_model()
-    quantizer.model.topological_sort()  # it appends the nodes that it adds
+    quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
     quantized: ModelProto = quantizer.model.model
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(graph.metadata_props)
@@ -236,7 +252,7 @@ def _has_weights(node: NodeProto, weights: set[str]) -> bool:
 
 
 def _without(graph: ModelProto, nodes: Sequence[str], floats: Sequence[NodeProto]) -> list[str]:
-    """The nodes less those layers, and less what lies between two of them and would cost conversions for nothing."""
+    """``nodes`` without the layers ``floats`` and without the nodes between them: those would cost conversions."""
     names = {node.name for node in floats}
     made_by = {output: node for node in graph.graph.node for output in node.output}
     kept = [name for name in nodes if name not in names]

@@ -1,101 +1,73 @@
-"""Sparsity: single weights set to zero, and what is left trained further.
+"""Sparsity: set single weights to zero, then fine-tune the others.
 
-The shapes stay, so ONNX Runtime's dense kernels take as long as before; what is gained is bytes where files are
-compressed.
+Shapes stay the same, so ONNX Runtime's dense kernels are no faster. A sparse file is smaller once it is compressed.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from isoflop.data.arrays import TrainingData
-from isoflop.models.model_files import Model, digest, save_model
-from isoflop.runtime.files import write_json
+from isoflop.compression.method import Job, Variant
 from isoflop.runtime.params import Section
-from isoflop.training.privacy import check_not_private
-from isoflop.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_GROUP = 4  # inputs in a row, of which 2 stay
+_GROUP = 4  # consecutive inputs, of which 2:4 keeps 2
 
 
 class Sparsify(Section):
-    """Section ``sparsify``. ``pattern``: the smallest ``ratio`` of each layer's weights go (``magnitude``; Han et al.
-    2015), or the smaller two of every four that lie along its inputs (``2:4``; Mishra et al. 2021), whatever the ratio.
-    """
+    """Section ``sparsify``. ``pattern``: ``magnitude`` zeroes the smallest ``ratio`` of each layer's weights (Han et
+    al. 2015); ``2:4`` zeroes the smaller two of every four weights along the inputs (Mishra et al. 2021) and ignores
+    ``ratio``."""
 
-    pattern: Literal["magnitude", "2:4"]  # of the zeros, see above
-    ratio: float = Field(gt=0, lt=1)  # of each layer's weights, that become 0
-    epochs: int = Field(ge=1)  # of training after it, zeros kept
-    learning_rate: float = Field(gt=0, le=1)  # of AdamW, as the Muon's filters keep one size whatever is zero
-    seed: int = Field(ge=0)  # of the batches
+    pattern: Literal["magnitude", "2:4"]  # which weights become zero, see above
+    ratio: float = Field(gt=0, lt=1)  # share of each layer's weights that become zero
+    epochs: int = Field(ge=1)  # of fine-tuning; zeros stay zero
+    learning_rate: float = Field(gt=0, le=1)  # of AdamW; Muon would rescale every filter, whatever its zeros
+    seed: int = Field(ge=0)  # seed of the batches
 
 
-def sparsify(
-    base: Model,
-    recipe: Recipe,
-    params: Sparsify,
-    data: TrainingData,
-    *,
-    folder: Path,
-    metrics: Path,
-) -> None:
-    """Zero weights of ``base``, in all layers but the head and a whitening stem, train the others further; write it."""
+def sparsify(job: Job[Sparsify]) -> Variant:
+    """Zero weights in all layers but the head and a whitening stem, and fine-tune the others."""
     from torch.nn.utils import prune
 
-    from isoflop.data.loading import all_images
-    from isoflop.evaluation.scores import predict_logits
-    from isoflop.training.base_training import fitted_facts
-    from isoflop.training.finetuning import finetuning, said_of
-    from isoflop.training.fitting import fit
-    from isoflop.training.resume import resumable
+    from isoflop.training.finetuning import finetuning
 
-    check_not_private(base.privacy, "sparsify")
-    net = deepcopy(base.net)
+    params, net = job.params, deepcopy(job.base.net)
     layers = _layers(net)
     for layer in layers:
         prune.custom_from_mask(layer, "weight", mask(layer.weight.detach(), params))  # type: ignore[no-untyped-call]
-    at_once = float((predict_logits(net, data.val).argmax(1) == data.val.labels).mean())
-    tuning = finetuning(recipe, params.learning_rate, params.epochs)
-    images = all_images(data.train, data.views)
-    start = digest(base.net), recipe.model_dump(), params.model_dump()
-    named = said_of("sparsify.learning_rate", params.learning_rate)
-    with named, resumable(images, "sparsify", *start) as checkpoint:
-        fitted = fit(net, images, data.val, tuning, width=base.architecture.width,
-                     seed=params.seed, checkpoint=checkpoint, doing="training further")  # fmt: skip
+    untuned = job.val_accuracy(net)
+    tuning = finetuning(job.recipe, params.learning_rate, params.epochs)
+    fitted = job.fit(net, tuning, seed=params.seed, doing="fine-tuning", rate_key="learning_rate")
     for layer in layers:
         prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     facts = {
         "zeros": zeros,
         "zeros_ratio": round(zeros / sum(layer.weight.numel() for layer in layers), 6),
-        "val_accuracy_untuned": round(at_once, 6),
+        "val_accuracy_untuned": round(untuned, 6),
     }
-    trained = deepcopy(base.net)
-    trained.load_state_dict(net.state_dict())  # whose order is another after the masks
-    save_model(replace(base, net=trained), folder)
-    write_json(metrics, facts | fitted_facts(fitted))
+    return Variant(replace(job.base, net=net), fitted, facts)
 
 
 def mask(weight: Tensor, params: Sparsify) -> Tensor:
-    """1 where a weight stays, of the shape of ``weight`` [outputs, inputs, ...].
+    """1 where a weight is kept and 0 elsewhere, in the shape of ``weight`` [outputs, inputs, ...].
 
-    2:4 counts along the inputs; where their number is no multiple of four, what is left over stays.
+    2:4 groups the weights along the inputs. If their number is no multiple of four, the remainder is kept.
     """
     import torch
 
     if params.pattern == "magnitude":
-        gone = round(params.ratio * weight.numel())
+        zeros = round(params.ratio * weight.numel())
         order = weight.abs().flatten().argsort(stable=True)
         kept = torch.ones(weight.numel())
-        kept[order[:gone]] = 0
+        kept[order[:zeros]] = 0
         return kept.view_as(weight)
     rows_RI = weight.movedim(1, -1).reshape(-1, weight.shape[1])
     whole = rows_RI.shape[1] - rows_RI.shape[1] % _GROUP
@@ -109,5 +81,5 @@ def mask(weight: Tensor, params: Sparsify) -> Tensor:
 def _layers(net: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     from torch import nn
 
-    whole = [net.get_submodule(name) for name, _ in net.named_children() if name in ("head", "stem")]
-    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear) and layer not in whole]
+    dense = [net.get_submodule(name) for name, _ in net.named_children() if name in ("head", "stem")]
+    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear) and layer not in dense]

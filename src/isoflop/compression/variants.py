@@ -1,8 +1,8 @@
-"""The variants of the base: how section ``variants`` names them, and the ONNX files that come of them.
+"""Section ``variants``: the variants of the base, their names, and their ONNX files.
 
-``variants.KIND.NAME`` makes a model NAME by stage KIND (``distill``, ``prune``, ``sparsify``, ``qat``) of the model
-``of``, with what else it says in place of section KIND. ``candidates`` go on: each is exported, quantized, measured,
-and may be shipped.
+``variants.KIND.NAME`` defines a model NAME that stage KIND (``distill``, ``prune``, ``sparsify``, ``qat``) makes from
+the model ``of``. Its other keys replace values of section KIND. ``candidates`` are exported, quantized and measured;
+one of their files is shipped.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from pydantic import AfterValidator, Field
 from isoflop.runtime.params import Section, untracked
 
 BASE = "base"
-INT8, FLOAT16 = "-int8", "-float16"  # what the names of files in other numbers end with
+INT8, FLOAT16 = "-int8", "-float16"  # endings of the names of INT8 and FP16 files
 
-_RESERVED = ("conditions",)  # a block of metrics/latency.json
-_LOSES_ZEROS = ("prune", "qat")  # stages that train without the masks of a sparse network
+_RESERVED = ("conditions",)  # names of blocks of metrics/latency.json that are no variants
+_LOSES_ZEROS = ("prune", "qat")  # stages that fine-tune all weights, zeros included
 
 
 def _plain(name: str) -> str:
     if name.endswith((INT8, FLOAT16)) or name in _RESERVED:
-        raise ValueError(f"a name other than conditions that does not end with {INT8} or {FLOAT16}")
+        raise ValueError(f"a name that is not conditions and does not end with {INT8} or {FLOAT16}")
     return name
 
 
 def _distinct(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
-        raise ValueError("each name once")
+        raise ValueError("distinct names")
     return names
 
 
 def _base_first(names: list[str]) -> list[str]:
     if names[:1] != [BASE]:
-        raise ValueError(f"{BASE} first: the others are compared to it")
+        raise ValueError(f"{BASE} as the first name, because the others are compared with it")
     return names
 
 
@@ -47,18 +47,18 @@ Entries = dict[Name, dict[str, Any]]
 
 
 class Variants(Section):
-    """Section ``variants``. What an entry replaces is checked by the stage whose section it is."""
+    """Section ``variants``. Each stage validates the values that its entries replace."""
 
-    distill: Entries  # name: {of: model, key: value in place of section distill's}
-    prune: Entries  # the same of section prune
-    sparsify: Entries  # the same of section sparsify
-    qat: Entries  # the same of section qat
-    candidates: Candidates  # base first: what is exported, quantized, measured and may be shipped
-    float16: Names  # of these also a file with weights of 16 bits
-    tflite: Names = untracked()  # of these also a LiteRT file; what is compared is ONNX
+    distill: Entries  # name: {of: model, key: value that replaces the one in section distill}
+    prune: Entries  # the same for section prune
+    sparsify: Entries  # the same for section sparsify
+    qat: Entries  # the same for section qat
+    candidates: Candidates  # models to export, quantize and measure, of which one is shipped; base first
+    float16: Names  # candidates that are also converted to FP16
+    tflite: Names = untracked()  # models that are also exported to LiteRT; the comparison covers ONNX files only
 
     def made_by(self) -> dict[str, str]:
-        """Stage → of every model, the base among them."""
+        """The stage that makes each model, by the model's name; the base included."""
         entries = {kind: getattr(self, kind) for kind in KINDS}
         return {BASE: "train"} | {name: kind for kind, made in entries.items() for name in made}
 
@@ -67,41 +67,44 @@ KINDS = tuple(name for name in Variants.model_fields if name not in ("candidates
 
 
 def onnx_files(folder: Path, candidates: Sequence[str], float16: Sequence[str]) -> list[Path]:
-    """The files of the candidates, the base first: in float, in 8 bits, and of those of ``float16`` in 16."""
+    """The candidates' files: all in float, the base first, then all in INT8, then those of ``float16`` in FP16."""
     names = [*candidates, *(name + INT8 for name in candidates), *(name + FLOAT16 for name in float16)]
     return [folder / f"{name}.onnx" for name in names]
 
 
 def misfits(variants: Variants) -> list[str]:
-    """What does not fit together: a line each, the key first."""
+    """One message, starting with the key, for each reference in ``variants`` that is wrong."""
     made_by, seen, found = variants.made_by(), {BASE: "train"}, []
     sources: dict[str, str] = {}
     for kind in KINDS:
         for name, entry in getattr(variants, kind).items():
             key = f"variants.{kind}.{name}"
             if name in seen:
-                found.append(f"{key}: found a name that {seen[name]} makes, expected a new one")
+                found.append(f"{key}: got a name that stage {seen[name]} makes already, expected another one")
             seen[name] = kind
             source = sources[name] = entry["of"]
             if source == name or source not in made_by:
-                found.append(f"{key}.of: found {source!r}, expected {_one_of(made_by, name)}")
+                found.append(f"{key}.of: got {source!r}, expected {_one_of(made_by, name)}")
             elif kind in _LOSES_ZEROS and made_by[source] == "sparsify":
-                found.append(f"{key}.of: found {source!r}, whose zeros {kind} would not keep; sparsify comes last")
+                found.append(
+                    f"{key}.of: got {source!r}, whose zeros {kind} would not keep, expected a dense model; "
+                    "fix: make sparsify the last step"
+                )
     if not found:
         found += [
-            f"variants.{made_by[name]}.{name}.of: found a circle that never comes to {BASE}"
+            f"variants.{made_by[name]}.{name}.of: got a cycle, expected a chain of models that starts at {BASE}"
             for name in sources
             if not _starts_at_base(name, sources)
         ]
     for name in variants.candidates:
         if name not in made_by:
-            found.append(f"variants.candidates: found {name!r}, expected {_one_of(made_by, '')}")
+            found.append(f"variants.candidates: got {name!r}, expected {_one_of(made_by, '')}")
     for name in variants.float16:
         if name not in variants.candidates:
-            found.append(f"variants.float16: found {name!r}, expected one of variants.candidates")
+            found.append(f"variants.float16: got {name!r}, expected one of variants.candidates")
     for name in variants.tflite:
         if name not in made_by:
-            found.append(f"variants.tflite: found {name!r}, expected {_one_of(made_by, '')}")
+            found.append(f"variants.tflite: got {name!r}, expected {_one_of(made_by, '')}")
     return found
 
 

@@ -1,1 +1,1 @@
-"""How good a model is: scores of one, and the comparison of variants with their base."""
+"""Scores of one model, and the comparison of the variants with their base."""

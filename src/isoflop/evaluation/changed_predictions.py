@@ -1,4 +1,4 @@
-"""Which test images a variant answers otherwise than the base: a table of all, and a picture of the first."""
+"""Test images whose predicted class a variant changes: a CSV of all of them, and a picture of the first."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MOST_NAMED = 3  # variants under an image
 
 
 @dataclass(frozen=True)
-class Flip:
-    """An image, by its number in the split, whose class a variant answers otherwise than the base."""
+class ChangedPrediction:
+    """An image, by its index in the split, for which a variant predicts another class than the base."""
 
     image: int
     variant: str
@@ -27,34 +27,40 @@ class Flip:
     answered: int
 
 
-def flips(answers: Mapping[str, Labels], labels_N: Labels) -> list[Flip]:
-    """Of every variant against the first, the base: the images that most variants flip come first."""
-    base, *variants = answers
-    found = [
-        Flip(int(image), name, int(labels_N[image]), int(answers[base][image]), int(answers[name][image]))
+def changed_predictions(predictions: Mapping[str, Labels], labels_N: Labels) -> list[ChangedPrediction]:
+    """Compare the predicted classes [N] of every variant with those of the first entry, the base.
+
+    Images that most variants change come first.
+    """
+    base, *variants = predictions
+    changes = [
+        ChangedPrediction(
+            int(image), name, int(labels_N[image]), int(predictions[base][image]), int(predictions[name][image])
+        )
         for name in variants
-        for image in (answers[name] != answers[base]).nonzero()[0]
+        for image in (predictions[name] != predictions[base]).nonzero()[0]
     ]
-    count = Counter(flip.image for flip in found)
-    return sorted(found, key=lambda flip: (-count[flip.image], flip.image))
+    variants_of = Counter(change.image for change in changes)
+    return sorted(changes, key=lambda change: (-variants_of[change.image], change.image))
 
 
-def write_flips(found: Iterable[Flip], classes: list[str], file: Path) -> None:
-    """A CSV row a flip: ``change`` is lost (right before), gained (right now) or neither."""
+def write_changed_predictions(changes: Iterable[ChangedPrediction], classes: list[str], file: Path) -> None:
+    """Write one CSV row per change. Column ``change``: lost (only the base is correct), gained (only the variant is
+    correct) or neither."""
     with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(["image", "variant", "actual", "base", "answered", "change"])
-        for flip in found:
-            named = (classes[label] for label in (flip.actual, flip.base, flip.answered))
-            change = {flip.base: "lost", flip.answered: "gained"}.get(flip.actual, "neither")
-            rows.writerow([flip.image, flip.variant, *named, change])
+        for change in changes:
+            named = (classes[label] for label in (change.actual, change.base, change.answered))
+            kind = {change.base: "lost", change.answered: "gained"}.get(change.actual, "neither")
+            rows.writerow([change.image, change.variant, *named, kind])
 
 
-def draw_flips(found: Iterable[Flip], test: Split, file: Path) -> None:
-    """A PNG of the images with what they are, what the base says, and what the variants say that say otherwise."""
-    by_image: dict[int, list[Flip]] = {}
-    for flip in found:
-        by_image.setdefault(flip.image, []).append(flip)
+def draw_changed_predictions(changes: Iterable[ChangedPrediction], test: Split, file: Path) -> None:
+    """Draw the first images as PNG, with their label, the base's prediction and those of the variants that differ."""
+    by_image: dict[int, list[ChangedPrediction]] = {}
+    for change in changes:
+        by_image.setdefault(change.image, []).append(change)
     shown = list(by_image.values())[:_MOST_IMAGES]
     columns = min(_COLUMNS, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
@@ -63,13 +69,13 @@ def draw_flips(found: Iterable[Flip], test: Split, file: Path) -> None:
     for axes in grid:
         axes.set_axis_off()
     if not shown:
-        grid[0].text(0.5, 0.5, "no flips", ha="center", va="center")
+        grid[0].text(0.5, 0.5, "no changed predictions", ha="center", va="center")
     names = [shortened(name) for name in test.input_spec.classes]
     for axes, of_image in zip(grid, shown, strict=False):
         first = of_image[0]
         axes.imshow(test.images[first.image].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        said = [f"{flip.variant}: {names[flip.answered]}" for flip in of_image[:_MOST_NAMED]]
-        said += [f"and {len(of_image) - _MOST_NAMED} more"] if len(of_image) > _MOST_NAMED else []
-        lines = [f"is {names[first.actual]}", f"base: {names[first.base]}", *said]
+        lines = [f"label: {names[first.actual]}", f"base: {names[first.base]}"]
+        lines += [f"{change.variant}: {names[change.answered]}" for change in of_image[:_MOST_NAMED]]
+        lines += [f"and {len(of_image) - _MOST_NAMED} more"] if len(of_image) > _MOST_NAMED else []
         axes.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
     save(figure, file)

@@ -1,5 +1,7 @@
-"""What each ONNX file is worth: accuracy, size, agreement with the network it came from, and what it changed against
-the base. Nothing is timed here."""
+"""Comparison of the ONNX files: accuracy, size, agreement with the network in torch, and changes against the base.
+
+Latency is measured elsewhere, by ``inference.benchmarking``.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,19 @@ import numpy as np
 
 from isoflop.data.arrays import Labels, Split, read_split
 from isoflop.evaluation.paired import class_changes, paired
-from isoflop.evaluation.scores import expected_calibration_error, reliability
+from isoflop.evaluation.scores import accuracy, expected_calibration_error, mean_nll, reliability
 from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, open_classifier
 from isoflop.models.model_files import Model, load_model
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.progress import tracked
 
 _WORST_CLASSES = 5
-_ECE_BINS = 15  # as Guo et al. 2017 have them
+_ECE_BINS = 15  # as in Guo et al. 2017
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """The trained network of a variant: what it costs and says."""
+    """The trained network of a variant: its costs and its logits in torch."""
 
     parameters: int
     macs: int
@@ -38,55 +40,44 @@ Blocks = dict[str, dict[str, Any]]
 def compare(
     val: Path, test: Path, models: Sequence[Path], onnx: Sequence[Path]
 ) -> tuple[Blocks, Split, dict[str, Labels]]:
-    """A block of facts for each file of ``onnx``, named by its stem: what ``metrics/variants.json`` says; the test
-    split, and the class [N] that each file answers for each of its images.
+    """Measure every file of ``onnx``; the first one is the base.
 
-    ``network`` names the model that it is of. ``val_accuracy`` and ``val_nll`` are there to choose by; those of the
-    test split are for the report alone.
-    A quantized file has the parameters and MACs of the network it came from: those count the network, not its bytes.
-    All but the first file, the base, also have a block ``against_base`` of the test images: ``paired.Paired``, and
-    under ``worst_classes`` the change in recall of the five classes that lost most.
+    Returns the blocks of ``metrics/variants.json`` by file stem, the test split, and the predicted classes [N] of each
+    file for the test images.
+
+    In a block, ``network`` is the model that the file was exported from. ``ship`` chooses by ``val_accuracy`` and
+    ``val_nll``; the scores on the test split are only reported. ``parameters`` and ``macs`` are those of the network,
+    also for a quantized file. All blocks but the base's have ``against_base``, measured on the test images:
+    ``paired.Paired``, and in ``worst_classes`` the change in recall of the five classes that lost most.
 
     Args:
-        models: model folders, named as the ``variant`` in the metadata of the files that came from them.
+        models: model folders, each named as the ``variant`` in the metadata of the files exported from it.
 
     Raises:
-        UserError: a file or folder is unreadable, or a file belongs to none of ``models`` or to another data set.
+        UserError: a file or folder is unreadable, or a file was exported from none of ``models`` or for other data.
     """
     splits = {"val": read_split(val), "test": read_split(test)}
     for name, split in splits.items():
         if not len(split):
-            raise UserError(f"compare: found no {name} images, expected some to measure accuracy on")
+            raise UserError(f"compare: got no {name} images, expected at least one to measure the accuracy on")
     references = {folder.name: _reference(load_model(folder), splits["test"]) for folder in models}
     blocks: Blocks = {}
-    answers: dict[str, Labels] = {}
+    predictions: dict[str, Labels] = {}
     base_NK: Floats | None = None
     for file in tracked(onnx, "measuring accuracy", "files"):
         classifier = open_classifier(file, threads=cores())
         if classifier.variant not in references:
             known = ", ".join(sorted(references))
-            raise UserError(f"{file}: found the variant {classifier.variant!r}, expected one of {known}")
+            raise UserError(f"{file}: got variant {classifier.variant!r} in its metadata, expected one of {known}")
         _check_same_data(classifier, splits["test"], file)
         logits_NK = classifier.logits(splits["test"].images)
         block = _facts(file, classifier, logits_NK, references[classifier.variant], splits)
         blocks[file.stem] = (
             block if base_NK is None else block | {"against_base": _changes(base_NK, logits_NK, splits["test"])}
         )
-        answers[file.stem] = logits_NK.argmax(1)
+        predictions[file.stem] = logits_NK.argmax(1)
         base_NK = logits_NK if base_NK is None else base_NK
-    return blocks, splits["test"], answers
-
-
-def accuracy(logits_NK: Floats, labels_N: Labels) -> float:
-    """Share of the images whose largest logit is their label's."""
-    return float((logits_NK.argmax(1) == labels_N).mean())
-
-
-def mean_nll(logits_NK: Floats, labels_N: Labels) -> float:
-    """Mean negative log-likelihood of the labels, in nats."""
-    shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(1, keepdims=True)
-    log_sums_N = np.log(np.exp(shifted_NK).sum(1))
-    return float((log_sums_N - shifted_NK[np.arange(len(labels_N)), labels_N]).mean())
+    return blocks, splits["test"], predictions
 
 
 def _reference(model: Model, test: Split) -> _Reference:
@@ -132,7 +123,7 @@ def _check_same_data(classifier: OnnxClassifier, split: Split, file: Path) -> No
     found = (classifier.image_size, classifier.channels, classifier.classes)
     if found != expected:
         sides = [
-            f"{size}x{size} images of {channels} channels and {len(names)} classes"
+            f"{size}x{size} images with {channels} channels and {len(names)} classes"
             for size, channels, names in (found, expected)
         ]
-        raise UserError(f"{file}: found {sides[0]}, expected those of the data: {sides[1]}")
+        raise UserError(f"{file}: got a model for {sides[0]}, expected one for the data: {sides[1]}")

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, reliability diagram, worst mistakes, saliency."""
+"""Pictures of the stage evaluate: confusion matrix, reliability diagram, worst mistakes, saliency."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from isoflop.data.arrays import Labels, Split
 from isoflop.evaluation.scores import Bin, Floats, expected_calibration_error, probabilities
 from isoflop.plotting import COLOURS, new_figure, save, shortened
 
-_MOST_NAMES = 30  # classes beyond this leave no room for their names
+_MOST_NAMES = 30  # with more classes there is no room for their names
 _DPI = 110
 
 
 def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], file: Path) -> None:
-    """Rows are the true classes, columns the predictions, colour is the share of the row."""
+    """Rows are the true classes, columns the predicted ones; the color is the share of the row."""
     from sklearn.metrics import confusion_matrix
 
     count = len(classes)
@@ -38,7 +38,7 @@ def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], fi
 
 
 def draw_reliability(bins: list[Bin], file: Path) -> None:
-    """Accuracy against confidence; the area of a point is its share of the images."""
+    """Accuracy over confidence; the area of a point is its share of the images."""
     figure = new_figure(5.2, 5, _DPI)
     axes = figure.add_subplot()
     total = sum(found.images for found in bins)
@@ -54,8 +54,7 @@ def draw_reliability(bins: list[Bin], file: Path) -> None:
 
 
 def draw_mistakes(split: Split, logits_NK: Floats, indices: list[int], maps_MHW: Floats, file: Path) -> None:
-    """The images numbered ``indices``: what they are, what they were taken for and how surely; beside each, its map of
-    the pixels that the wrong answer depends on most."""
+    """The images ``indices`` with their label, predicted class and confidence; next to each, its saliency map."""
     shares_NK = probabilities(logits_NK)
     columns = min(4, max(1, len(indices)))
     rows = max(1, -(-len(indices) // columns))
@@ -70,14 +69,14 @@ def draw_mistakes(split: Split, logits_NK: Floats, indices: list[int], maps_MHW:
         _show_map(saliency, map_HW)
         predicted = int(shares_NK[index].argmax())
         names = split.input_spec.classes
-        title = f"is {shortened(names[split.labels[index]])}\nsaid {shortened(names[predicted])}"
+        title = f"label: {shortened(names[split.labels[index]])}\npredicted: {shortened(names[predicted])}"
         image.set_title(title, fontsize=8, loc="left", parse_math=False)
-        saliency.set_title(f"{100 * shares_NK[index, predicted]:.0f} % sure", fontsize=8, loc="left")
+        saliency.set_title(f"confidence {100 * shares_NK[index, predicted]:.0f} %", fontsize=8, loc="left")
     save(figure, file)
 
 
 def draw_saliency(split: Split, indices: list[int], maps_MHW: Floats, file: Path) -> None:
-    """Each image above the map of the pixels that its predicted class depends on most."""
+    """Each image above its saliency map of the predicted class."""
     figure = new_figure(1.3 * len(indices) + 0.8, 3.2, _DPI)
     grid = figure.subplots(2, len(indices), squeeze=False)
     for column, (index, map_HW) in enumerate(zip(indices, maps_MHW, strict=True)):

@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves: metrics, tables for DVC's plots, pictures."""
+"""The files that the stage evaluate writes: metrics, tables for DVC's plots, pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import numpy as np
 
 from isoflop.data.arrays import Labels, Split
 from isoflop.evaluation import plots as figures
-from isoflop.evaluation.scores import Evaluate, predict_logits, reliability, scores, smooth_gradients, worst_mistakes
+from isoflop.evaluation.scores import (
+    Evaluate,
+    accuracy,
+    predict_logits,
+    reliability,
+    scores,
+    smooth_gradients,
+    worst_mistakes,
+)
 from isoflop.runtime.files import write_json
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Evaluated:
-    """A network's logits on a split, and the files that are made of them."""
+    """The logits of a network on the test split, and the files made from them."""
 
     def __init__(self, net: nn.Module, test: Split, params: Evaluate) -> None:
         self._net, self._test, self._params = net, test, params
@@ -28,12 +36,11 @@ class Evaluated:
         self._bins = reliability(self._logits_NK, test.labels, params.ece_bins)
 
     def write_tables(self, metrics: Path, predictions: Path, reliability_table: Path, per_class: Path) -> None:
-        """Metrics as JSON; as CSV each image's actual and predicted class, the reliability bins, the class scores."""
+        """Write the metrics (JSON); the actual and predicted classes, reliability bins and scores per class (CSV)."""
         classes, labels_N = self._test.input_spec.classes, self._test.labels
         facts = scores(self._logits_NK, labels_N, classes, self._params.ece_bins)
-        if self._mirrored_NK is not None:  # beside the plain accuracy, never in its place: it costs twice the time
-            both_N = (self._logits_NK + self._mirrored_NK).argmax(1)
-            facts["accuracy_with_flips"] = round(float((both_N == labels_N).mean()), 6)
+        if self._mirrored_NK is not None:  # in addition to the plain accuracy: it takes twice the time
+            facts["accuracy_with_flips"] = round(accuracy(self._logits_NK + self._mirrored_NK, labels_N), 6)
         write_json(metrics, facts)
         named = ((classes[actual], classes[guess]) for actual, guess in zip(labels_N, self._predicted, strict=True))
         _write_csv(predictions, ("actual", "predicted"), named)
@@ -46,7 +53,7 @@ class Evaluated:
         _write_csv(per_class, ("class", *columns), rows)
 
     def draw(self, confusion: Path, reliability_picture: Path, mistakes: Path, saliency: Path) -> None:
-        """The four pictures, as PNG, or as SVG where the file is named so."""
+        """Draw the four pictures, as PNG or SVG by the suffix of the file."""
         test, params = self._test, self._params
         figures.draw_confusion(test.labels, self._predicted, test.input_spec.classes, confusion)
         figures.draw_reliability(self._bins, reliability_picture)

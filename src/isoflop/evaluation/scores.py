@@ -1,9 +1,9 @@
-"""How good a classifier is on the test split: scores, calibration, and which images it gets wrong."""
+"""Scores of a classifier on a split: accuracy, NLL, calibration, scores per class, worst mistakes, saliency."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 Floats = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.floating[Any]]  # N, K; float32 from ONNX Runtime, float64 from torch
 
 
 class Evaluate(Section):
     """Section ``evaluate``."""
 
-    ece_bins: int = Field(ge=1, le=1000)  # of equal width in confidence, for the expected calibration error
-    mistakes: int = Field(ge=1, le=100)  # pictures, the most confidently wrong first
-    saliency_images: int = Field(ge=1, le=50)  # pictures, of the first image of each class
-    test_time_flips: bool  # measure also the mean of an image's logits and its mirror image's
+    ece_bins: int = Field(ge=1, le=1000)  # equal intervals of confidence, for the expected calibration error
+    mistakes: int = Field(ge=1, le=100)  # images to show, the most confident mistakes first
+    saliency_images: int = Field(ge=1, le=50)  # images to show: the first of each class
+    test_time_flips: bool  # also measure the accuracy of the mean of each image's and its mirror image's logits
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Predictions whose confidence lies in one of equal intervals of (0, 1]."""
+    """Predictions whose confidence is in one of the equal intervals of (0, 1]."""
 
     confidence: float  # mean
     accuracy: float
@@ -52,68 +53,78 @@ def predict_logits(net: nn.Module, split: Split, *, mirrored: bool = False) -> F
 
 
 def probabilities(logits_NK: Floats) -> Floats:
-    """Softmax over the classes."""
+    """Probabilities [N, K]: the softmax of the logits over the classes."""
     from scipy.special import softmax
 
     shares_NK: Floats = softmax(logits_NK, axis=1)
     return shares_NK
 
 
-def scores(logits_NK: Floats, labels_N: Labels, classes: list[str], ece_bins: int) -> dict[str, object]:
-    """What ``metrics/evaluate.json`` says.
+def accuracy(logits_NK: Logits, labels_N: Labels) -> float:
+    """Share of the images whose label has the largest logit."""
+    return float((logits_NK.argmax(1) == labels_N).mean())
 
-    ``nll`` is the mean negative log-likelihood in nats. ``precision``, ``recall`` and ``f1`` are means over the classes
-    (macro), a class that is never predicted counting as 0. ``ece`` is the expected calibration error of Guo et al.
-    2017, eq. 3, with equal intervals.
-    """
+
+def mean_nll(logits_NK: Logits, labels_N: Labels) -> float:
+    """Mean negative log-likelihood of the labels, in nats."""
     from scipy.special import log_softmax
+
+    log_shares_NK = log_softmax(logits_NK.astype(np.float64), axis=1)
+    return -float(log_shares_NK[np.arange(len(labels_N)), labels_N].mean())
+
+
+def scores(logits_NK: Floats, labels_N: Labels, classes: list[str], ece_bins: int) -> dict[str, object]:
+    """Content of ``metrics/evaluate.json``.
+
+    ``nll`` is the mean negative log-likelihood in nats. ``precision``, ``recall`` and ``f1`` are macro averages; the
+    precision of a class that is never predicted is 0. ``ece`` is the expected calibration error of Guo et al. 2017,
+    eq. 3, with equal intervals.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
-    predicted_N = logits_NK.argmax(1)
-    nll = -log_softmax(logits_NK, axis=1)[np.arange(len(labels_N)), labels_N].mean()
-    numbers = list(range(len(classes)))
-    per_class = precision_recall_fscore_support(labels_N, predicted_N, labels=numbers, zero_division=0)
+    indices = list(range(len(classes)))
+    per_class = precision_recall_fscore_support(labels_N, logits_NK.argmax(1), labels=indices, zero_division=0)
     precision, recall, f1 = (_rounded(values.mean()) for values in per_class[:3])
     return {
         "images": len(labels_N),
-        "accuracy": _rounded((predicted_N == labels_N).mean()),
-        "nll": _rounded(nll),
+        "accuracy": _rounded(accuracy(logits_NK, labels_N)),
+        "nll": _rounded(mean_nll(logits_NK, labels_N)),
         "precision": precision,
         "recall": recall,
         "f1": f1,
         "ece": _rounded(expected_calibration_error(reliability(logits_NK, labels_N, ece_bins))),
         "per_class": {
             name: {
-                "precision": _rounded(per_class[0][number]),
-                "recall": _rounded(per_class[1][number]),
-                "f1": _rounded(per_class[2][number]),
-                "images": int(per_class[3][number]),
+                "precision": _rounded(per_class[0][index]),
+                "recall": _rounded(per_class[1][index]),
+                "f1": _rounded(per_class[2][index]),
+                "images": int(per_class[3][index]),
             }
-            for number, name in enumerate(classes)
+            for index, name in enumerate(classes)
         },
     }
 
 
 def reliability(logits_NK: Floats, labels_N: Labels, bins: int) -> list[Bin]:
-    """The bins that hold predictions, from low to high confidence."""
+    """The bins that are not empty, from low to high confidence."""
     shares_NK = probabilities(logits_NK)
     confidence_N, correct_N = shares_NK.max(1), shares_NK.argmax(1) == labels_N
     bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
     found = []
-    for number in np.unique(bin_N):
-        inside = bin_N == number
+    for index in np.unique(bin_N):
+        inside = bin_N == index
         found.append(Bin(float(confidence_N[inside].mean()), float(correct_N[inside].mean()), int(inside.sum())))
     return found
 
 
 def expected_calibration_error(bins: list[Bin]) -> float:
-    """Mean gap between confidence and accuracy, weighted by images."""
+    """Mean absolute difference of confidence and accuracy over the bins, weighted by their images."""
     total = sum(found.images for found in bins)
     return sum(found.images * abs(found.accuracy - found.confidence) for found in bins) / total
 
 
 def worst_mistakes(logits_NK: Floats, labels_N: Labels, count: int) -> list[int]:
-    """Numbers of the wrongly classified images, the most confident first."""
+    """Indices of at most ``count`` misclassified images, the most confident first."""
     shares_NK = probabilities(logits_NK)
     wrong = np.flatnonzero(shares_NK.argmax(1) != labels_N)
     order = np.argsort(-shares_NK[wrong].max(1), kind="stable")
@@ -121,10 +132,10 @@ def worst_mistakes(logits_NK: Floats, labels_N: Labels, count: int) -> list[int]
 
 
 def smooth_gradients(net: nn.Module, split: Split, indices: list[int], samples: int = 32) -> Floats:
-    """SmoothGrad saliency [M, H, W] of the predicted class, each image scaled to [0, 1].
+    """SmoothGrad saliency [M, H, W] of the predicted class for the images ``indices``, each map scaled to [0, 1].
 
-    After Smilkov et al. 2017: gradients of the logit over copies with Gaussian noise of 15 % of the image's range,
-    here the mean of their absolute values and the maximum over the channels.
+    After Smilkov et al. 2017: gradients of the logit for ``samples`` copies with Gaussian noise of 15 % of the image's
+    range; here the mean of their absolute values over the copies, and the maximum over the channels.
     """
     import torch
 

@@ -39,8 +39,8 @@ def cores() -> int:
 class GraphIO:
     """Names of a graph's input and of its output of logits [N, K], and how many inputs it takes at once."""
 
-    entry: str
-    logits: str
+    input_name: str
+    output_name: str
     batch: int
 
 
@@ -119,11 +119,9 @@ def outputs_of(graph: ModelProto, graph_io: GraphIO, inputs_N: npt.NDArray[Any])
     order on another machine."""
     session = open_session(graph.SerializeToString(), threads=1)
     size = graph_io.batch
-    batches = [
-        session.run([graph_io.logits], {graph_io.entry: np.ascontiguousarray(inputs_N[start : start + size])})[0]
-        for start in range(0, len(inputs_N), size)
-    ]
-    joined: Floats = np.concatenate(batches)
+    batches = [np.ascontiguousarray(inputs_N[start : start + size]) for start in range(0, len(inputs_N), size)]
+    outputs = [session.run([graph_io.output_name], {graph_io.input_name: batch})[0] for batch in batches]
+    joined: Floats = np.concatenate(outputs)
     return joined
 
 

@@ -19,7 +19,7 @@ _METRICS = (
 )  # fmt: skip
 _PICTURES = (
     "dropped.png", "augmentation.png", "confusion.png", "reliability.svg", "mistakes.png", "saliency.png",
-    "scaling.svg", "held_out.svg", "isoflop.svg", "surface.svg", "flips.png",
+    "scaling.svg", "held_out.svg", "isoflop.svg", "surface.svg", "changed_predictions.png",
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params
         **sections.training(facts, read_curves(plots / "training")),
         **sections.quality(facts["evaluate"], read_rows(plots / "confusion.csv")),
         **sections.law(facts["scaling"]),
-        **sections.compression(facts, rows, quantized, read_rows(plots / "flips.csv")),
+        **sections.compression(facts, rows, quantized, read_rows(plots / "changed_predictions.csv")),
         **provenance(facts, trained, read_rows(plots / "scaling.csv"), params),
     }
     page = render("page.html", **content)

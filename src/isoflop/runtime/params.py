@@ -102,7 +102,7 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
         entry = value_at(content, f"{by}.{variant}", file)
         if not isinstance(entry, dict) or not isinstance(entry.get("of"), str):
             raise UserError(
-                f"{file}: {by}.{variant}: found {entry!r}, expected a mapping with of: the model to start from"
+                f"{file}: {by}.{variant}: got {entry!r}, expected a mapping with of: the model to start from"
             )
         changes = {field: value for field, value in entry.items() if field != "of"}
         if isinstance(values[name], dict):
@@ -152,7 +152,7 @@ def read_params(file: Path) -> dict[str, Any]:
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: found {type(content).__name__}, expected sections with keys")
+        raise UserError(f"{file}: got {type(content).__name__}, expected sections with keys")
     return {str(name): value for name, value in content.items()}
 
 
@@ -162,7 +162,7 @@ def _explain(
     first, *rest = detail["loc"]
     where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
     where = replaced.get(where, where)
-    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, found "):  # of several keys together
+    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, got "):  # of several keys together
         return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
@@ -172,7 +172,7 @@ def _explain(
         return f"{file}: {where}: unknown key; {hint}"
     found = detail["input"]
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{file}: {where}: found {found!r} ({_yaml_type(found)}), expected {expected}"
+    return f"{file}: {where}: got {found!r} ({_yaml_type(found)}), expected {expected}"
 
 
 def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:
