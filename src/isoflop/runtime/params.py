@@ -152,7 +152,7 @@ def read_params(file: Path) -> dict[str, Any]:
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: got {type(content).__name__}, expected sections with keys")
+        raise UserError(f"{file}: found {type(content).__name__}, expected sections with keys")
     return {str(name): value for name, value in content.items()}
 
 
