@@ -217,3 +217,4 @@ def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _running_nodes(other)
         else:
             yield child
+            yield from _running_nodes(child)
