@@ -25,7 +25,7 @@ class Distill(Section):
     width_ratio: float = Field(gt=0, lt=1)  # width of the student as a share of the base's
     temperature: float = Field(gt=0, le=100)  # divides the logits of teacher and student
     alpha: float = Field(ge=0, le=1)  # weight of the teacher's outputs; the labels have 1 - alpha
-    features: float = Field(ge=0, le=1e6)  # weight of the loss on similarities between images; 0: outputs only
+    features: float = Field(ge=0, le=1e6)  # weight of the loss on similarities between images; 0: logits only
     epochs: int = Field(ge=1)  # replaces recipe.epochs
     seed: int = Field(ge=0)  # seed of weights and batches
 

@@ -1,14 +1,14 @@
 """The skeleton of a compression stage, shared by distill, prune, sparsify and qat.
 
-A compression method turns the trained model ``of`` into a variant. To add one, write
+A compression method turns a trained model into a variant. To add the method NAME, write
 
-1. a module with a ``Section`` (its keys in params.yaml) and a function ``NAME(job: Job[ItsSection]) -> Variant``; start
-   from ``compression.qat``, the shortest;
+1. a module in this package, like ``qat.py``, with a ``Section`` for its keys in params.yaml and a function
+   ``NAME(job: Job[ItsSection]) -> Variant``, which trains with ``job.fit`` and returns the network;
 2. ``stages/NAME.py``, like ``stages/qat.py``, and its entry in dvc.yaml;
-3. its key in ``compression.variants.Variants``.
+3. a field in ``compression.variants.Variants``, and in each preset the section NAME and ``variants.NAME``.
 
-The function trains with ``job.fit`` and returns the network. ``make_variant`` does the rest: it refuses private models,
-resumes after a kill, and writes the model folder and the metrics file.
+``make_variant`` does the rest: it refuses private models, resumes after a kill, and writes the model folder and the
+metrics file.
 """
 
 from __future__ import annotations

@@ -34,11 +34,11 @@ class Prune(Section):
 
     ratio: float | None = Field(gt=0, lt=1)  # share of the channels to remove from every layer that can be narrowed
     macs_ratio: float | None = Field(gt=0, lt=1)  # largest share of the multiply-accumulates to keep
-    target_speedup: float | None = Field(gt=1, le=1000)  # in ONNX Runtime, batch size 1, one thread
-    importance: Literal["l2", "taylor"]  # of a channel, see above
+    target_speedup: float | None = Field(gt=1, le=1000)  # lowest speed-up in ONNX Runtime at batch size 1 on one thread
+    importance: Literal["l2", "taylor"]  # how a channel is ranked, see above
     scope: Literal["layer", "global"]  # compare channels within each layer, or across the network
     round_to: int = Field(ge=1, le=128)  # keep a multiple of this many channels; ONNX Runtime's kernels prefer 16
-    steps: int = Field(ge=1, le=100)  # removals; fine-tuning follows each one
+    steps: int = Field(ge=1, le=100)  # number of removals; each is followed by fine-tuning
     epochs: int = Field(ge=1)  # of fine-tuning, split evenly over the steps
     learning_rate_factor: float = Field(gt=0, le=10)  # of fine-tuning, times recipe.learning_rate
     alpha: float = Field(ge=0, le=1)  # weight of the unpruned model's outputs; the labels have 1 - alpha

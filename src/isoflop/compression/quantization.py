@@ -42,11 +42,11 @@ class Quantize(Section):
     """
 
     method: Literal["auto", "minmax", "percentile", "entropy"]  # of calibration; auto: the one with the smallest error
-    percentile: float = Field(gt=50, le=100)  # of the activations to cover; the others are clipped
+    percentile: float = Field(gt=50, le=100)  # percentage of the activations to cover; the others are clipped
     calibration_images: int = Field(ge=1)  # training images, balanced over the classes
-    max_accuracy_drop: float = Field(ge=0, le=1)  # in validation accuracy; layers stay in float until it is met
-    keep_last_layer_float: bool  # in INT8 many logits of the head would be equal
-    portable: bool  # weights of 7 bits, see above
+    max_accuracy_drop: float = Field(ge=0, le=1)  # largest drop in validation accuracy; above it layers return to float
+    keep_last_layer_float: bool  # the head: in INT8 many of its logits would be equal
+    portable: bool  # limit weights to 7 bits, see above
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def quantize_graph(
     """An INT8 graph whose accuracy on ``validation_N`` is at most ``params.max_accuracy_drop`` below the float graph's.
 
     Of the calibration methods, the one with the smallest error of the logits on the calibration inputs is taken. If all
-    layers in INT8 lose more than the allowed accuracy, layers go back to float one by one, the most sensitive first. If
+    layers in INT8 lose more than the allowed accuracy, layers return to float one by one, the most sensitive first. If
     the drop is still too large with a single INT8 layer left, ``kept_within`` is false.
 
     Args:
@@ -165,7 +165,7 @@ def quantize_graph(
 
     float_accuracy, most_sensitive_first = measured(graph), sorted(layers, key=lambda node: -alone[node.name])
     attempts = [most_sensitive_first[:floats] for floats in range(len(layers))]  # layers in float, at first none
-    for floats in tracked(attempts, "measuring the accuracy, layers go back to float", "layers"):
+    for floats in tracked(attempts, "measuring the accuracy, layers return to float", "layers"):
         int8 = with_ranges(graph, tried[method], _without(graph, nodes, floats), params.portable)
         reached = measured(int8)
         if within := float_accuracy - reached <= params.max_accuracy_drop + _EXACT:
