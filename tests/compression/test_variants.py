@@ -47,7 +47,7 @@ def test_a_variant_replaces_values_of_its_section(tmp_path: Path) -> None:
         ({"prune": {"pruned": {"of": "base", "ratio": 2.0}}},
          "variants.prune.pruned.ratio: got 2.0 (number), expected less than 1"),
         ({"prune": {"pruned": {"ratio": 0.5}}},
-         "variants.prune.pruned: got {'ratio': 0.5}, expected a mapping with of: the model to start from"),
+         "variants.prune.pruned: got {'ratio': 0.5}, expected a mapping with `of`, the model to start from"),
         ({"distill": {"distilled": {"of": "nothing"}}},
          "variants.distill.distilled.of: got 'nothing', expected one of base, pruned, sparse, qat"),
         ({"distill": {"distilled": {"of": "distilled"}}},

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section, untracked
 
 BASE = "base"
@@ -56,6 +57,12 @@ class Variants(Section):
     candidates: Candidates  # models to export, quantize and measure, of which one is shipped; base first
     float16: Names  # candidates that are also converted to FP16
     tflite: Names = untracked()  # models that are also exported to LiteRT; the comparison covers ONNX files only
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if an entry names a model that does not exist, or entries name each other in a cycle."""
+        if wrong := misfits(self):
+            raise UserError("; ".join(f"{file}: {mistake}" for mistake in wrong))
+        return []
 
     def made_by(self) -> dict[str, str]:
         """The stage that makes each model, by the model's name; the base included."""
