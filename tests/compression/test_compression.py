@@ -29,7 +29,7 @@ from tests.networks import digits_architecture, digits_split, fresh_net, no_view
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Split, Split]:
-    monkeypatch.chdir(tmp_path)  # checkpoints go to the current folder
+    monkeypatch.chdir(tmp_path)  # checkpoints go to the working directory
     return digits_split(tmp_path / "train", 0, 1200), digits_split(tmp_path / "val", 1200, 1500)
 
 
@@ -92,7 +92,7 @@ def test_a_student_that_cannot_be_is_refused(
 
 
 def test_a_student_is_smaller_than_a_pruned_teacher(base: Model, data: tuple[Split, Split], tmp_path: Path) -> None:
-    """Whose architecture says still how wide it was."""
+    """The architecture of a pruned model still has the width from before pruning."""
     pruned_facts(base, data, ratio=0.5, epochs=1)
     train, val = data
     params = Distill(width_ratio=0.75, temperature=2.0, alpha=0.7, features=0.0, epochs=1, seed=0)
@@ -137,7 +137,7 @@ def test_the_unpruned_network_can_be_the_teacher(base: Model, data: tuple[Split,
 def test_where_the_weights_were_worth_nothing_the_control_is_kept(
     base: Model, data: tuple[Split, Split], tmp_path: Path
 ) -> None:
-    """A rate so low that pruning does not recover."""
+    """The learning rate is too low to recover from pruning."""
     facts = pruned_facts(base, data, ratio=0.8, epochs=3, learning_rate_factor=1e-6)
     assert facts["kept"] == "control" and facts["val_accuracy"] == facts["control_val_accuracy"]
     logits = predict_logits(load_model(tmp_path / "pruned").net, data[1])
@@ -145,7 +145,7 @@ def test_where_the_weights_were_worth_nothing_the_control_is_kept(
 
 
 def test_pruning_that_removes_nothing_is_refused(base: Model, data: tuple[Split, Split]) -> None:
-    """Before anything is trained, in however many steps."""
+    """Before any training, for one step and for two."""
     with pytest.raises(UserError, match=r"prune\.round_to: got 128"):
         pruned_facts(base, data, ratio=0.3, round_to=128, steps=2)
     with pytest.raises(UserError, match=r"prune\.round_to: got 128"):
@@ -164,7 +164,7 @@ def test_a_share_of_the_macs_is_reached_with_as_few_channels_gone_as_can_be(
 
 
 def test_steps_by_gradients_over_all_layers(base: Model, data: tuple[Split, Split]) -> None:
-    """What goes is what matters least anywhere: not the same share of each layer."""
+    """With scope global, layers lose different shares of their channels."""
     facts = pruned_facts(base, data, ratio=0.5, importance="taylor", scope="global", steps=2, round_to=8)
     shares = {left / before for before, left in list(facts["channels"].values())[:3]}
     assert len(shares) > 1 and facts["val_accuracy"] > 0.9
@@ -174,7 +174,7 @@ def test_steps_by_gradients_over_all_layers(base: Model, data: tuple[Split, Spli
 def test_a_measured_speed_up_is_reached_or_refused(
     base: Model, data: tuple[Split, Split], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Times as of a machine that takes as long as there are multiply-accumulates; one real measurement."""
+    """Latency is simulated as proportional to the MACs; one real measurement."""
     asked: list[float] = []
 
     def by_macs(of: Model, others: Sequence[Model]) -> list[float]:
@@ -193,7 +193,7 @@ def test_a_measured_speed_up_is_reached_or_refused(
 
 
 def test_a_layer_of_any_width_is_rounded(base: Model, data: tuple[Split, Split]) -> None:
-    """Of 32 channels 60 % leave 12, which is no multiple of 16: 16 stay, and not all."""
+    """Removing 60 % of 32 channels leaves 12, which is no multiple of 16: 16 are kept, not all 32."""
     facts = pruned_facts(base, data, ratio=0.6, epochs=1)
     assert [left for _, left in facts["channels"].values()][:3] == [16, 16, 48]
 
@@ -218,10 +218,10 @@ def test_a_pruning_that_cannot_be_is_refused(changes: dict[str, Any], said: str)
 def test_what_was_trained_before_a_kill_is_not_trained_again(
     base: Model, data: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    """Killed in its second training; the end is that of an undisturbed run."""
+    """Killed in its second training and run again, the stage gives the result of an undisturbed run."""
     train, val = data
     student = Distill(width_ratio=0.25, temperature=2.0, alpha=0.7, features=0.0, epochs=2, seed=0)
-    seen: list[int] = []  # images that each training took, of those that ended
+    seen: list[int] = []  # images that each finished training timed
     killed_in = 0
 
     def counted(*arguments: Any, **options: Any) -> Fitted:

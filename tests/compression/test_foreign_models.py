@@ -24,7 +24,7 @@ SIDE = 24
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 images of other sizes than the model's in two folders, one file that is no image, and a text."""
+    """60 images in two folders, of another size than the model takes, one broken image, and a text file."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(60):
         place = folder / ("a" if number % 2 else "b")
@@ -38,7 +38,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export_torch(file: Path, batch: bool = True, channels: int = 3) -> Path:
-    """A network as anyone exports one: channels first, float, logits alone."""
+    """A network as other tools export it: channels first, float input, logits only."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from isoflop.compression.variants import onnx_files
 from isoflop.project.checking import check, stage_schemas
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import load_params, variant_keys
+from isoflop.runtime.stage_code import checkout, code_text
 from stages.prune import Params
 from tests.conftest import ROOT, run_command
 
 
 def checked(folder: Path, **variants: Any) -> str:
-    """What `check` says of params.yaml with some of ``variants`` changed."""
+    """The error that `check` reports for params.yaml with some keys of ``variants`` changed; empty if it reports none."""
     content = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
     content["variants"] |= variants
     content["data"] |= {"path": str(folder)}
@@ -94,7 +96,8 @@ def test_the_stage_names_the_variant_that_fails(tmp_path: Path) -> None:
     checked(tmp_path, prune={"slim": {"of": "base", "ratio": 2.0}})
     options = ["--of", "b", "--train", "t", "--val", "v", "--views", "w", "--model", "m", "--metrics", "j.json"]
     command = [sys.executable, "-m", "stages.prune", "--variant", "slim", *options]
-    done = run_command(*command, cwd=tmp_path, check=False, PYTHONPATH=str(ROOT))
+    (tmp_path / "code.yaml").write_text(code_text(checkout(ROOT)))
+    done = run_command(*command, cwd=tmp_path, check=False, PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{ROOT}")
     said = "error: prune@slim: params.yaml: variants.prune.slim.ratio: got 2.0 (number), expected less than 1\n"
     assert (done.returncode, done.stderr) == (1, said)
 
