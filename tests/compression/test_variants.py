@@ -20,7 +20,7 @@ from tests.conftest import ROOT, run_command
 
 
 def checked(folder: Path, **variants: Any) -> str:
-    """The error that `check` reports for params.yaml with some keys of ``variants`` changed; empty if it reports none."""
+    """The error that `check` reports for params.yaml with keys of ``variants`` changed; empty if there is none."""
     content = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
     content["variants"] |= variants
     content["data"] |= {"path": str(folder)}
