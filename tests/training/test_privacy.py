@@ -118,7 +118,7 @@ def test_batches_are_drawn_by_poisson_sampling(data: tuple[Split, Split]) -> Non
     assert len(sizes) == 4 * 300
     assert sizes.mean() == pytest.approx(4, abs=0.3) and sizes.var() == pytest.approx(4, abs=1)
     assert sizes.min() == 0, "a batch may be empty"
-    shown = np.concatenate([batch.numbers.numpy() for batch in batches])
+    shown = np.concatenate([batch.indices.numpy() for batch in batches])
     assert len(set(shown)) < len(shown), "an image may come twice in an epoch"
 
 

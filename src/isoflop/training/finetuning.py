@@ -1,4 +1,4 @@
-"""Training a trained network further without changing its scale or the size of its images."""
+"""Fine-tuning: the recipe that trains a trained network further."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from isoflop.training.recipe import Recipe
 
 
 def finetuning(recipe: Recipe, learning_rate: float, epochs: int) -> Recipe:
-    """``recipe`` with AdamW, whatever its own optimizer: Muon brings filters to one size each step, which would undo
-    zeros and the ranges of rounded weights. It has seen smaller images already."""
+    """Return ``recipe`` with AdamW and without progressive resizing or moving average.
+
+    Muon rescales filters at each step, which would move pruned weights away from 0 and weights out of their
+    quantization range.
+    """
     changes = {
         "optimizer": "adamw",
         "momentum": 0.9,
@@ -24,10 +27,16 @@ def finetuning(recipe: Recipe, learning_rate: float, epochs: int) -> Recipe:
 
 @contextlib.contextmanager
 def said_of(key: str, value: float) -> Iterator[None]:
-    """A training within that diverges names this parameter, and not the recipe's learning rate."""
+    """Report a training that diverges inside the block as a mistake in ``key``, not in ``recipe.learning_rate``.
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
     from isoflop.training.lightning_module import DivergedError
 
     try:
         yield
     except DivergedError:
-        raise DivergedError(f"params.yaml: {key}: found {value}, and the loss is not finite; try a lower one") from None
+        raise DivergedError(
+            f"params.yaml: {key}: got {value}, and the loss is not finite; fix: a lower learning rate"
+        ) from None
