@@ -76,7 +76,7 @@ def test_a_teacher_that_knows_no_more_than_the_student_is_not_listened_to(
     [
         ("cnn", 1, 0.5, r"distill\.width_ratio: found 0\.5, which makes width 1 of width 1, "),
         ("cnn", 8, 0.99, r"distill\.width_ratio: found 0\.99, which makes width 8 of width 8, "),
-        ("vit", 24, 0.6, r"model\.heads: found 12, expected a divisor of 56 \(4 x 0\.6 of width 24\)"),
+        ("vit", 24, 0.6, r"model\.heads: got 12, expected a divisor of 56 \(4 x 0\.6 of width 24\)"),
     ],
 )
 def test_a_student_that_cannot_be_is_refused(

@@ -92,6 +92,6 @@ def test_a_rate_that_diverges_is_named(
 
     monkeypatch.setattr("isoflop.training.fitting.fit", diverges)
     params = Qat(epochs=1, learning_rate=1.0, seed=0)
-    with pytest.raises(UserError, match=r"qat\.learning_rate: found 1\.0, and the loss is not finite"):
+    with pytest.raises(UserError, match=r"qat\.learning_rate: got 1\.0, and the loss is not finite"):
         train_quantized(model, recipe(), params, TrainingData(data[0], no_views(data[0]), data[1]), **out)
     assert not (tmp_path / "qat").exists()

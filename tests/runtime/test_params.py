@@ -103,7 +103,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_patches_that_do_not_tile_the_image_are_told_before_anything_runs(tmp_path: Path) -> None:
     text = (ROOT / "presets" / "smoke.yaml").read_text().replace("family: cnn", "family: vit")
     (tmp_path / "params.yaml").write_text(re.sub(r"patch_size: \d+", "patch_size: 3", text))
-    with pytest.raises(UserError, match=r"model\.patch_size: found 3, expected a divisor of the image size 8"):
+    with pytest.raises(UserError, match=r"model\.patch_size: got 3, expected a divisor of the image size 8"):
         check(stage_schemas(ROOT).values(), tmp_path / "params.yaml")
 
 

@@ -51,7 +51,7 @@ def _code() -> str:
     if package in ("stages", "isoflop.stages") and stage in code.stage_names():
         return code_digest(stage, code)
     digest = hashlib.sha256()
-    for name, file in sorted(import_closure(Path(__file__).with_name("fitting.py"), code).items()):
+    for name, file in sorted(import_closure(code.package / "training" / "fitting.py", code).items()):
         if not is_runtime(name):
             digest.update(file.read_bytes())
     return digest.hexdigest()
