@@ -15,7 +15,7 @@ from isoflop.runtime.params import Section
 class ModelParams(Section):
     """Section ``model``: the family, and its shape apart from the width. ``heads`` and ``patch_size`` apply to vit."""
 
-    family: Literal["mlp", "cnn", "resnet", "vit"]  # see _FAMILIES in isoflop.models.families
+    family: Literal["mlp", "cnn", "resnet", "vit"]  # kind of network, see isoflop.models.families
     depth: int = Field(ge=1, le=64)  # hidden layers, convolutions, residual units per stage, or transformer blocks
     heads: int = Field(ge=1, le=64)  # attention heads; a divisor of 4 * width
     patch_size: int = Field(ge=1, le=256)  # side of a patch, pixels; a divisor of prepare.image_size

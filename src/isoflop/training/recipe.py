@@ -22,15 +22,15 @@ class Recipe(Section):
     """Section ``recipe``: loss, optimizer, schedule and the random changes of each batch."""
 
     loss: Literal["cross_entropy", "mse"]  # mse: of the logits to one-hot labels
-    label_smoothing: float = Field(ge=0, lt=1)  # share spread evenly over the classes; 0 with mse
+    label_smoothing: float = Field(ge=0, lt=1)  # probability spread evenly over the classes; 0 with mse
     optimizer: Literal["sgd", "momentum", "adam", "adamw", "muon"]  # sgd: without momentum
     learning_rate: float = Field(gt=0)  # at width 16; at other widths it is scaled by layer
     momentum: float = Field(ge=0, lt=1)  # of momentum and muon; beta 1 of adam and adamw
     weight_decay: float = Field(ge=0)  # of matrices and filters, not of biases and norms
     schedule: Literal["constant", "linear", "cosine"]  # after the warm-up: constant, or decay to 0
-    warmup_fraction: float = Field(ge=0, lt=1)  # of all steps; linear, from 0.1 times the learning rate
+    warmup_fraction: float = Field(ge=0, lt=1)  # of all steps; linear warm-up from 0.1 times the learning rate
     epochs: int = Field(ge=1)  # of the base model; the scaling study and the variants have their own
-    max_minutes: float | None = Field(gt=0)  # time limit at which the schedule ends; null: none
+    max_minutes: float | None = Field(gt=0)  # time limit; the schedule ends there at the latest; null: none
     batch_size: int = Field(ge=2)  # images per step, over all devices
     ema_decay: float = Field(ge=0, lt=1)  # per step, of the exponential moving average of the weights; 0: no average
     gradient_clip: float = Field(ge=0)  # maximum norm of the gradient; 0: no clipping
@@ -54,7 +54,7 @@ class Recipe(Section):
 class Privacy(Section):
     """Section ``train.privacy``: differential privacy (DP-SGD)."""
 
-    epsilon: float | None = Field(gt=0, le=100)  # budget, spent by the last epoch; null: no privacy
+    epsilon: float | None = Field(gt=0, le=100)  # privacy budget, spent by the last epoch; null: no privacy
     delta: float = Field(gt=0, lt=1)  # less than 1 / number of training images
     clip_norm: float = Field(gt=0)  # maximum norm of the gradient of one image
 
@@ -63,7 +63,7 @@ class Train(Section):
     """Section ``train``: the width, and the hardware to train on."""
 
     width: int = Field(ge=1, le=65536)  # of the network; every hidden layer scales with it
-    seed: int = Field(ge=0)  # of weights, batches and augmentation
+    seed: int = Field(ge=0)  # of initial weights, batches and dropout
     accelerator: Literal["auto", "cpu", "gpu"]  # auto: a GPU if there is one
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(union_mode="left_to_right")  # per node; auto: all
     nodes: int = Field(ge=1)  # machines
