@@ -92,17 +92,12 @@ def check_private(family: str, recipe: Recipe, on: Hardware) -> None:
     """Refuse what mixes the gradients of images, or reads the images outside the mechanism.
 
     Raises:
-        UserError: names the parameter.
+        UserError: a parameter does not suit private training; the message names it.
     """
     expected: list[tuple[str, object, bool, str]] = [
         ("model.family", family, family in ("mlp", "vit"), "mlp or vit, as batch norms mix the images of a batch"),
         ("recipe.infobatch", recipe.infobatch, not recipe.infobatch, "0.0, as image losses are not private"),
-        (
-            "recipe.gradient_clip",
-            recipe.gradient_clip,
-            not recipe.gradient_clip,
-            "0.0, as each image's is clipped already",
-        ),
+        ("recipe.gradient_clip", recipe.gradient_clip, not recipe.gradient_clip, "0.0, as each image's is clipped"),
         ("recipe.precision", recipe.precision, recipe.precision != "bf16", "auto or fp32"),
         ("train.devices", on.devices, on.devices == 1 and on.nodes == 1, "1, and 1 node"),
         ("train.accumulate_grad_batches", on.accumulate_grad_batches, on.accumulate_grad_batches == 1, "1"),

@@ -40,7 +40,7 @@ class Recipe(Section):
     infobatch: float = Field(ge=0, lt=1)  # InfoBatch: share of the images with a low loss that a pass leaves out
     progressive_resizing: Annotated[
         list[Scale], Field(min_length=1), AfterValidator(_ends_at_full_size)
-    ]  # fractions of the image side, each for an equal share of the training; the last is 1.0
+    ]  # fractions of the image side, each for an equal share of the training; ends with 1.0
     precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 if the hardware computes in it, else fp32
 
     @field_validator("label_smoothing")

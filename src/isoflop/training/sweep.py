@@ -141,9 +141,8 @@ def _run(
             net,
             part,
             val,
-            recipe.model_copy(
-                update={"epochs": run.epochs, "max_minutes": None}
-            ),  # a time limit depends on the machine
+            # without a time limit, which would make results depend on the machine
+            recipe.model_copy(update={"epochs": run.epochs, "max_minutes": None}),
             width=built.width,
             seed=run.seed,
             images_budget=max(1, round(run.budget / flops)) if run.budget else None,
