@@ -23,7 +23,7 @@ from isoflop.models.costs import count_training_flops
 from isoflop.runtime.errors import UserError
 from isoflop.training.fitting import Fitted, fit
 from isoflop.training.hardware import Hardware
-from isoflop.training.lightning_module import DivergedError
+from isoflop.training.lightning_module import DivergedError, Plan, Training
 from isoflop.training.losses import Teacher, distillation_loss
 from isoflop.training.optimizers import learning_rate_factor, make_optimizer, orthogonalized
 from tests.conftest import ROOT, run_command
@@ -86,6 +86,14 @@ def test_patience_keeps_the_best_weights(data: tuple[Split, Split]) -> None:
     fitted = train(data, fresh_net(), {"patience": 2}, epochs=40, learning_rate=0.02, schedule="constant")
     assert fitted.epochs < 40
     assert fitted.val_nll == min(row["val/nll"] for row in fitted.history)
+
+
+def test_the_moving_average_asks_for_no_gradients(data: tuple[Split, Split]) -> None:
+    """DDP waits for the gradients of every parameter that asks for one, and stops where none comes."""
+    plan = Plan(steps_an_epoch=19, images_an_epoch=1200, epochs=1, seconds=None, images=None, validate_every=1)
+    training = Training(fresh_net(), 16, data[1], recipe(ema_decay=0.9), plan)
+    asking = [name for name, weight in training.named_parameters() if weight.requires_grad]
+    assert asking and all(name.startswith("net.") for name in asking)
 
 
 def test_a_loss_that_is_not_finite_is_said(data: tuple[Split, Split]) -> None:

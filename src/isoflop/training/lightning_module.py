@@ -167,7 +167,8 @@ class Training(pl.LightningModule):
 
 def _moving_average(net: nn.Module, decay: float) -> swa_utils.AveragedModel:
     averaging = swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return swa_utils.AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
+    average = swa_utils.AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
+    return average.requires_grad_(False)  # DDP would expect gradients of them
 
 
 class Data(pl.LightningDataModule):
