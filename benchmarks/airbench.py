@@ -1,7 +1,7 @@
-"""The recipe of airbench-94 with Muon (K. Jordan 2024), in a bare loop on any device: what isoflop is measured against.
+"""The recipe of airbench-94 with Muon (K. Jordan 2024) in a bare loop on any device, as a baseline for isoflop.
 
 Network 64-256-256, batch 2,000, 8 epochs, whitened 2x2 stem, Muon on filters, SGD with Nesterov momentum on the rest,
-alternating flip, shifts by 2 pixels, label smoothing 0.2, a rate that falls linearly; bf16.
+alternating flip, shifts of up to 2 pixels, label smoothing 0.2, linear decay of the learning rate; bf16.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from isoflop.models.initialization import whitening_filters
 from isoflop.training.optimizers import orthogonalized
 
 _WIDTHS, _BATCH, _EPOCHS, _SHIFT = (64, 256, 256), 2000, 8, 2
-_MUON, _BIASES, _HEAD, _DECAY = 0.24, 0.053, 0.67, 2e-6 * _BATCH  # rates for the sum of the losses; weight decay
+_MUON, _BIASES, _HEAD, _DECAY = 0.24, 0.053, 0.67, 2e-6 * _BATCH  # learning rates for summed losses; weight decay
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Net(nn.Module):
 
 
 def moved(images_NCHW: Tensor, flips_B: Tensor) -> Tensor:
-    """Images of which some are mirrored, then each shifted, with the edge reflected."""
+    """Mirror the images that ``flips_B`` selects, then shift each at random, with reflected edges."""
     count, _, side, _ = images_NCHW.shape
     padded = functional.pad(images_NCHW, (_SHIFT,) * 4, "reflect").permute(0, 2, 3, 1)
     device = images_NCHW.device
@@ -70,7 +70,7 @@ def moved(images_NCHW: Tensor, flips_B: Tensor) -> Tensor:
 
 
 def accuracies(net: nn.Module, split: Split, device: torch.device) -> tuple[float, float]:
-    """Of the images as they are, and of the mean of the logits of each and its mirror image."""
+    """Return the accuracy on the images, and that of the mean logits of each image and its mirror image."""
     plain = flipped = 0
     net.eval()
     for start in range(0, len(split), 1000):
@@ -84,7 +84,7 @@ def accuracies(net: nn.Module, split: Split, device: torch.device) -> tuple[floa
 
 
 def train(train: Split, test: Split, device: torch.device, seed: int, epochs: int = _EPOCHS) -> Result:
-    """Train on ``train`` and measure on ``test``."""
+    """Train on ``train`` and evaluate on ``test``."""
     torch.manual_seed(seed)
     images = normalize(torch.from_numpy(np.array(train.images)).to(device), train.input_spec)
     labels = torch.from_numpy(train.labels).to(device)
@@ -103,13 +103,13 @@ def train(train: Split, test: Split, device: torch.device, seed: int, epochs: in
     begin = time.perf_counter()
     order = torch.empty(0)
     for step in range(epochs * steps):
-        epoch, place = divmod(step, steps)
-        if place == 0:
+        epoch, position = divmod(step, steps)
+        if position == 0:
             order = torch.randperm(len(images), device=device)
-        mine = order[place * _BATCH : (place + 1) * _BATCH]
-        behind = step / (epochs * steps)
-        for number, (group, (_, rate)) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
-            group["lr"] = rate * (max(0, 1 - 3 * behind) if number == 0 else 1 - behind)
+        mine = order[position * _BATCH : (position + 1) * _BATCH]
+        progress = step / (epochs * steps)
+        for index, (group, (_, rate)) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+            group["lr"] = rate * (max(0, 1 - 3 * progress) if index == 0 else 1 - progress)
         with torch.autocast(device.type, torch.bfloat16):
             batch = moved(images[mine], mirrored[mine] ^ bool(epoch % 2))
             logits = net(batch.contiguous(memory_format=torch.channels_last))
@@ -123,7 +123,7 @@ def train(train: Split, test: Split, device: torch.device, seed: int, epochs: in
                 ahead = weight.grad + 0.6 * momentum
                 weight.mul_(math.sqrt(len(weight)) / weight.norm())
                 update = orthogonalized(ahead.flatten(1), torch.bfloat16).view_as(weight)
-                weight.add_(update, alpha=-_MUON * (1 - behind))
+                weight.add_(update, alpha=-_MUON * (1 - progress))
         net.zero_grad(set_to_none=True)
     loss.item()  # waits for the device
     seconds = time.perf_counter() - begin

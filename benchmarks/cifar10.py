@@ -1,18 +1,18 @@
-"""Accuracy on CIFAR-10 after so many minutes, one contender after the other on the same machine and images.
+"""Accuracy on CIFAR-10 within a time limit, of several training recipes on the same machine and images.
 
 ``python -m benchmarks.cifar10 [--data data/prepared] [--minutes 2 5 10] [--seeds 0] [--only NAME ...]`` trains
 
-- ``isoflop``: ``fit`` with presets/cifar10.yaml at ``--width``, changed by ``--set``, its schedule ending with the
-  minutes;
-- ``resnet18``: ResNet-18 (He et al. 2016, with the 3x3 stem for small images) in plain Lightning, SGD with Nesterov
-  momentum and one-cycle up to 0.1 ending with the minutes, batch 128, random flips and shifts;
-- ``article``: a small CNN with Adam 0.001, batch 32, at most 10 epochs, without augmentation; its rate does not change,
-  so one training, looked at after each of the minutes, is all of them;
-- ``airbench``: the recipe of airbench-94 (``benchmarks.airbench``), which takes what it takes;
+- ``isoflop``: ``fit`` with presets/cifar10.yaml at ``--width``, changed by ``--set``; its schedule ends at the time
+  limit;
+- ``resnet18``: ResNet-18 (He et al. 2016, with the 3x3 stem for small images) in plain Lightning: SGD with Nesterov
+  momentum, a one-cycle schedule up to 0.1 that ends at the time limit, batch 128, random flips and shifts;
+- ``article``: a small CNN with Adam 0.001, batch 32, at most 10 epochs, without augmentation. Its learning rate is
+  constant, so one training, evaluated at each time limit, serves all of them;
+- ``airbench``: the recipe of airbench-94 (``benchmarks.airbench``), which has a fixed length;
 
-and prints a line of JSON for each: minutes asked for, seconds taken, test accuracy, images seen. The minutes count from
-the first step to the end of the last; loading the data and the final measurement are in nobody's. bf16 where
-the hardware has it; always for airbench.
+and prints a line of JSON for each: time limit in minutes, seconds taken, test accuracy, images seen. The time runs
+from the first step to the end of the last; it excludes loading the data and the final evaluation. Precision is bf16 if
+the hardware computes in it, and always for airbench.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Normalized images, mirrored at random and shifted by up to 4 pixels if they are to be ``moved``."""
+    """Normalized images; if ``moved``, mirrored with probability 0.5 and shifted by up to 4 pixels."""
 
     def __init__(self, split: Split, moved: bool) -> None:
         self._images = normalize(torch.from_numpy(np.array(split.images)), split.input_spec)
@@ -104,12 +104,12 @@ def article_cnn() -> nn.Module:
 
 
 class Plain(pl.LightningModule):
-    """A network with cross-entropy as a tutorial trains it, until the clock says stop."""
+    """A network trained with cross-entropy as in a tutorial, up to the last of ``marks`` (seconds)."""
 
     def __init__(self, net: nn.Module, marks: list[float], one_cycle: bool) -> None:
         super().__init__()
         self.net, self._marks, self._one_cycle, self.images = net, sorted(marks), one_cycle, 0
-        self.kept: list[dict[str, Any]] = []  # at each mark (seconds): the weights and how many images were seen
+        self.kept: list[dict[str, Any]] = []  # at each mark: the weights and the number of images seen
 
     def on_train_start(self) -> None:
         self.begin = time.perf_counter()
@@ -139,7 +139,7 @@ class Plain(pl.LightningModule):
 
 
 def plain(name: str, train: Split, test: Split, minutes: list[float], seed: int) -> list[dict[str, Any]]:
-    """What one training came to at each of the ``minutes``, or at its end if that is earlier."""
+    """Return the results of one training at each of ``minutes``, or at its end if that is earlier."""
     torch.manual_seed(seed)
     large = name == "resnet18"
     net = resnet18() if large else article_cnn()
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as recipe.cutout=10")
     contenders = ("isoflop", "resnet18", "article", "airbench")
     parser.add_argument("--only", nargs="+", default=contenders, choices=contenders)
-    parser.add_argument("--split", default="test", choices=("test", "val"), help="val is what a choice may be made on")
+    parser.add_argument("--split", default="test", choices=("test", "val"), help="use val to choose between settings")
     options = parser.parse_args()
     train, val = (read_split(options.data / name) for name in ("train", "val"))
     test = read_split(options.data / options.split)
@@ -202,7 +202,7 @@ def main() -> None:
     print(json.dumps({"device": name, "threads": torch.get_num_threads(), "measured_on": options.split, **versions}))
     for seed in options.seeds:
         for contender in options.only:
-            # those whose length does not decide how they train are trained once
+            # one training serves all time limits if its schedule does not depend on them
             for group in [options.minutes] if contender in ("article", "airbench") else [[m] for m in options.minutes]:
                 if contender == "isoflop":
                     ended = [isoflop(options.width, options.set, train, val, test, group[0], seed)]

@@ -1,9 +1,9 @@
-"""A scaling study of CIFAR-10 on the machine at hand, kept as a table that ``isoflop fit`` analyses.
+"""A scaling study on CIFAR-10, written as a table for ``isoflop fit``.
 
 ``python -m benchmarks.cifar10_study --data data/prepared --folder FOLDER --table benchmarks/results/cifar10_study.csv``
-trains every width on every fraction of the data for every number of epochs, and the whole data for every budget, with
-presets/cifar10.yaml, one file of runs a width in FOLDER (a width that is there is not trained again); then writes the
-table and, beside it, its conditions.
+trains every width on every fraction of the data for every number of epochs, and on all data for every budget, with
+presets/cifar10.yaml. FOLDER gets one file of runs per width; a width whose file exists is not trained again. Then it
+writes the table and, next to it, a JSON file with the conditions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS = ("width", "parameters", "unique_samples", "seen_samples", "flops", "bu
 
 
 def rows(folder: Path, widths: list[int]) -> list[dict[str, object]]:
-    """The runs of the widths as the table has them."""
+    """Return the runs of the widths as rows of the table."""
     found = []
     for width in widths:
         content = json.loads((folder / f"width-{width}.json").read_text())
@@ -67,7 +67,9 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     asked = options.folder / "runs.json"
     if asked.exists() and json.loads(asked.read_text()) != runs.model_dump():
-        parser.error(f"--folder: {options.folder} holds runs of other fractions, epochs, budgets or seeds")
+        parser.error(
+            f"--folder: {options.folder} has runs of other fractions, epochs, budgets or seeds; fix: another folder"
+        )
     asked.write_text(json.dumps(runs.model_dump()))
     begin = time.perf_counter()
     for width in options.widths:

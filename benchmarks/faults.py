@@ -154,7 +154,7 @@ def _resumes(clone: Path, wanted: dict[str, Any]) -> bool:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     said = repro(clone, "--force", "--single-item", "train")
-    took_up, same = "taking up the training" in said, lock(clone)["train"] == wanted["train"]
+    took_up, same = "resuming the interrupted training" in said, lock(clone)["train"] == wanted["train"]
     print(json.dumps({"training_taken_up": took_up, "same_bytes": same}), flush=True)
     return took_up and same
 

@@ -1,10 +1,10 @@
-"""What a GPU makes of it: CIFAR-10 after a warm-up, every preset for an epoch. Not run on a GPU yet: none was lent.
+"""Training on a GPU: CIFAR-10 after a warm-up, and one epoch of every preset. Not yet run on a GPU.
 
 ``python -m benchmarks.gpu [--data data/prepared] [--width 64] [--epochs 10] [--seeds 0 1 2] [--compile]`` trains
-presets/cifar10.yaml at the width for the epochs, once to warm up (kernels, memory, compilation) and then for each seed,
-and prints seconds of steps and test accuracy. The goals on an H200 are 94 % within 5 s and 96 % within 30. Then every
-preset trains an epoch on images of noise of its own size. What Lightning costs against a bare loop there is
-``python -m benchmarks.training_loop --accelerator gpu``. ``--accelerator cpu`` tries the script itself.
+presets/cifar10.yaml once as a warm-up (kernels, memory, compilation) and then once per seed, and prints the seconds in
+training steps and the test accuracy. The goals on an H200 are 94 % within 5 s and 96 % within 30 s. Then it trains
+every preset for an epoch on noise of the preset's image size. ``python -m benchmarks.training_loop --accelerator gpu``
+measures the overhead of Lightning there. ``--accelerator cpu`` is for testing this script.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 def trained(
     preset: str, width: int | None, epochs: int, train: Split, val: Split, seed: int, on: Hardware
 ) -> tuple[torch.nn.Module, Fitted]:
-    """A network after so many epochs of a preset's recipe; width None: that of the preset."""
+    """Train a network for ``epochs`` epochs with a preset's recipe, at the preset's width if ``width`` is None."""
     params: Any = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{preset}.yaml"))
     recipe = Recipe.model_validate(params["recipe"] | {"epochs": epochs, "max_minutes": None})
     recipe = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(train))})
@@ -49,7 +49,7 @@ def trained(
 
 
 def noise(folder: Path, preset: str, count: int = 2000) -> Split:
-    """A split of images of nothing, of the size that the preset prepares."""
+    """Write a split of noise, of the image size of the preset."""
     prepare: Any = OmegaConf.load(PRESETS / f"{preset}.yaml").prepare
     side, channels = int(prepare.image_size), int(prepare.channels)
     rng = np.random.default_rng(0)
@@ -65,14 +65,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--compile", action="store_true", help="by torch.compile; the warm-up pays for it")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile; the warm-up includes its time")
     parser.add_argument("--accelerator", default="gpu", choices=("gpu", "cpu"))
     options = parser.parse_args()
     on = Hardware(options.accelerator, compile=options.compile)
     name = torch.cuda.get_device_name() if on_gpu(on) else processor()[0]
     print(json.dumps({"device": name, "torch": torch.__version__, "lightning": version("pytorch-lightning")}))
     train, val, test = (read_split(options.data / part) for part in ("train", "val", "test"))
-    trained("cifar10", options.width, options.epochs, train, val, options.seeds[0], on)  # the warm-up
+    trained("cifar10", options.width, options.epochs, train, val, options.seeds[0], on)  # warm-up
     for seed in options.seeds:
         net, fitted = trained("cifar10", options.width, options.epochs, train, val, seed, on)
         measured = accuracy(predict_logits(net, test), test.labels)

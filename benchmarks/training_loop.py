@@ -1,7 +1,8 @@
-"""Lightning's price: ``fit`` against the same network, batches and optimizer in a bare loop, turn and turn about.
+"""Overhead of Lightning: ``fit`` against the same network, batches and optimizer in a bare loop.
 
 ``python -m benchmarks.training_loop [--width 32] [--images 5000] [--batch 500] [--turns 5] [--accelerator auto]``
-prints seconds an epoch of both and the median of the ratios. The images are noise: only time is measured.
+times both in turns, and prints the seconds per epoch of each and the median of their ratios. The images are noise:
+only time is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ EPOCHS = 2
 
 
 def noise(folder: Path, count: int) -> Split:
-    """A split of 32x32 colour images of nothing."""
+    """Write a split of 32x32 color images of noise."""
     rng = np.random.default_rng(0)
     with SplitWriter(folder, (32, 32, 3)) as writer:
         writer.append(rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count))
@@ -44,7 +45,7 @@ def noise(folder: Path, count: int) -> Split:
 
 
 def bare(net: torch.nn.Module, width: int, images: TrainingImages, recipe: Recipe, device: torch.device) -> float:
-    """Seconds in the steps of ``EPOCHS`` epochs."""
+    """Train for ``EPOCHS`` epochs; return the seconds in training steps."""
     bf16 = lightning_precision(recipe.precision, device.type) == "bf16-mixed"
     net = net.to(device).train()
     batches = TrainingBatches(images, recipe, 0, device=device)
@@ -90,10 +91,10 @@ def main() -> None:
         for turn in range(options.turns + 1):
             alone = bare(build(built), options.width, images, recipe, device)
             fitted = fit(build(built), images, val, recipe, width=options.width, seed=0, on=on, progress=False)
-            if turn:  # the first warms up
+            if turn:  # the first turn is a warm-up
                 times.append((alone, fitted.seconds))
     ratios = [lightning / alone for alone, lightning in times]
-    print(f"{'':12} seconds an epoch, median of {len(times)}")
+    print(f"{'':12} seconds per epoch, median of {len(times)}")
     for name, column in zip(("bare loop", "fit"), zip(*times, strict=True), strict=True):
         print(f"{name:12} {statistics.median(column) / EPOCHS:.4f}")
     print(f"fit / bare loop: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")

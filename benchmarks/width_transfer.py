@@ -1,9 +1,9 @@
-"""Does the learning rate that is best at width 16 stay the best at width 128?
+"""Is the best learning rate at width 16 also the best at width 128?
 
 ``python -m benchmarks.width_transfer [--data data/prepared] [--images N] [--widths 16 128] [--epochs 10]
 [--seeds 0 1] [--figure docs/width-transfer.png]`` trains every family at every width with learning rates a factor of 2
-apart, on the (first N) images of the project as prepared, and draws the validation NLL against the rate. It prints each
-family's losses, best rates and their ratio.
+apart, on the project's prepared images (or N of them), and plots the validation NLL against the learning rate. It
+prints each family's losses, its best learning rates, and the ratio of the last width's to the first's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from isoflop.training.lightning_module import DivergedError
 from isoflop.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = {  # family, depth, optimizer, its middle rate
+CASES = {  # family, depth, optimizer, middle learning rate
     "resnet, Muon": ("resnet", 1, "muon", 0.24),
     "resnet, AdamW": ("resnet", 1, "adamw", 0.004),
     "cnn, AdamW": ("cnn", 3, "adamw", 0.008),
@@ -35,11 +35,11 @@ CASES = {  # family, depth, optimizer, its middle rate
     "vit, AdamW": ("vit", 2, "adamw", 0.002),
 }
 FACTORS = (1 / 4, 1 / 2, 1, 2, 4)
-Losses = dict[float, float]  # validation NLL by learning rate
+Losses = dict[float, float]  # learning rate → validation NLL
 
 
 def nll(case: str, width: int, rate: float, seed: int, epochs: int, images: TrainingImages, val: Split) -> float:
-    """Validation NLL after the last epoch; infinite if the training diverged."""
+    """Return the validation NLL after the last epoch; infinite if the training diverged."""
     family, depth, optimizer, _ = CASES[case]
     params = yaml.safe_load((ROOT / "presets" / "digits.yaml").read_text())
     changes = {"optimizer": optimizer, "learning_rate": rate, "epochs": epochs, "batch_size": 64}
@@ -74,7 +74,7 @@ def draw(curves: dict[str, dict[int, Losses]], figure: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/prepared"))
-    parser.add_argument("--images", type=int, help="all without it")
+    parser.add_argument("--images", type=int, help="number of training images; default: all")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])

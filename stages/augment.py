@@ -1,4 +1,4 @@
-"""Make the augmented views of the training split, and a picture of them."""
+"""Write the augmented views of the training split, and a contact sheet of them."""
 
 from isoflop.data.arrays import read_split, read_views
 from isoflop.data.augmentation import Augment, write_augmented

@@ -1,4 +1,4 @@
-"""Train one width of the scaling study on every fraction of the data with every seed."""
+"""Train the runs of the scaling study at one width: every data fraction, number of epochs, budget and seed."""
 
 from isoflop.data.arrays import read_training_data
 from isoflop.models.architecture import ModelParams

@@ -114,7 +114,7 @@ def test_subsets_are_stratified_and_nested(split: Split) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused(split: Split) -> None:
-    with pytest.raises(UserError, match=r"recipe\.batch_size: found 211, expected at most .* 210"):
+    with pytest.raises(UserError, match=r"recipe\.batch_size: got 211, expected at most .* 210"):
         batches(split, batch_size=211)
 
 

@@ -1,4 +1,4 @@
-"""The stem of a fresh resnet whitens the patches that it sees, and is not trained."""
+"""The stem of a new resnet whitens the patches of the images, and is not trained; every head starts at 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family takes normalized images, grows as its width says, and survives the disk, pruned or not."""
+"""Every family is quadratic in the width, and is saved and loaded unchanged, pruned or not; costs are counted."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_costs_of_a_network_that_can_be_counted_by_hand() -> None:
     assert count_body_parameters(net) == 64 * 16 + 16 + 16 * 16 + 16
     macs = 64 * 16 + 16 * 16 + 16 * 10
     assert count_macs(net, built) == macs
-    # backward: the gradient of the weights and of the inputs, the images' own not wanted
+    # backward: the gradients of weights and inputs, without that of the images
     assert count_training_flops(net, built) == 2 * (3 * macs - 64 * 16)
 
 
@@ -123,8 +123,8 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch_size": 3}, "model.patch_size: found 3, expected a divisor of the image size 8"),
-        ({"heads": 5}, "model.heads: found 5, expected a divisor of 64"),
+        ({"patch_size": 3}, "model.patch_size: got 3, expected a divisor of the image size 8"),
+        ({"heads": 5}, "model.heads: got 5, expected a divisor of 64"),
     ],
 )
 def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, int], message: str) -> None:

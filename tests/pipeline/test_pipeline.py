@@ -128,7 +128,7 @@ def test_a_width_of_the_study_that_is_none_is_named(clone: Path, width: str) -> 
     options = ["--train", "t", "--val", "v", "--views", "w", "--runs", "r.json"]
     command = [sys.executable, "-m", "stages.sweep", f"--width={width}", *options]
     failed = run_command(*command, cwd=clone, check=False)
-    said = f"error: sweep: params.yaml: sweep.widths: found '{width}', expected integers from 1 to 99999\n"
+    said = f"error: sweep: params.yaml: sweep.widths: got '{width}', expected integers from 1 to 99999\n"
     assert (failed.returncode, failed.stderr) == (1, said)
 
 

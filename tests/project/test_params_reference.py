@@ -35,7 +35,7 @@ def test_every_key_is_there_with_words() -> None:
 
 def test_a_comment_belongs_to_the_field_that_ends_on_its_line() -> None:
     comments = field_comments(Recipe)
-    assert comments["momentum"] == "of momentum and muon; the first beta of adam and adamw"
+    assert comments["momentum"] == "of momentum and muon; beta 1 of adam and adamw"
     assert "ends with 1.0" in comments["progressive_resizing"], "a field of several lines"
 
 

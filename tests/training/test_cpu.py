@@ -1,4 +1,4 @@
-"""What the CPU can, read from what Linux says of it."""
+"""The CPU's model and instruction sets are read from /proc/cpuinfo."""
 
 from __future__ import annotations
 

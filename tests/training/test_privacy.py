@@ -1,4 +1,4 @@
-"""Training with differential privacy: what is spent, what a step sees of an image, and what is refused."""
+"""Differentially private training: the epsilon spent, the effect of one image on a step, and what is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def train(data: tuple[Split, Split], family: str, how: Mechanism | None, **chang
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
 def test_what_is_spent_is_what_opacus_counts(accountant: str) -> None:
-    """PRV is the tighter bound; RDP, another method, is above it and near."""
+    """PRV gives the tighter bound; that of RDP, another method, is slightly larger."""
     from opacus.accountants import create_accountant
 
     how = private(3.0)
@@ -76,17 +76,17 @@ def test_it_learns_and_less_of_less_epsilon(data: tuple[Split, Split], family: s
     tight, _ = train(data, family, private(0.05), **steps)
     assert loose.steps == tight.steps == 8 * 19
     assert loose.val_accuracy > 0.6 and tight.val_accuracy < loose.val_accuracy - 0.2
-    assert not any(hasattr(weight, "grad_sample") for weight in net.parameters()), "nothing of Opacus is left"
+    assert not any(hasattr(weight, "grad_sample") for weight in net.parameters()), "Opacus leaves no attributes"
 
 
 def test_no_two_private_trainings_are_alike(data: tuple[Split, Split]) -> None:
-    """Who knows the seed must not know the noise."""
+    """The noise must not follow from the seed."""
     first, second = (train(data, "mlp", private(3.0, epochs=1), epochs=1)[1] for _ in range(2))
     assert not torch.equal(first.head.weight, second.head.weight)
 
 
 def test_a_step_moves_by_no_more_than_the_clip_norm_for_an_image(data: tuple[Split, Split]) -> None:
-    """Against gradients taken one image at a time: clipped to the norm, added, over the expected batch."""
+    """The step equals that of gradients computed image by image: clipped, summed, divided by the expected batch."""
     how = Mechanism(noise_multiplier=0.0, clip_norm=0.5, sample_rate=0.01, delta=DELTA, images=1200)
     split = data[0]
     net = fresh_net("mlp").double()
@@ -106,7 +106,7 @@ def test_a_step_moves_by_no_more_than_the_clip_norm_for_an_image(data: tuple[Spl
     with per_image_gradients(net):
         torch.nn.functional.cross_entropy(net(images_BCHW), labels_B, reduction="sum").backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert clipped, "or this shows nothing"
+    assert clipped, "no gradient was large enough to be clipped"
     for weight, start, step in zip(net.parameters(), before, wanted, strict=True):
         torch.testing.assert_close(start - weight.detach(), step, rtol=1e-4, atol=1e-7)
 
@@ -118,7 +118,7 @@ def test_batches_are_drawn_by_poisson_sampling(data: tuple[Split, Split]) -> Non
     assert len(sizes) == 4 * 300
     assert sizes.mean() == pytest.approx(4, abs=0.3) and sizes.var() == pytest.approx(4, abs=1)
     assert sizes.min() == 0, "a batch may be empty"
-    shown = np.concatenate([batch.numbers.numpy() for batch in batches])
+    shown = np.concatenate([batch.indices.numpy() for batch in batches])
     assert len(set(shown)) < len(shown), "an image may come twice in an epoch"
 
 
@@ -130,13 +130,13 @@ def test_an_empty_batch_is_a_step_of_noise(data: tuple[Split, Split]) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "on", "said"),
     [
-        ("cnn", {}, {}, "model.family: found cnn with train.privacy.epsilon, expected mlp or vit"),
-        ("mlp", {"infobatch": 0.5}, {}, "recipe.infobatch: found 0.5"),
-        ("mlp", {"gradient_clip": 1.0}, {}, "recipe.gradient_clip: found 1.0"),
-        ("mlp", {"precision": "bf16"}, {}, "recipe.precision: found bf16"),
-        ("mlp", {}, {"devices": 2}, "train.devices: found 2"),
-        ("mlp", {}, {"accumulate_grad_batches": 2}, "train.accumulate_grad_batches: found 2"),
-        ("mlp", {}, {"compile": True}, "train.compile: found True"),
+        ("cnn", {}, {}, "model.family: got cnn, expected mlp or vit"),
+        ("mlp", {"infobatch": 0.5}, {}, "recipe.infobatch: got 0.5"),
+        ("mlp", {"gradient_clip": 1.0}, {}, "recipe.gradient_clip: got 1.0"),
+        ("mlp", {"precision": "bf16"}, {}, "recipe.precision: got bf16"),
+        ("mlp", {}, {"devices": 2}, "train.devices: got 2"),
+        ("mlp", {}, {"accumulate_grad_batches": 2}, "train.accumulate_grad_batches: got 2"),
+        ("mlp", {}, {"compile": True}, "train.compile: got True"),
     ],
 )
 def test_what_is_not_private_is_refused(family: str, changes: dict[str, Any], on: dict[str, Any], said: str) -> None:
@@ -145,7 +145,7 @@ def test_what_is_not_private_is_refused(family: str, changes: dict[str, Any], on
 
 
 def test_a_delta_that_protects_nobody_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train\.privacy\.delta: found 0\.01, expected less than 1 in 1200"):
+    with pytest.raises(UserError, match=r"train\.privacy\.delta: got 0\.01, expected less than 1 / 1200"):
         mechanism(Privacy(epsilon=1.0, delta=0.01, clip_norm=1.0), 1200, 19, 8)
 
 
@@ -166,5 +166,5 @@ def test_the_pipeline_says_what_was_spent_and_refuses_to_undo_it(tmp_path: Path)
     assert json.loads(session.get_modelmeta().custom_metadata_map["privacy"]) == spent
     (name,) = list(params["variants"]["distill"])[:1]
     done = run_command("dvc", "repro", f"distill@{name}", cwd=clone, check=False)
-    assert done.returncode and "variants.distill: found a variant of a private model" in done.stdout + done.stderr
+    assert done.returncode and "variants.distill: got a variant of a private model" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

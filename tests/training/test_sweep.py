@@ -1,4 +1,4 @@
-"""The study's runs at a width: which are planned, what a budget of FLOPs buys, what their table says."""
+"""The scaling study's runs at a width: which are planned, how a budget of FLOPs is spent, and their table."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_every_fraction_length_and_seed_and_every_budget_is_planned_once() -> No
     planned = list(planned_runs(runs(fractions=[1.0, 0.5], epochs=[4, 2], seeds=[1, 0]), 1000, 100, FLOPS))
     assert len(set(planned)) == len(planned) == 8
     assert planned[0] == Planned(0.5, 2, None, 0) and planned[-1] == Planned(1.0, 4, None, 1)
-    budgets = [0.4 * 1000 * FLOPS, 10 * 1000 * FLOPS, 201 * 1000 * FLOPS]  # of 0.4, 10 and 201 epochs
+    budgets = [0.4 * 1000 * FLOPS, 10 * 1000 * FLOPS, 201 * 1000 * FLOPS]  # 0.4, 10 and 201 epochs
     bought = [run for run in planned_runs(runs(budgets=budgets), 1000, 100, FLOPS) if run.budget]
     assert [run.budget for run in bought] == [budgets[1]]
-    with pytest.raises(UserError, match=r"sweep\.runs\.fractions: found 0\.05, which leaves 50 training images"):
+    with pytest.raises(UserError, match=r"sweep\.runs\.fractions: got 0\.05, which is 50 training images"):
         list(planned_runs(runs(fractions=[0.05]), 1000, 100, FLOPS))
 
 
@@ -57,7 +57,10 @@ def test_a_budget_is_spent_and_the_study_reads_it(data: tuple[Split, Split], tmp
         content = swept(data, tmp_path / f"width-{width}.json", width, infobatch, epochs=[4, 8], budgets=[budget])
         assert content["body_parameters"] < content["parameters"]
         short, long, bought = content["runs"]
-        assert (short["images_seen"], long["images_seen"]) == (2000, 4000)  # recipe.max_minutes does not cut the study
+        assert (short["images_seen"], long["images_seen"]) == (
+            2000,
+            4000,
+        )  # recipe.max_minutes does not apply to the study
         assert short["flops"] == 2000 * content["flops_per_image"]
         assert bought["budget"] == budget
         batch = 50 * content["flops_per_image"]

@@ -1,1 +1,1 @@
-"""The families of classifiers, their weights on disk, and what they cost."""
+"""The families of networks: architecture, initialization, files and costs (parameters, MACs, FLOPs)."""

@@ -1,4 +1,4 @@
-"""The activation functions that a network can be built with."""
+"""The activation functions of ``model.activation``."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _ACTIVATIONS: dict[str, type[nn.ReLU | nn.GELU | nn.SiLU]] = {"relu": nn.ReLU, "
 
 
 def activation(of: Architecture, usual: str) -> nn.Module:
-    """A layer of the architecture's activation, or of the family's ``usual`` one where it names none."""
+    """Return a layer with the architecture's activation, or with ``usual`` if ``model.activation`` is null."""
     return _ACTIVATIONS[of.activation or usual]()

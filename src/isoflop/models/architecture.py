@@ -1,4 +1,4 @@
-"""What builds a network: the section ``model``, the width, and the shape of the data."""
+"""The architecture of a network: the section ``model``, the width, and the shape of the data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from isoflop.runtime.params import Section
 
 
 class ModelParams(Section):
-    """Section ``model``: the family, and its shape apart from the width. ``heads`` and ``patch_size`` are of vit."""
+    """Section ``model``: the family, and its shape apart from the width. ``heads`` and ``patch_size`` apply to vit."""
 
-    family: Literal["mlp", "cnn", "resnet", "vit"]  # a module each in isoflop.models.families
-    depth: int = Field(ge=1, le=64)  # hidden layers, convolutions, residual units a stage, transformer blocks
-    heads: int = Field(ge=1, le=64)  # of attention; they divide 4 widths
-    patch_size: int = Field(ge=1, le=256)  # pixels, side; it divides prepare.image_size
-    dropout: float = Field(ge=0, lt=1)  # share of activations set to 0
+    family: Literal["mlp", "cnn", "resnet", "vit"]  # kind of network, see isoflop.models.families
+    depth: int = Field(ge=1, le=64)  # hidden layers, convolutions, residual units per stage, or transformer blocks
+    heads: int = Field(ge=1, le=64)  # attention heads; a divisor of 4 * width
+    patch_size: int = Field(ge=1, le=256)  # side of a patch, pixels; a divisor of prepare.image_size
+    dropout: float = Field(ge=0, lt=1)  # probability that an activation is set to 0
     activation: Literal["relu", "gelu", "silu"] | None  # null: relu for mlp and cnn, gelu for resnet and vit
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
@@ -40,7 +40,7 @@ class ModelParams(Section):
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that builds an untrained network; ``width`` scales every hidden layer linearly."""
+    """Everything that is needed to build an untrained network; every hidden layer is linear in ``width``."""
 
     family: str
     width: int
@@ -51,14 +51,14 @@ class Architecture:
     image_size: int
     channels: int
     num_classes: int
-    activation: str | None = None  # the family's usual
+    activation: str | None = None  # None: the family's usual one
 
 
 def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
-    """The network of the section ``model`` at ``width`` for the images and classes of ``data``.
+    """Return the architecture of the section ``model`` at ``width`` for the images and classes of ``data``.
 
     Raises:
-        UserError: a vit whose patches do not tile the image or whose heads do not divide its embedding (4 widths).
+        UserError: the patches of a vit do not tile the image, or its heads do not divide its embedding (4 * width).
     """
     size = data.image_size
     model.check_patches(size)
@@ -79,8 +79,12 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
 
 
 def check_heads(built: Architecture, width: str) -> None:
-    """Raise UserError if the heads of a vit do not divide its embedding, 4 times the width that ``width`` describes."""
+    """Check that the heads of a vit divide its embedding, which is 4 times the width; ``width`` describes the latter.
+
+    Raises:
+        UserError: they do not.
+    """
     if built.family == "vit" and (4 * built.width) % built.heads:
         raise UserError(
-            f"params.yaml: model.heads: found {built.heads}, expected a divisor of {4 * built.width} (4 x {width})"
+            f"params.yaml: model.heads: got {built.heads}, expected a divisor of {4 * built.width} (4 x {width})"
         )

@@ -1,4 +1,4 @@
-"""Plain convolutional network: ``depth`` convolutions whose channels double from ``width`` on, pooled in between."""
+"""Plain convolutional network: ``depth`` convolutions with pooling; their channels double from ``width`` on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Cnn(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         before, side = of.channels, of.image_size
-        for number in range(of.depth):
-            after = of.width * 2 ** min(number, 3)
+        for index in range(of.depth):
+            after = of.width * 2 ** min(index, 3)
             convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(after), activation(of, "relu")]
             if side // 2 >= _SMALLEST_SIDE:

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, and the FLOPs of training on an image."""
+"""Costs of a network: parameters, multiply-accumulates (MACs), and the FLOPs of training on one image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class OfSquareImages(Protocol):
-    """An architecture or a split: what says how large the images are."""
+    """An architecture or a split: anything with the size of the images."""
 
     @property
     def image_size(self) -> int: ...
@@ -21,21 +21,21 @@ class OfSquareImages(Protocol):
 
 
 def count_parameters(net: nn.Module) -> int:
-    """All numbers of the layers, those of a stem that is not trained included."""
+    """Return the number of parameters, including those of a stem that is not trained."""
     return sum(weight.numel() for weight in net.parameters())
 
 
 def count_body_parameters(net: nn.Module) -> int:
-    """Without what makes features of images (a resnet's stem, a vit's patches and positions) and logits of features.
+    """Return the number of parameters without a resnet's stem, a vit's patches and positions, and the head.
 
-    What Kaplan et al. (2020) call N; with few classes and wide layers it hardly differs from all of them.
+    This is N in Kaplan et al. (2020). With few classes and wide layers it is close to the number of all parameters.
     """
     outside = ("stem.", "patches.", "position", "head.")
     return sum(weight.numel() for name, weight in net.named_parameters() if not name.startswith(outside))
 
 
 def count_macs(net: nn.Module, images: OfSquareImages) -> int:
-    """Multiply-accumulates of one image forward, by torch's FlopCounterMode (convolutions and matrix products)."""
+    """Return the MACs of a forward pass of one image, by torch's FlopCounterMode (convolutions, matrix products)."""
     was_training = net.training
     net.eval()
     with torch.no_grad():
@@ -45,11 +45,12 @@ def count_macs(net: nn.Module, images: OfSquareImages) -> int:
 
 
 def count_training_flops(net: nn.Module, images: OfSquareImages, scales: Sequence[float] = (1.0,)) -> int:
-    """FLOPs of forward and backward for one image (2 a multiply-accumulate), by torch's FlopCounterMode.
+    """Return the FLOPs of forward and backward for one image (2 per MAC), by torch's FlopCounterMode.
 
-    The mean over ``scales`` of the image's side, which each have an equal share of the training.
+    Args:
+        scales: of the image's side, each for an equal share of the training; the result is the mean over them.
     """
-    batch = 2  # batch statistics need more than one value a channel
+    batch = 2  # batch statistics need more than one value per channel
     state = {name: value.clone() for name, value in net.state_dict().items()}
     was_training = net.training
     sides = [max(1, round(scale * images.image_size)) for scale in scales]
@@ -63,7 +64,7 @@ def count_training_flops(net: nn.Module, images: OfSquareImages, scales: Sequenc
 
 def _count(net: nn.Module, side: int, channels: int, *, batch: int, backward: bool) -> int:
     images = torch.zeros(batch, channels, side, side, device=next(net.parameters()).device)
-    # plain attention: the counter has no formula for the fused kernel of the CPU
+    # unfused attention: the counter has no formula for the CPU's fused kernel
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         logits = net(images)
         if backward:

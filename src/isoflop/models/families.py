@@ -1,7 +1,7 @@
-"""The families of classifiers. Each takes normalized images float [B, C, H, W] and returns logits [B, K].
+"""The families of networks. Each takes normalized images float [B, C, H, W] and returns logits [B, K].
 
-Every hidden layer's size is a constant times the width, so the number of parameters is a polynomial of degree 2 in it.
-The last layer is always ``head``; forward passes read sizes off their tensors, so that a pruned network runs unchanged.
+The size of each hidden layer is a constant times the width, so the number of parameters is quadratic in the width. The
+last layer is always ``head``. Forward passes read sizes from their tensors, so that a pruned network runs unchanged.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ _FAMILIES: dict[str, type[Mlp | Cnn | Resnet | Vit]] = {"mlp": Mlp, "cnn": Cnn, 
 
 
 def build(architecture: Architecture) -> nn.Module:
-    """A network with the weights that torch's current random state gives."""
+    """Return a network whose weights are drawn from torch's global random state."""
     return _FAMILIES[architecture.family](architecture)

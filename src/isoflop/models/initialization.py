@@ -1,4 +1,4 @@
-"""An untrained network for the images that it will see."""
+"""Initial weights: random, with a head of zeros, and a resnet's stem that whitens the training images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from isoflop.models.families import build
 from isoflop.models.resnet import Resnet
 
 _SAMPLE = 5000  # images
-_EPSILON = 5e-4  # added to the eigenvalues: directions without variation are not blown up
+_EPSILON = 5e-4  # added to the eigenvalues, so that directions without variance are not amplified
 
 
 def initialized(built: Architecture, images: TrainingImages, seed: int) -> nn.Module:
-    """A network with random weights by ``seed``; the stem of a resnet whitens the patches of ``images``.
+    """Return a network with random weights by ``seed``; the stem of a resnet whitens the patches of ``images``.
 
-    The head starts at 0, so that no width starts with larger logits than another (Yang et al. 2022, "Tensor Programs
-    V", appendix D.2), and a rate that is good for the hidden layers is not too large for what comes before the head.
+    The head starts at 0, so that logits start equal at every width (Yang et al. 2022, "Tensor Programs V", appendix
+    D.2) and the layers before the head start with small gradients.
     """
     torch.manual_seed(seed)
     net = build(built)
@@ -35,10 +35,11 @@ def initialized(built: Architecture, images: TrainingImages, seed: int) -> nn.Mo
 
 
 def whitening_filters(images_BCHW: Tensor, stem: nn.Conv2d) -> Tensor:
-    """Filters [2 C h w, C, h, w] whose outputs over the patches of ``images`` are uncorrelated with variance 1.
+    """Return filters [2 C h w, C, h, w] whose outputs on the patches of the images are uncorrelated with variance 1.
 
-    The eigenvectors of the patches' second moments, each over the root of its eigenvalue, largest first, and then all
-    of them negated, for the nonlinearity that follows (Page 2019, "How to Train Your ResNet 8"; K. Jordan 2024).
+    They are the eigenvectors of the patches' second moments, each divided by the root of its eigenvalue, the largest
+    eigenvalue first; then the same negated, as a nonlinearity follows (Page 2019, "How to Train Your ResNet 8"; K.
+    Jordan 2024).
     """
     sides = (int(stem.kernel_size[0]), int(stem.kernel_size[1]))
     patches_BDL = functional.unfold(images_BCHW, sides)

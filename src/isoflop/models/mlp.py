@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: pixels through ``depth`` hidden layers of 8 widths each."""
+"""Multi-layer perceptron: ``depth`` hidden layers of 8 * width units on the flattened image."""
 
 from __future__ import annotations
 

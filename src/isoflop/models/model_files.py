@@ -1,4 +1,4 @@
-"""A trained network on disk: weights as safetensors (never a pickle) beside a JSON of what builds the network."""
+"""A trained network on disk: weights as safetensors (never a pickle), and the architecture as JSON."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _WEIGHTS, _DESCRIPTION = "weights.safetensors", "model.json"
 
 @dataclass(frozen=True)
 class Model:
-    """A network with what built it and what its input and output mean."""
+    """A network with its architecture and its input spec."""
 
     net: nn.Module
     architecture: Architecture
     input_spec: InputSpec
-    privacy: dict[str, float] | None = None  # what it was trained with, ``Mechanism.facts``; None: nothing
+    privacy: dict[str, float] | None = None  # ``Mechanism.facts`` of its training; None: trained without
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write the folder; the same model gives the same bytes."""
+    """Write ``model`` to the new ``folder``; the same model gives the same bytes."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
-    (folder / _WEIGHTS).write_bytes(save(weights))  # not save_file: its error on a full disk is no OSError
+    (folder / _WEIGHTS).write_bytes(save(weights))  # not save_file, whose error on a full disk is not an OSError
     description = {"architecture": asdict(model.architecture), "meaning": asdict(model.input_spec)}
     description |= {"privacy": model.privacy} if model.privacy else {}
     write_json(folder / _DESCRIPTION, description)
@@ -44,10 +44,10 @@ def save_model(model: Model, folder: Path) -> None:
 def load_model(folder: Path) -> Model:
     """Read a folder that ``save_model`` wrote; the network is in evaluation mode, on the CPU.
 
-    A pruned network has narrower layers than its architecture says: the sizes are those of the stored tensors.
+    Layers have the sizes of the stored tensors, as a pruned network's are narrower than its architecture's.
 
     Raises:
-        UserError: a file is missing, cut short, or of another kind.
+        UserError: a file is missing, truncated, or of another format.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -64,12 +64,12 @@ def load_model(folder: Path) -> Model:
         net.load_state_dict(weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         why = " ".join(str(error).split())
-        raise UserError(f"{folder}: not a readable model ({why}); `dvc checkout` restores it") from None
+        raise UserError(f"{folder}: not a readable model ({why}); fix: `dvc checkout`") from None
     return Model(net.eval(), architecture, input_spec, description.get("privacy"))
 
 
 def digest(net: nn.Module) -> str:
-    """Hexadecimal BLAKE2b-128 of all weights and statistics: the same for the same network, wherever it lies."""
+    """Return the hexadecimal BLAKE2b-128 of all parameters and buffers."""
     import hashlib
 
     found = hashlib.blake2b(digest_size=16)
@@ -79,7 +79,7 @@ def digest(net: nn.Module) -> str:
 
 
 def resize(net: nn.Module, weights: Mapping[str, Tensor]) -> list[nn.Module]:
-    """Give every layer the sizes that the tensors of ``weights`` have; the layers that changed, values unset."""
+    """Give every layer the sizes of the tensors in ``weights``; return the layers that changed, with values unset."""
     import torch
     from torch import nn
 

@@ -1,8 +1,8 @@
-"""Residual network for small images: a whitening stem and three stages of ``width``, 2 and 4 widths.
+"""Residual network for small images: a whitening stem and three stages of width, 2 * width and 4 * width channels.
 
-The shape is that of the fast CIFAR-10 networks (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds", 2024: 2x2 filters that
-whiten the patches and are not trained; then convolution, pool, normalize, GELU), with a residual unit where those have
-a plain one, so that depth can grow. The stem's size does not depend on the width.
+It follows the fast CIFAR-10 networks of K. Jordan ("94% on CIFAR-10 in 3.29 Seconds", 2024): a stem of 2x2 filters that
+whiten the patches and are not trained, then stages of convolution, pool, norm and GELU. Where those have plain units,
+these are residual, so that the depth can grow. The stem's size does not depend on the width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PATCH = 2  # pixels, side
 
 
 def _convolution(before: int, after: int) -> nn.Conv2d:
-    """A convolution that starts by handing on its inputs (Zagoruyko and Komodakis 2017, "DiracNets")."""
+    """A convolution that starts as the identity on its inputs (Zagoruyko and Komodakis 2017, "DiracNets")."""
     layer = nn.Conv2d(before, after, 3, padding=1, bias=False)
     nn.init.dirac_(layer.weight.data[: min(before, after)])
     return layer

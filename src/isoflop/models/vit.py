@@ -1,6 +1,6 @@
-"""Vision transformer: patches embedded in 4 widths, ``depth`` pre-norm blocks, mean over the patches.
+"""Vision transformer: patch embeddings of size 4 * width, ``depth`` pre-norm blocks, mean over the patches.
 
-Dosovitskiy et al. 2021, without the class token: the mean is one of the heads that Zhai et al. 2022 compare.
+As in Dosovitskiy et al. 2021, with the mean over the patches instead of the class token (compared in Zhai et al. 2022).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Block(nn.Module):
 
 
 class _Positions(nn.Module):
-    """A module of its own, as Opacus finds each image's gradient by module."""
+    """Position embeddings, in a module because Opacus computes each image's gradient by module."""
 
     def __init__(self, patches: int, size: int) -> None:
         super().__init__()
@@ -64,13 +64,15 @@ class Vit(nn.Module):
 
     @property
     def keeps_channels(self) -> list[str]:
-        """Layers that pruning leaves whole: what they add to, and the heads."""
+        """Names of the layers whose channels pruning keeps: those of the residual sum, and the attention heads."""
         parts = ("attention.query", "attention.key", "attention.value", "attention.output", "mlp.2")
-        return ["patches", *(f"blocks.{number}.{part}" for number in range(len(self.blocks)) for part in parts)]
+        return ["patches", *(f"blocks.{index}.{part}" for index in range(len(self.blocks)) for part in parts)]
 
     def __init__(self, of: Architecture) -> None:
         super().__init__()
-        self.checkpoints_activations = False  # computed again by backward, not kept (Chen et al. 2016)
+        self.checkpoints_activations = (
+            False  # recompute activations in backward instead of keeping them (Chen et al. 2016)
+        )
         size = 4 * of.width
         self.patches = nn.Conv2d(of.channels, size, of.patch_size, stride=of.patch_size)
         self.position = _Positions((of.image_size // of.patch_size) ** 2, size)

@@ -1,4 +1,4 @@
-"""Training the base model: what the stage ``train`` does."""
+"""Training the base model: the work of the stage ``train``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.data.arrays import TrainingData
-from isoflop.data.loading import all_images
-from isoflop.models.architecture import ModelParams, architecture
-from isoflop.models.costs import count_macs, count_parameters, count_training_flops
+from isoflop.data.loading import TrainingImages, all_images
+from isoflop.models.architecture import Architecture, ModelParams, architecture
+from isoflop.models.costs import count_macs, count_parameters
 from isoflop.models.initialization import initialized
 from isoflop.models.model_files import Model, save_model
 from isoflop.runtime.experiment_loggers import ExperimentLog
@@ -19,7 +19,7 @@ from isoflop.runtime.processes import is_first_process
 from isoflop.training.batches import steps_an_epoch
 from isoflop.training.fitting import Fitted, fit
 from isoflop.training.hardware import hardware
-from isoflop.training.privacy import check_private, mechanism
+from isoflop.training.privacy import Mechanism, check_private, mechanism
 from isoflop.training.recipe import Recipe, Train
 from isoflop.training.resume import resumable
 from isoflop.training.throughput import throughput
@@ -36,51 +36,46 @@ def train_base(
     metrics: Path,
     speed: Path,
 ) -> None:
-    """Train ``model`` at ``train.width``; write its folder, its curves, what came out and how fast it was."""
-    images = all_images(data.train, data.views)
+    """Train ``model`` at ``train.width``; write the model's folder, its curves, its metrics and its throughput.
+
+    Raises:
+        UserError: the network does not suit the images, the hardware or the privacy asked for, or the loss diverged.
+    """
+    images, on = all_images(data.train, data.views), hardware(train)
     built = architecture(model, train.width, data.train)
-    private = mechanism(train.privacy, len(images), steps_an_epoch(len(images), recipe), recipe.epochs)
-    if private:
-        check_private(built.family, recipe, hardware(train))
-        recipe = recipe.model_copy(update={"precision": "fp32"})
+    private = _private(built, images, recipe, train)
     net = initialized(built, images, train.seed)
-    asked = {"model": model.model_dump(), "recipe": recipe.model_dump(), "train": train.model_dump()}
-    log = ExperimentLog(train.logger, "base", asked) if train.logger and is_first_process() else None
-    with (
-        resumable(
-            images, "base", asdict(built), recipe.model_dump(), train.model_dump(exclude={"logger"})
-        ) as checkpoint,
-        log or nullcontext(),
-    ):
-        fitted = fit(
-            net,
-            images,
-            data.val,
-            recipe,
-            width=built.width,
-            seed=train.seed,
-            on=hardware(train),
-            patience=train.patience,
-            validate_every=train.validate_every,
-            curves=curves,
-            log=log,
-            doing=f"training width {train.width}",
-            checkpoint=checkpoint,
-            private=private,
-        )
+    used = recipe.model_copy(update={"precision": "fp32"}) if private else recipe
+    key = "base", asdict(built), used.model_dump(), train.model_dump(exclude={"logger"})
+    log = _log(model, used, train)
+    with resumable(images, *key) as checkpoint, log or nullcontext():
+        fitted = fit(net, images, data.val, used, width=built.width, seed=train.seed, on=on, private=private,
+                     patience=train.patience, validate_every=train.validate_every, curves=curves, log=log,
+                     checkpoint=checkpoint, doing=f"training width {train.width}")  # fmt: skip
         spent = private.facts(fitted.steps) if private else None
         save_model(Model(net, built, data.train.input_spec, spent), folder)
         facts: dict[str, Any] = {"parameters": count_parameters(net), "macs": count_macs(net, built)}
         facts |= fitted_facts(fitted) | ({"privacy": spent} if spent else {})
         write_json(metrics, facts)
-        measured = throughput(
-            fitted, count_training_flops(net, built, recipe.progressive_resizing), recipe, hardware(train)
-        )
-        write_json(speed, measured)
+        write_json(speed, throughput(fitted, used, on))
+
+
+def _private(built: Architecture, images: TrainingImages, recipe: Recipe, train: Train) -> Mechanism | None:
+    private = mechanism(train.privacy, len(images), steps_an_epoch(len(images), recipe), recipe.epochs)
+    if private:
+        check_private(built.family, recipe, hardware(train))
+    return private
+
+
+def _log(model: ModelParams, recipe: Recipe, train: Train) -> ExperimentLog | None:
+    if not train.logger or not is_first_process():
+        return None
+    params = {"model": model.model_dump(), "recipe": recipe.model_dump(), "train": train.model_dump()}
+    return ExperimentLog(train.logger, "base", params)
 
 
 def fitted_facts(fitted: Fitted) -> dict[str, float]:
-    """What a metrics file says of a training."""
+    """Return the keys that the metrics file of every training stage has."""
     return {
         "epochs": fitted.epochs,
         "steps": fitted.steps,

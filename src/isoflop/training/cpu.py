@@ -1,4 +1,4 @@
-"""What CPU this is, as Linux tells it."""
+"""The CPU of this machine, as Linux reports it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def processor() -> tuple[str, frozenset[str]]:
-    """Model and instruction sets of this machine's CPU; no instruction sets where the system does not tell."""
+    """Return the CPU's model and its instruction sets; the latter are empty if the OS does not report them."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
@@ -20,5 +20,5 @@ def processor() -> tuple[str, frozenset[str]]:
 
 
 def computes_in_bf16() -> bool:
-    """Whether the CPU multiplies in bfloat16, rather than merely storing it."""
+    """Return whether the CPU multiplies in bfloat16, rather than only storing it."""
     return not processor()[1].isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})

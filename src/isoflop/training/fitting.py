@@ -1,13 +1,14 @@
-"""Training a network with Lightning: ``fit``, which every stage that trains calls."""
+"""Training a network with Lightning: ``fit``, which every training stage calls."""
 
 from __future__ import annotations
 
 import logging
-import math
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pytorch_lightning as pl
 import torch
@@ -20,21 +21,36 @@ from isoflop.models.costs import count_macs, count_training_flops
 from isoflop.models.vit import Vit
 from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.experiment_loggers import ExperimentLog
-from isoflop.runtime.progress import progress as shown
-from isoflop.training.batches import TrainingBatches
-from isoflop.training.curve_files import Curves
-from isoflop.training.hardware import Hardware, trainer_options
-from isoflop.training.lightning_data import Data
-from isoflop.training.lightning_module import Plan, Row, Training
+from isoflop.training.batches import check_batch_size, steps_an_epoch
+from isoflop.training.callbacks import BestWeights, Curves, History, LossesByImage, ProgressDisplay, Row
+from isoflop.training.hardware import Hardware, keep_freed_memory, largest_batch, trainer_options
+from isoflop.training.lightning_module import Data, Plan, Training
 from isoflop.training.losses import Teacher
-from isoflop.training.memory import keep_freed_memory, largest_batch
 from isoflop.training.privacy import Mechanism, per_image_gradients
 from isoflop.training.recipe import Recipe
+
+_CHECKPOINT = "last"  # the name of its file, without .ckpt
+
+
+class FitOptions(TypedDict, total=False):
+    """The optional arguments of ``fit``."""
+
+    teacher: Teacher | None  # a network to imitate in addition to learning from the labels
+    private: Mechanism | None  # train with differential privacy: Poisson batches, clipped gradients, noise; in fp32
+    on: Hardware | None  # default: one device, a GPU if there is one
+    images_budget: int | None  # the schedule ends after this number of images, if that is before the last epoch
+    patience: int | None  # stop after this number of epochs without a better validation NLL; keep the best weights
+    validate_every: int  # epochs from one validation to the next, default 1; the last epoch is always validated
+    curves: Path | None  # folder for DVCLive, which writes a row per epoch
+    log: ExperimentLog | None  # gets the same rows; the caller closes it
+    checkpoint: Path | None  # folder for a checkpoint per epoch; training resumes from the one that it holds
+    progress: bool  # show progress, default true
+    doing: str  # description of the progress, default "training"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a training ended; its network, in evaluation mode on the CPU, is the one that was handed to ``fit``."""
+    """Results of a training."""
 
     history: list[Row] = field(repr=False)
     epochs: int
@@ -43,9 +59,10 @@ class Fitted:
     train_loss: float
     val_nll: float
     val_accuracy: float
-    seconds: float  # in steps, of this process: without validation, and without what came before a resume
+    seconds: float  # in training steps, validation excluded; of this process, so without the time before a resume
     timed_images: int  # seen in these seconds
-    flops: int  # of the whole training, the teacher's included (2 a multiply-accumulate)
+    flops_per_image: int  # of forward and backward, the teacher's forward included (2 per multiply-accumulate)
+    flops: int  # of the whole training
 
 
 def fit(
@@ -56,89 +73,119 @@ def fit(
     *,
     width: int,
     seed: int,
-    teacher: Teacher | None = None,
-    on: Hardware | None = None,
-    images_budget: int | None = None,
-    patience: int | None = None,
-    validate_every: int = 1,
-    curves: Path | None = None,
-    log: ExperimentLog | None = None,
-    checkpoint: Path | None = None,
-    private: Mechanism | None = None,
-    progress: bool = True,
-    doing: str = "training",
+    **options: Unpack[FitOptions],
 ) -> Fitted:
-    """Train ``net`` in place; it ends on the CPU in evaluation mode.
+    """Train ``net`` in place. It ends on the CPU, in evaluation mode.
+
+    A training that was killed and is called again with the same ``checkpoint`` ends with the bytes of an undisturbed
+    one. The caller removes the folder.
 
     Args:
-        width: of the network, as its architecture has it; learning rates scale with it.
-        images_budget: the schedule ends with so many images, if that is before the last epoch; for one process.
-        patience: stop after so many epochs without a better validation NLL, and keep the best epoch's weights.
-        validate_every: epochs from one validation to the next; the last epoch always ends with one.
-        curves: folder that DVCLive writes, an epoch a row.
-        log: told the same rows; the caller closes it.
-        checkpoint: folder for the checkpoint of a training that may be killed. If it holds one, the training goes on
-            from there, and ends with the bytes of an undisturbed one. The caller removes the folder.
-        private: train with differential privacy (Poisson batches, clipped gradients, noise), in 32 bits.
-        progress: show how far it is, as ``doing``.
+        width: of the network's architecture; learning rates scale with it.
+        seed: of batches, augmentation and dropout.
 
     Raises:
         DivergedError: the loss is not finite.
-        UserError: the batch is larger than the data or smaller than its parts, there is no such hardware, memory runs
-            out, or the network takes images of one size alone.
+        UserError: the batch is larger than the data or smaller than its parts, the hardware does not exist, memory
+            runs out, or the network does not take the image sizes of ``recipe.progressive_resizing``.
     """
-    on = on or Hardware()
+    on, teacher, private = options.get("on") or Hardware(), options.get("teacher"), options.get("private")
     _check_network(net, recipe, on)
     keep_freed_memory()
-    flops_an_image = _flops_an_image(net, val, recipe, teacher)
-    steps = TrainingBatches(images, recipe, seed, device=torch.device("cpu")).steps
-    seconds = 60 * recipe.max_minutes if recipe.max_minutes else None
-    plan = Plan(steps, recipe.epochs, seconds, validate_every, patience, images_budget)
-    training = Training(net, width, len(images.split), val, recipe, plan, teacher, private)
-    training.images_an_epoch = len(images)
-    training.told = [*([Curves(curves)] if curves else []), *([log] if log else [])]
-    training.best = {"nll": math.inf, "weights": None, "epoch": 0} if patience else None
-    trainer = _trainer(recipe, on, checkpoint)
-    if teacher:
-        teacher.net.eval().to(trainer.strategy.root_device)
-    if on.compile:
-        net.compile()
+    flops_per_image = count_training_flops(net, val, recipe.progressive_resizing)
+    flops_per_image += 2 * count_macs(teacher.net, val) if teacher else 0
+    training = Training(net, width, val, recipe, _plan(len(images), recipe, options), teacher, private)
+    history = History(training, recipe.learning_rate, _logs(options))
+    best = BestWeights(training, history, options.get("patience"))
+    losses = LossesByImage(training, len(images.split)) if recipe.infobatch else None
+    trainer = _trainer(recipe, on, training, [history, best, *([losses] if losses else [])], options)
+    parts = on.accumulate_grad_batches
+    check_batch_size(len(images), recipe, trainer.world_size, parts)
     torch.manual_seed(seed)
-    data = Data(images, recipe, seed, on.accumulate_grad_batches, training.losses, poisson=private is not None)
+    data = Data(images, recipe, seed, parts, losses.latest if losses else None, poisson=private is not None)
     try:
-        with (
-            per_image_gradients(net) if private else nullcontext(),
-            shown(doing, "images") if progress else nullcontext() as training.task,
-        ):
-            _run(trainer, training, data, checkpoint)
+        _run(trainer, training, data, on, options)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        said = str(error)  # and not the error: its frames hold the step's tensors
+        message = str(error)  # not the error, whose frames hold the step's tensors
     else:
-        return _fitted(training, len(images), flops_an_image)
-    raise UserError(_out_of_memory(training, recipe, on, said))
+        return _fitted(training, history, best, flops_per_image)
+    raise UserError(_out_of_memory(training, recipe, on, message))
 
 
-def _flops_an_image(net: nn.Module, val: Split, recipe: Recipe, teacher: Teacher | None) -> int:
-    taught = 2 * count_macs(teacher.net, val) if teacher else 0
-    return taught + count_training_flops(net, val, recipe.progressive_resizing)
+def _plan(images: int, recipe: Recipe, options: FitOptions) -> Plan:
+    return Plan(
+        steps_an_epoch=steps_an_epoch(images, recipe),
+        images_an_epoch=images,
+        epochs=recipe.epochs,
+        seconds=60 * recipe.max_minutes if recipe.max_minutes else None,
+        images=options.get("images_budget"),
+        validate_every=options.get("validate_every", 1),
+    )
+
+
+def _logs(options: FitOptions) -> list[Curves | ExperimentLog]:
+    curves, log = options.get("curves"), options.get("log")
+    return [*([Curves(curves)] if curves else []), *([log] if log else [])]
 
 
 def _check_network(net: nn.Module, recipe: Recipe, on: Hardware) -> None:
     if min(recipe.progressive_resizing) < 1 and not getattr(net, "takes_any_size", True):
         raise UserError(
-            f"params.yaml: recipe.progressive_resizing: found {recipe.progressive_resizing}, "
+            f"params.yaml: recipe.progressive_resizing: got {recipe.progressive_resizing}, "
             "expected [1.0] with an mlp or vit, which take images of one size"
         )
     if isinstance(net, Vit):
         net.checkpoints_activations = on.activation_checkpointing
     elif on.activation_checkpointing:
-        raise UserError("params.yaml: train.activation_checkpointing: found true, expected false but with a vit")
+        raise UserError("params.yaml: train.activation_checkpointing: got true, expected false unless with a vit")
 
 
-def _out_of_memory(training: Training, recipe: Recipe, on: Hardware, said: str) -> str:
-    """What to do about it: found by trying a forward and backward pass of smaller batches."""
+def _trainer(
+    recipe: Recipe, on: Hardware, training: Training, callbacks: Sequence[Callback], options: FitOptions
+) -> pl.Trainer:
+    # deterministic algorithms fill new tensors by default, which takes time; nothing here reads an unwritten tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    every = [training.clock, *callbacks]
+    if options.get("progress", True):
+        every.append(ProgressDisplay(training, options.get("doing", "training")))
+    checkpoint = options.get("checkpoint")
+    if checkpoint:
+        every.append(ModelCheckpoint(checkpoint, _CHECKPOINT, every_n_epochs=1, enable_version_counter=False))
+    return pl.Trainer(
+        **trainer_options(on, recipe.precision),
+        max_epochs=recipe.epochs,
+        gradient_clip_val=recipe.gradient_clip or None,
+        callbacks=every,
+        logger=False,
+        enable_checkpointing=checkpoint is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        deterministic=True,
+    )
+
+
+def _run(trainer: pl.Trainer, training: Training, data: Data, on: Hardware, options: FitOptions) -> None:
+    teacher, checkpoint = options.get("teacher"), options.get("checkpoint")
+    if teacher:
+        teacher.net.eval().to(trainer.strategy.root_device)
+    if on.compile:
+        training.net.compile()
+    last = checkpoint / f"{_CHECKPOINT}.ckpt" if checkpoint else None
+    resume = last if last and last.exists() else None
+    with per_image_gradients(training.net) if options.get("private") else nullcontext(), warnings.catch_warnings():
+        # Lightning's advice on data loaders, which does not apply to ours, and its own use of deprecated torch calls
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _out_of_memory(training: Training, recipe: Recipe, on: Hardware, message: str) -> str:
+    """The cure, found by running forward and backward on smaller batches."""
     training.zero_grad(set_to_none=True)
     training.to(training.trainer.strategy.root_device)
     if torch.cuda.is_available():
@@ -146,67 +193,31 @@ def _out_of_memory(training: Training, recipe: Recipe, on: Hardware, said: str) 
     failed = -(-recipe.batch_size // on.accumulate_grad_batches)
     fits = largest_batch(training.try_batch, failed)
     if not fits:
-        return f"out of memory, whatever the batch; a smaller train.width needs less ({said[:200]})"
+        return f"out of memory at any batch size; fix: a smaller train.width ({message[:200]})"
     parts = -(-recipe.batch_size // fits)
     return (
-        f"params.yaml: train.accumulate_grad_batches: found {on.accumulate_grad_batches}, and memory ran out "
-        f"with {failed} images at a time; {fits} fit, so expected {parts}, which keeps recipe.batch_size "
-        f"{recipe.batch_size} as it is"
+        f"params.yaml: train.accumulate_grad_batches: got {on.accumulate_grad_batches}, and {failed} images at a time "
+        f"do not fit into memory, but {fits} do; expected {parts}, which keeps recipe.batch_size {recipe.batch_size}"
     )
 
 
-def _run(trainer: pl.Trainer, training: Training, data: Data, checkpoint: Path | None) -> None:
-    resume = checkpoint / "last.ckpt" if checkpoint and (checkpoint / "last.ckpt").exists() else None
-    with warnings.catch_warnings():
-        # Lightning's hints on data loaders, which ours are not, and its own use of what torch deprecates
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    for rows in training.told if trainer.is_global_zero else ():
-        rows.write(training.history)  # also where the checkpoint was of the last epoch
-        if isinstance(rows, Curves):
-            rows.end()
-
-
-def _fitted(training: Training, images: int, flops_an_image: int) -> Fitted:
-    weights = training.best["weights"] if training.best else training.trained.state_dict()
-    net = training.net
+def _fitted(training: Training, history: History, best: BestWeights, flops_per_image: int) -> Fitted:
+    weights = best.weights or training.trained.state_dict()
+    net, rows, steps = training.net, history.rows, training.global_step
     net.cpu().load_state_dict({name: value.cpu() for name, value in weights.items()})
     net.eval()
-    history, steps = training.history, training.global_step
-    kept = min(history, key=lambda row: row.get("val/nll", math.inf)) if training.best else history[-1]
-    seen = round(images * steps / training.plan.steps_an_epoch)
+    kept = rows[best.epoch - 1]
+    images_seen = round(training.plan.images_an_epoch * steps / training.plan.steps_an_epoch)
     return Fitted(
-        history=history,
-        epochs=len(history),
+        history=rows,
+        epochs=len(rows),
         steps=steps,
-        images_seen=seen,
+        images_seen=images_seen,
         train_loss=kept["train/loss"],
         val_nll=kept["val/nll"],
         val_accuracy=kept["val/accuracy"],
-        seconds=training.seconds,
-        timed_images=training.timed_images,
-        flops=flops_an_image * seen,
-    )
-
-
-def _trainer(recipe: Recipe, on: Hardware, checkpoint: Path | None) -> pl.Trainer:
-    # deterministic algorithms fill memory before it is used; nothing here reads it before it is written
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    callbacks: list[Callback] = []
-    if checkpoint:
-        callbacks.append(ModelCheckpoint(checkpoint, "last", every_n_epochs=1, enable_version_counter=False))
-    return pl.Trainer(
-        **trainer_options(on, recipe.precision),
-        max_epochs=recipe.epochs,
-        gradient_clip_val=recipe.gradient_clip or None,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=checkpoint is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        deterministic=True,
+        seconds=history.seconds,
+        timed_images=training.images_seen,
+        flops_per_image=flops_per_image,
+        flops=flops_per_image * images_seen,
     )

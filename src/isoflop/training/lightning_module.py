@@ -1,28 +1,23 @@
-"""A network in training, as Lightning takes it: loss, optimizer, schedule, averaging, validation."""
+"""What Lightning trains: the network with its loss, optimizer and schedule (``Training``), on batches (``Data``)."""
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import swa_utils
 
 from isoflop.data.arrays import Split
-from isoflop.data.loading import evaluation_batches
+from isoflop.data.loading import TrainingImages, evaluation_batches
 from isoflop.data.normalization import normalize
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.experiment_loggers import ExperimentLog
-from isoflop.runtime.progress import Task
-from isoflop.training.batches import Batch
-from isoflop.training.curve_files import Curves
-from isoflop.training.lightning_data import Losses
+from isoflop.training.batches import Batch, Floats, TrainingBatches
 from isoflop.training.losses import (
     Teacher,
     distillation_loss,
@@ -34,10 +29,6 @@ from isoflop.training.optimizers import learning_rate_factor, make_optimizer
 from isoflop.training.privacy import Mechanism, private_optimizer
 from isoflop.training.recipe import Recipe
 
-_SEES_ALL_FROM = 0.85  # of the training: from here on recipe.infobatch skips nothing (Qin et al. 2024: 0.875)
-
-Row = dict[str, float]  # what an epoch measured, by name
-
 
 class DivergedError(UserError):
     """The loss is not finite."""
@@ -45,100 +36,82 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train, and when to look."""
+    """Length of the training and interval between validations."""
 
     steps_an_epoch: int
+    images_an_epoch: int
     epochs: int
-    seconds: float | None  # the schedule comes to its end within these, if that is before the last epoch
-    validate_every: int  # epochs; after the last in any case
-    patience: int | None  # epochs without a better validation NLL before stopping
-    images: int | None = None  # the schedule comes to its end with so many, if that is before the last epoch
+    seconds: float | None  # the schedule ends after this time, if that is before the last epoch
+    images: int | None  # the schedule ends after this number of images, if that is before the last epoch
+    validate_every: int  # epochs; the last epoch is always validated
 
 
 class Training(pl.LightningModule):
-    """A network in training: loss, optimizer, schedule, averaging, validation."""
+    """The network with its loss, optimizer, schedule, moving average and validation."""
 
     def __init__(
         self,
         net: nn.Module,
         width: int,
-        images: int,
         val: Split,
         recipe: Recipe,
         plan: Plan,
-        teacher: Teacher | None,
+        teacher: Teacher | None = None,
         private: Mechanism | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.average = _moving_average(net, recipe.ema_decay) if recipe.ema_decay else None
-        self.history: list[Row] = []
-        self.best: dict[str, Any] | None = None  # nll and weights of the best epoch
-        self.task: Task | None = None  # that shows how far it is
-        self.images_an_epoch = images
-        self.told: list[Curves | ExperimentLog] = []  # the rows of history as they come
-        self.seconds, self.timed_images = 0.0, 0
-        self._width, self._val, self._recipe, self.plan = width, val, recipe, plan
-        self._private = private
-        self._teacher = [teacher] if teacher else []  # in a list: its weights are not this module's
-        self._earlier, self._start, self._epoch_start = 0.0, 0.0, 0.0  # seconds; of before a resume, and clock readings
-        self._sums = torch.zeros(2)  # of this epoch: loss, batches
-        remembered = images if recipe.infobatch else 0
-        self._last = torch.zeros(remembered, 2)  # of this epoch: the last loss of each image, and whether it was seen
-        self._losses = np.zeros(remembered, np.float32)  # the last loss of each image
+        self.plan = plan
+        self.clock = Timer()  # a callback; its reading is in the checkpoint, so the schedule continues after a resume
+        self.images_seen = 0  # by this process; images from before a resume do not count
+        self._width, self._val, self._recipe, self._private = width, val, recipe, private
+        self._teacher = [teacher] if teacher else []  # in a list, so that its weights are not parameters of this module
+        self._loss_sum, self._batches = torch.zeros(()), 0  # of this epoch
 
     @property
     def trained(self) -> nn.Module:
-        """The network to keep: the averaged one where there is one."""
+        """The network to keep: the moving average if there is one."""
         return self.average.module if self.average else self.net
 
-    def on_train_start(self) -> None:
-        self._start = time.monotonic()
-        if self.task:
-            self.task.begin(self._images(self.global_step))
+    def progress(self, step: int) -> float:
+        """Fraction of the training completed after ``step`` steps: by steps, images or time, whichever is largest."""
+        fraction = step / (self.plan.epochs * self.plan.steps_an_epoch)
+        if self.plan.images is not None:
+            fraction = max(fraction, self.images_seen / self.plan.images)
+        if self.plan.seconds is not None:
+            fraction = max(fraction, self.clock.time_elapsed() / self.plan.seconds)
+        return fraction
 
     def on_train_epoch_start(self) -> None:
-        self._sums = torch.zeros(2, device=self.device)
-        self._last = torch.zeros(self._last.shape, device=self.device)
-        self._epoch_start = time.monotonic()
+        self._loss_sum, self._batches = torch.zeros((), device=self.device), 0
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        images_BCHW = normalize(batch.images, self._val.input_spec)
-        loss_B = self._losses_of(images_BCHW, batch.labels)
+    def training_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        loss_B = self._losses(normalize(batch.images, self._val.input_spec), batch.labels)
         loss = (loss_B * batch.weights).mean() if not self._private else loss_B.sum()
-        if self._recipe.infobatch:
-            self._last.index_put_((batch.numbers,), torch.stack([loss_B.detach(), torch.ones_like(loss_B)], 1))
-        # on the device: logging never waits for a step
-        self._sums[0] += loss.detach() if not self._private else loss.detach() / max(1, len(loss_B))
-        self._sums[1] += 1
-        self.timed_images += len(batch.labels)
-        return loss
+        # stays on the device: logging does not wait for the step
+        self._loss_sum += loss.detach() if not self._private else loss.detach() / max(1, len(loss_B))
+        self._batches += 1
+        self.images_seen += len(batch.labels)
+        return {"loss": loss, "image_losses": loss_B.detach()}
 
-    def _losses_of(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+    def _losses(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         resized_BCHW = self._resized(images_BCHW)
         if not self._teacher:
             return supervised_loss(self.net(resized_BCHW).float(), labels_B, self._recipe)
         (teacher,) = self._teacher
         logits_BK, features_BF = logits_and_features(self.net, resized_BCHW)
-        with torch.no_grad():  # at whole size: what it has come to know is about such images
+        with torch.no_grad():  # at full size: the size that the teacher was trained for
             wanted_BK, teacher_BG = logits_and_features(teacher.net, images_BCHW)
         imitation_B = distillation_loss(logits_BK, wanted_BK, teacher.temperature)
         supervised_B = supervised_loss(logits_BK, labels_B, self._recipe)
         loss_B = teacher.alpha * imitation_B + (1 - teacher.alpha) * supervised_B
         return loss_B + teacher.features * similarity_loss(features_BF, teacher_BG) if teacher.features else loss_B
 
-    def try_batch(self, size: int) -> None:
-        """Forward and backward of ``size`` images, as a step takes them."""
-        shape = self._val.images.shape[1:]
-        images_BCHW = normalize(torch.zeros(size, *shape, dtype=torch.uint8, device=self.device), self._val.input_spec)
-        with self.trainer.precision_plugin.forward_context():
-            self.net.train()(images_BCHW).float().sum().backward()
-        self.zero_grad(set_to_none=True)
-
     def _resized(self, images_BCHW: Tensor) -> Tensor:
-        """Smaller in the first part of the training: it costs less there, and little is lost (Howard 2018)."""
+        """Progressive resizing (Howard 2018): smaller images early in the training, where they cost little accuracy."""
         scales = self._recipe.progressive_resizing
-        scale = scales[min(len(scales) - 1, int(len(scales) * self._progress(self.global_step)))]
+        scale = scales[min(len(scales) - 1, int(len(scales) * self.progress(self.global_step)))]
         side = max(1, round(scale * images_BCHW.shape[-1]))
         if side == images_BCHW.shape[-1]:
             return images_BCHW
@@ -150,40 +123,18 @@ class Training(pl.LightningModule):
             self.average.update_parameters(self.net)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        share = self._progress(self.global_step)
-        if share >= 1:
+        if self.progress(self.global_step) >= 1:
             self.trainer.should_stop = True
-        if self.task and share > 0:  # 0 before the first step of several parts
-            self.task.update(self._images(self.global_step), self._images(self.global_step / share))
 
-    def _images(self, steps: float) -> int:
-        """How many images so many steps see."""
-        return round(self.images_an_epoch * steps / self.plan.steps_an_epoch)
-
-    def on_train_epoch_end(self) -> None:
-        loss, batches = (float(value) for value in self.trainer.strategy.reduce(self._sums, reduce_op="sum"))
-        self.seconds += time.monotonic() - self._epoch_start
-        if self._recipe.infobatch:
-            sum_N, seen_N = self.trainer.strategy.reduce(self._last, reduce_op="sum").cpu().numpy().T
-            self._losses = np.where(seen_N > 0, sum_N / np.maximum(seen_N, 1), self._losses).astype(np.float32)
-        row: Row = {"train/loss": loss / batches}
-        last = self.trainer.should_stop or self.current_epoch + 1 == self.plan.epochs
-        if last or (self.current_epoch + 1) % self.plan.validate_every == 0:
-            row |= self._validate()
-        if not all(math.isfinite(value) for value in row.values()):
-            raise DivergedError(
-                f"params.yaml: recipe.learning_rate: the loss is not finite after epoch {self.current_epoch + 1} "
-                f"with learning rate {self._recipe.learning_rate}; try a lower one, or recipe.gradient_clip 1.0"
-            )
-        self.history.append(row)
-        self._stop_early()
-        if self.trainer.is_global_zero:
-            for rows in self.told:
-                rows.write(self.history)
+    def mean_loss(self) -> float:
+        """Mean training loss of the epoch's batches, over all processes."""
+        sums = torch.stack([self._loss_sum, torch.tensor(float(self._batches), device=self.device)])
+        loss_sum, batches = (float(value) for value in self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        return loss_sum / batches
 
     @torch.no_grad()
-    def _validate(self) -> Row:
-        """In every process on all images, so that none needs to ask the others."""
+    def validate(self) -> tuple[float, float]:
+        """Mean NLL (nats) and accuracy on all validation images; every process computes both, so none waits."""
         sums = torch.zeros(2, device=self.device)
         net = self.trained.eval()
         with self.trainer.precision_plugin.forward_context():
@@ -193,32 +144,15 @@ class Training(pl.LightningModule):
                 sums += torch.stack([nll, (logits_BK.argmax(1) == labels_B).sum()])
         net.train()
         sum_of_nll, correct = sums.tolist()
-        return {"val/nll": sum_of_nll / len(self._val), "val/accuracy": correct / len(self._val)}
+        return sum_of_nll / len(self._val), correct / len(self._val)
 
-    def _stop_early(self) -> None:
-        if self.best is None:
-            return
-        nll = self.history[-1].get("val/nll", math.inf)
-        if nll < self.best["nll"]:
-            weights = {name: value.detach().cpu().clone() for name, value in self.trained.state_dict().items()}
-            self.best.update(nll=nll, weights=weights, epoch=len(self.history))
-        if self.plan.patience and len(self.history) - self.best["epoch"] >= self.plan.patience:
-            self.trainer.should_stop = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        elapsed = self._earlier + time.monotonic() - self._start
-        kept = {
-            "history": self.history,
-            "best": self.best,
-            "elapsed": elapsed,
-            "losses": torch.from_numpy(self._losses),
-        }
-        checkpoint["isoflop"] = kept
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = checkpoint["isoflop"]
-        self.history, self.best, self._earlier = kept["history"], kept["best"], kept["elapsed"]
-        self._losses = kept["losses"].numpy()
+    def try_batch(self, size: int) -> None:
+        """Run forward and backward on a batch of ``size`` images, to see whether it fits into memory."""
+        shape = self._val.images.shape[1:]
+        images_BCHW = normalize(torch.zeros(size, *shape, dtype=torch.uint8, device=self.device), self._val.input_spec)
+        with self.trainer.precision_plugin.forward_context():
+            self.net.train()(images_BCHW).float().sum().backward()
+        self.zero_grad(set_to_none=True)
 
     def configure_optimizers(self) -> Any:
         bf16 = self.trainer.precision == "bf16-mixed"
@@ -226,25 +160,70 @@ class Training(pl.LightningModule):
         if self._private:
             optimizer = private_optimizer(optimizer, self._private)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(self._recipe, self._progress(step))
+            optimizer, lambda step: learning_rate_factor(self._recipe, self.progress(step))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def losses(self) -> Losses:
-        """The last loss of each image; None as long as there is none, and in the last part, which sees all alike."""
-        early = self.global_step > 0 and self._progress(self.global_step) < _SEES_ALL_FROM
-        return self._losses if early else None
-
-    def _progress(self, step: int) -> float:
-        """The share of the training that is behind when ``step`` steps are, by steps, by images or by the clock."""
-        share = step / (self.plan.epochs * self.plan.steps_an_epoch)
-        if self.plan.images is not None:
-            share = max(share, self.timed_images / self.plan.images)
-        if self.plan.seconds is None or not self._start:
-            return share
-        return max(share, (self._earlier + time.monotonic() - self._start) / self.plan.seconds)
 
 
 def _moving_average(net: nn.Module, decay: float) -> swa_utils.AveragedModel:
     averaging = swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return swa_utils.AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
+    average = swa_utils.AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
+    return average.requires_grad_(False)  # DDP would expect gradients of them
+
+
+class Data(pl.LightningDataModule):
+    """Gives each process its part of the training batches, on its device."""
+
+    def __init__(
+        self,
+        images: TrainingImages,
+        recipe: Recipe,
+        seed: int,
+        accumulate_grad_batches: int,
+        image_losses: Callable[[], Floats | None] | None,
+        *,
+        poisson: bool,
+    ) -> None:
+        super().__init__()
+        self._images, self._recipe, self._seed, self._parts = images, recipe, seed, accumulate_grad_batches
+        self._image_losses, self._poisson = image_losses, poisson
+
+    def train_dataloader(self) -> Epochs:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = TrainingBatches(
+            self._images,
+            self._recipe,
+            self._seed,
+            device=trainer.strategy.root_device,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            accumulate_grad_batches=self._parts,
+            poisson=self._poisson,
+        )
+        return Epochs(batches, trainer, self._seed, self._image_losses)
+
+
+class Epochs:
+    """The training batches as an iterable: each pass yields the trainer's current epoch."""
+
+    def __init__(
+        self,
+        batches: TrainingBatches,
+        trainer: pl.Trainer,
+        seed: int,
+        image_losses: Callable[[], Floats | None] | None,
+    ) -> None:
+        self._batches, self._trainer, self._seed, self._image_losses = batches, trainer, seed, image_losses
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # from the steps: after a resume, Lightning asks for batches before it has raised current_epoch
+        epoch = self._trainer.global_step // self._batches.steps
+        self._batches.epoch = epoch
+        self._batches.losses = self._image_losses() if self._image_losses else None
+        # dropout draws from torch's global state: seeded by epoch, so that a resumed training repeats the draws
+        torch.manual_seed((self._seed * 1_000_003 + epoch + 1) % 2**63)
+        return iter(self._batches)

@@ -1,9 +1,9 @@
 """Differentially private training: DP-SGD (Abadi et al. 2016, "Deep Learning with Differential Privacy") by Opacus.
 
-Each image's gradient is clipped to one norm and noise is added to their sum, so that what the weights tell of any one
-training image is bounded: (ε, δ), for images added or removed one at a time. Batches are drawn by Poisson sampling, as
-the accountant assumes. Noise and batches come from the machine's entropy and not from ``train.seed``: who knows a seed
-could take the noise away again. So no two private trainings give the same bytes.
+Each image's gradient is clipped to a maximum norm, and noise is added to their sum. This bounds what the weights reveal
+about any one training image: (ε, δ), for one image added or removed. Batches are drawn by Poisson sampling, as the
+accountant assumes. Noise and batches are drawn from the OS's entropy, not from ``train.seed``: with the seed, the noise
+could be subtracted again. So no two private trainings give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """The subsampled Gaussian mechanism that every step is."""
+    """The subsampled Gaussian mechanism of each step."""
 
-    noise_multiplier: float  # standard deviation of the noise, in clip norms
+    noise_multiplier: float  # standard deviation of the noise, as a multiple of clip_norm
     clip_norm: float
-    sample_rate: float  # probability of each image to be in a step's batch
+    sample_rate: float  # probability that an image is in a step's batch
     delta: float
     images: int
 
     def epsilon(self, steps: int) -> float:
-        """Spent after so many steps, by the PRV accountant (Gopi, Lee and Wutschitz 2021)."""
+        """Return the epsilon spent after ``steps`` steps, by the PRV accountant (Gopi, Lee and Wutschitz 2021)."""
         from opacus.accountants import PRVAccountant
 
         accountant = PRVAccountant()
@@ -45,7 +45,7 @@ class Mechanism:
             return float(accountant.get_epsilon(delta=self.delta))
 
     def facts(self, steps: int) -> dict[str, float]:
-        """What a metrics file and the model say of it."""
+        """Return the entries of the metrics file and of the model."""
         return {
             "epsilon": round(self.epsilon(steps), 4),
             "delta": self.delta,
@@ -57,22 +57,22 @@ class Mechanism:
 
 
 def mechanism(privacy: Privacy, images: int, steps_an_epoch: int, epochs: int) -> Mechanism | None:
-    """The least noise that keeps ``epochs`` within ``privacy.epsilon``; None where that is null.
+    """Return the mechanism with the least noise that keeps ``epochs`` within ``privacy.epsilon``; None if that is null.
 
     Raises:
-        UserError: Opacus is missing, or there is no such noise.
+        UserError: Opacus is not installed, delta is too large for the number of images, or no noise is enough.
     """
     if privacy.epsilon is None:
         return None
     if privacy.delta * images >= 1:
         raise UserError(
-            f"params.yaml: train.privacy.delta: found {privacy.delta}, expected less than 1 in {images} training "
-            "images: with that, publishing one of them would count as private"
+            f"params.yaml: train.privacy.delta: got {privacy.delta}, expected less than 1 / {images}, the number of "
+            "training images: at a larger delta, publishing one of them would count as private"
         )
     try:
         from opacus.accountants.utils import get_noise_multiplier
     except ImportError:
-        raise UserError("train.privacy takes Opacus: `pip install 'isoflop[privacy]'`") from None
+        raise UserError("train.privacy: Opacus is not installed; fix: `pip install 'isoflop[privacy]'`") from None
     rate = 1 / steps_an_epoch
     try:
         with _quiet():
@@ -84,20 +84,20 @@ def mechanism(privacy: Privacy, images: int, steps_an_epoch: int, epochs: int) -
                 accountant="prv",
             )
     except ValueError as error:
-        raise UserError(f"params.yaml: train.privacy.epsilon: found {privacy.epsilon}: {error}") from None
+        raise UserError(f"params.yaml: train.privacy.epsilon: got {privacy.epsilon}; Opacus: {error}") from None
     return Mechanism(float(noise), privacy.clip_norm, rate, privacy.delta, images)
 
 
 def check_private(family: str, recipe: Recipe, on: Hardware) -> None:
-    """Refuse what one image's gradient cannot be told apart in, or what looks at the images beside the mechanism.
+    """Refuse what mixes the gradients of images, or reads the images outside the mechanism.
 
     Raises:
-        UserError: names the parameter.
+        UserError: a parameter does not suit private training; the message names it.
     """
     expected: list[tuple[str, object, bool, str]] = [
-        ("model.family", family, family in ("mlp", "vit"), "mlp or vit: batch norms mix the images of a batch"),
-        ("recipe.infobatch", recipe.infobatch, not recipe.infobatch, "0.0: which images are easy is not private"),
-        ("recipe.gradient_clip", recipe.gradient_clip, not recipe.gradient_clip, "0.0: each image's is clipped"),
+        ("model.family", family, family in ("mlp", "vit"), "mlp or vit, as batch norms mix the images of a batch"),
+        ("recipe.infobatch", recipe.infobatch, not recipe.infobatch, "0.0, as image losses are not private"),
+        ("recipe.gradient_clip", recipe.gradient_clip, not recipe.gradient_clip, "0.0, as each image's is clipped"),
         ("recipe.precision", recipe.precision, recipe.precision != "bf16", "auto or fp32"),
         ("train.devices", on.devices, on.devices == 1 and on.nodes == 1, "1, and 1 node"),
         ("train.accumulate_grad_batches", on.accumulate_grad_batches, on.accumulate_grad_batches == 1, "1"),
@@ -106,24 +106,27 @@ def check_private(family: str, recipe: Recipe, on: Hardware) -> None:
     ]
     for key, found, fits, wanted in expected:
         if not fits:
-            raise UserError(f"params.yaml: {key}: found {found} with train.privacy.epsilon, expected {wanted}")
+            raise UserError(f"params.yaml: {key}: got {found}, expected {wanted} (train.privacy.epsilon is set)")
 
 
 def check_not_private(privacy: dict[str, float] | None, stage: str) -> None:
-    """Refuse to train a private model's variant on the same images without privacy.
+    """Refuse to train a variant of a private model on the same images without privacy.
+
+    Args:
+        privacy: of the model, see ``Mechanism.facts``.
 
     Raises:
         UserError: the model is private.
     """
     if privacy:
         raise UserError(
-            f"params.yaml: variants.{stage}: found a variant of a private model (epsilon {privacy['epsilon']}), "
-            "expected none: it would be trained on the same images without privacy"
+            f"params.yaml: variants.{stage}: got a variant of a private model (epsilon {privacy['epsilon']}), "
+            "expected none, as it would be trained on the same images without privacy"
         )
 
 
 def private_optimizer(optimizer: Optimizer, how: Mechanism) -> Optimizer:
-    """``optimizer`` with steps by the mean of clipped gradients and noise. Gradients are sums over a batch's images."""
+    """Return ``optimizer`` with DP-SGD steps: clipped gradients and noise. The loss is a sum over images."""
     import torch
     from opacus.optimizers import DPOptimizer
 
@@ -140,18 +143,18 @@ def private_optimizer(optimizer: Optimizer, how: Mechanism) -> Optimizer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PRV starts from a bound by RDP, whose hints on how to get it tighter do not matter then. And images ask for no
-    gradient of their own, nor does the first layer need it."""
+    """Silence warnings that do not apply: PRV starts from an RDP bound, whose advice on how to tighten it is moot, and
+    the input images need no gradient."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order")
-        warnings.filterwarnings("ignore", category=RuntimeWarning)  # overflows on its way to that bound
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # overflows while that bound is computed
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         yield
 
 
 @contextmanager
 def per_image_gradients(net: nn.Module) -> Iterator[None]:
-    """Within, backward passes of a loss that is a sum over images leave each image's gradient for the optimizer."""
+    """Inside the block, backward passes of a loss that is a sum over images keep each image's gradient."""
     from opacus.grad_sample.grad_sample_module import GradSampleHooks
 
     hooks = GradSampleHooks(net, loss_reduction="sum")

@@ -1,10 +1,10 @@
-"""How a network is trained: the sections ``recipe`` and ``train``."""
+"""How a network is trained: the schemas of the sections ``recipe`` and ``train``."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from isoflop.runtime.params import Section, untracked
 
@@ -12,65 +12,66 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 
 
 def _ends_at_full_size(scales: list[float]) -> list[float]:
-    """Scales of the image's side, each for an equal share of the training."""
+    """The last scale is 1: a network is less accurate at a size other than the last one that it was trained at."""
     if scales[-1] != 1:
-        raise ValueError("1.0 as the last one: a network that ends at another size than it is used at is worse")
+        raise ValueError("a list that ends with 1.0, the size that the network is used at")
     return scales
 
 
 class Recipe(Section):
-    """Section ``recipe``: loss, optimizer, schedule and what is drawn anew for each batch."""
+    """Section ``recipe``: loss, optimizer, schedule and the random changes of each batch."""
 
     loss: Literal["cross_entropy", "mse"]  # mse: of the logits to one-hot labels
-    label_smoothing: float = Field(ge=0, lt=1)  # share spread evenly over the classes; with cross_entropy alone
+    label_smoothing: float = Field(ge=0, lt=1)  # probability spread evenly over the classes; 0 with mse
     optimizer: Literal["sgd", "momentum", "adam", "adamw", "muon"]  # sgd: without momentum
-    learning_rate: float = Field(gt=0)  # at width 16; at other widths each layer's follows
-    momentum: float = Field(ge=0, lt=1)  # of momentum and muon; the first beta of adam and adamw
+    learning_rate: float = Field(gt=0)  # at width 16; at other widths it is scaled by layer
+    momentum: float = Field(ge=0, lt=1)  # of momentum and muon; beta 1 of adam and adamw
     weight_decay: float = Field(ge=0)  # of matrices and filters, not of biases and norms
-    schedule: Literal["constant", "linear", "cosine"]  # after the warm-up: constant, or down to 0 by a line or a cosine
-    warmup_fraction: float = Field(ge=0, lt=1)  # of all steps; linear, from a tenth of the rate
-    epochs: int = Field(ge=1)  # of the base; the study and variants have numbers of their own
-    max_minutes: float | None = Field(gt=0)  # the schedule ends within these, if that is before the last epoch
-    batch_size: int = Field(ge=2)  # images a step, over all devices
-    ema_decay: float = Field(ge=0, lt=1)  # of the weights' moving average, a step; 0: no averaging of the weights
-    gradient_clip: float = Field(ge=0)  # norm; 0: no clipping
-    flip: Literal["none", "random", "alternating"]  # left to right: never, half of the time, or every other epoch
-    shift: int = Field(ge=0, le=256)  # pixels, at most
-    cutout: int = Field(ge=0, le=256)  # pixels, side of the square; 0: none
-    infobatch: float = Field(ge=0, lt=1)  # share of the images with a small loss that a pass leaves out
+    schedule: Literal["constant", "linear", "cosine"]  # after the warm-up: constant, or decay to 0
+    warmup_fraction: float = Field(ge=0, lt=1)  # of all steps; linear warm-up from 0.1 times the learning rate
+    epochs: int = Field(ge=1)  # of the base model; the scaling study and the variants have their own
+    max_minutes: float | None = Field(gt=0)  # time limit; the schedule ends there at the latest; null: none
+    batch_size: int = Field(ge=2)  # images per step, over all devices
+    ema_decay: float = Field(ge=0, lt=1)  # per step, of the exponential moving average of the weights; 0: no average
+    gradient_clip: float = Field(ge=0)  # maximum norm of the gradient; 0: no clipping
+    flip: Literal["none", "random", "alternating"]  # random: with probability 0.5; alternating: every other epoch
+    shift: int = Field(ge=0, le=256)  # maximum random shift, pixels
+    cutout: int = Field(ge=0, le=256)  # side of the square, pixels; 0: none
+    infobatch: float = Field(ge=0, lt=1)  # InfoBatch: share of the images with a low loss that a pass leaves out
     progressive_resizing: Annotated[
         list[Scale], Field(min_length=1), AfterValidator(_ends_at_full_size)
-    ]  # shares of the side, each for as many epochs; ends with 1.0
-    precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 where the hardware computes in it, else fp32
+    ]  # fractions of the image side, each for an equal share of the training; ends with 1.0
+    precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 if the hardware computes in it, else fp32
 
-    @model_validator(mode="after")
-    def _mse_has_no_smoothing(self) -> Recipe:
-        if self.loss == "mse" and self.label_smoothing:
-            raise ValueError(f"label_smoothing 0 with loss mse, found {self.label_smoothing}")
-        return self
+    @field_validator("label_smoothing")
+    @classmethod
+    def _none_with_mse(cls, smoothing: float, others: ValidationInfo) -> float:
+        if smoothing and others.data.get("loss") == "mse":
+            raise ValueError("0 with recipe.loss mse")
+        return smoothing
 
 
 class Privacy(Section):
-    """Section ``train.privacy``."""
+    """Section ``train.privacy``: differential privacy (DP-SGD)."""
 
-    epsilon: float | None = Field(gt=0, le=100)  # to be spent by the last epoch; null: no privacy
-    delta: float = Field(gt=0, lt=1)  # below one over the number of images
-    clip_norm: float = Field(gt=0)  # to which an image's gradient over all layers is clipped
+    epsilon: float | None = Field(gt=0, le=100)  # privacy budget, spent by the last epoch; null: no privacy
+    delta: float = Field(gt=0, lt=1)  # less than 1 / number of training images
+    clip_norm: float = Field(gt=0)  # maximum norm of the gradient of one image
 
 
 class Train(Section):
-    """Section ``train``: the size, and on what it is trained."""
+    """Section ``train``: the width, and the hardware to train on."""
 
-    width: int = Field(ge=1, le=65536)  # scales every hidden layer
-    seed: int = Field(ge=0)  # of weights, batches and draws
+    width: int = Field(ge=1, le=65536)  # of the network; every hidden layer scales with it
+    seed: int = Field(ge=0)  # of initial weights, batches and dropout
     accelerator: Literal["auto", "cpu", "gpu"]  # auto: a GPU if there is one
-    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(union_mode="left_to_right")  # a node; auto: all
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(union_mode="left_to_right")  # per node; auto: all
     nodes: int = Field(ge=1)  # machines
-    strategy: Literal["auto", "ddp"]  # auto: ddp where there are several processes
-    accumulate_grad_batches: int = Field(ge=1)  # parts that a batch is computed in, to need less memory
-    compile: bool  # by torch.compile
-    activation_checkpointing: bool  # of a vit: less memory, a third more computing
-    validate_every: int = Field(ge=1)  # epochs; the last one always ends with a validation
-    patience: int | None = Field(ge=1)  # epochs without a better validation NLL before stopping; null: never
+    strategy: Literal["auto", "ddp"]  # auto: ddp if there are several processes
+    accumulate_grad_batches: int = Field(ge=1)  # gradient accumulation: parts per batch; more parts need less memory
+    compile: bool  # use torch.compile
+    activation_checkpointing: bool  # vit only: less memory, a third more compute
+    validate_every: int = Field(ge=1)  # epochs; the last epoch is always validated
+    patience: int | None = Field(ge=1)  # early stopping: epochs without a better validation NLL; null: never
     privacy: Privacy
-    logger: Literal["tensorboard", "mlflow", "wandb"] | None = untracked()  # to .isoflop/logs; null: none
+    logger: Literal["tensorboard", "mlflow", "wandb"] | None = untracked()  # writes to .isoflop/logs; null: none

@@ -1,10 +1,11 @@
-"""Where a training that may be killed keeps its checkpoint: an ignored folder, named by all that it depends on."""
+"""Where the checkpoint of a training is kept while it runs: an ignored folder whose name is a digest of its inputs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,19 +15,21 @@ import numpy as np
 
 from isoflop.data.loading import TrainingImages
 from isoflop.runtime.processes import is_first_process
+from isoflop.runtime.stage_code import code_digest, import_closure, installed, is_runtime
 
 _FOLDER = Path(".isoflop") / "resume"
 
 
 @contextmanager
 def resumable(images: TrainingImages, *facts: Any) -> Iterator[Path]:
-    """A checkpoint folder keyed by the data, this package's code and ``facts``; removed when the training is through.
+    """Yield a checkpoint folder named by the images, the running stage's code and ``facts``; remove it at the end.
 
-    What was killed is taken up only by the same training: an edit of a parameter, an image or the code starts anew.
+    A killed training is resumed only by the same training: after an edit of a parameter, an image or the stage's code
+    it starts again.
     """
     folder = _FOLDER / _key(images, facts)
     if (folder / "last.ckpt").exists() and is_first_process():
-        print(f"taking up the training that was cut off ({folder / 'last.ckpt'})", flush=True)
+        print(f"resuming the interrupted training from {folder / 'last.ckpt'}", flush=True)
     yield folder
     if is_first_process():
         shutil.rmtree(folder, ignore_errors=True)
@@ -36,7 +39,19 @@ def _key(images: TrainingImages, facts: tuple[Any, ...]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in (images.split.images, images.split.labels, images.views, images.indices):
         digest.update(np.ascontiguousarray(part).data if part.size else b"")
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(file.read_bytes())
+    digest.update(_code().encode())
     digest.update(json.dumps(facts, default=str).encode())
+    return digest.hexdigest()
+
+
+def _code() -> str:
+    """Digest of the code that the running stage imports; outside of a stage, of the code that ``fit`` imports."""
+    package, _, stage = (getattr(sys.modules["__main__"].__spec__, "name", None) or "").rpartition(".")
+    code = installed()
+    if package in ("stages", "isoflop.stages") and stage in code.stage_names():
+        return code_digest(stage, code)
+    digest = hashlib.sha256()
+    for name, file in sorted(import_closure(code.package / "training" / "fitting.py", code).items()):
+        if not is_runtime(name):
+            digest.update(file.read_bytes())
     return digest.hexdigest()

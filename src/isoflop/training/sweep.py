@@ -1,4 +1,4 @@
-"""The scaling study at one width: trainings over data fractions, lengths, budgets and seeds, in one process."""
+"""The scaling study at one width: one training per data fraction, number of epochs, budget and seed, in one process."""
 
 from __future__ import annotations
 
@@ -24,34 +24,35 @@ if TYPE_CHECKING:
     from isoflop.data.loading import TrainingImages
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
-_FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200  # that a budget may buy; a width outside has no run of that budget
+_FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200  # for one budget; a width that would need fewer or more has no run of it
 
 
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
-        raise ValueError("values that differ")
+        raise ValueError("distinct values")
     return values
 
 
 class SweepRuns(Section):
-    """``sweep.runs``: what is trained at each width.
+    """``sweep.runs``: the trainings at each width.
 
-    Every fraction for every number of epochs, and the whole data for every budget of FLOPs, each with every seed.
-    Runs are trained apart, each with the recipe's own schedule, as the base is: a branch off a shared trunk (Hägele et
-    al. 2024) takes a constant rate that the recipe does not have, and its image sizes go with the length of training.
+    Each fraction is trained for each number of epochs, and all images for each budget of FLOPs, with each seed.
+    Each run is a training of its own with the recipe's schedule, like the base model's. Branches from a shared trunk
+    (Hägele et al. 2024) would need a constant learning rate, and image sizes that do not depend on the length of the
+    training.
     """
 
     fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]  # of the training images
     epochs: Annotated[
         list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)
-    ]  # passes over its part of the data, each a run
-    budgets: Annotated[list[Annotated[float, Field(gt=0)]], AfterValidator(_distinct)]  # FLOPs
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]  # each a run
+    ]  # passes over the fraction of the data, one run each
+    budgets: Annotated[list[Annotated[float, Field(gt=0)]], AfterValidator(_distinct)]  # training FLOPs, one run each
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]  # one run each
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run to train: on what share of the images, for how many epochs at most, and the budget it may spend, if any."""
+    """A planned run: a fraction of the images, the maximum number of epochs, and its budget, if any."""
 
     fraction: float
     epochs: int
@@ -60,18 +61,18 @@ class Planned:
 
 
 def parsed_width(item: str) -> int:
-    """The width that an item of ``sweep.widths`` is.
+    """Return an item of ``sweep.widths`` as a number.
 
     Raises:
-        UserError: it is not a positive integer.
+        UserError: it is not an integer from 1 to 99999.
     """
     if not re.fullmatch("[1-9][0-9]{0,4}", item):
-        raise UserError(f"params.yaml: sweep.widths: found {item!r}, expected integers from 1 to 99999")
+        raise UserError(f"params.yaml: sweep.widths: got {item!r}, expected integers from 1 to 99999")
     return int(item)
 
 
 def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image: float) -> Iterator[Planned]:
-    """The runs of a width, in the order in which they are trained.
+    """Yield the runs of a width, in the order of training.
 
     Raises:
         UserError: a fraction leaves fewer images than a batch.
@@ -80,8 +81,8 @@ def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image:
         part = round(fraction * images)
         if part < batch_size:
             raise UserError(
-                f"params.yaml: sweep.runs.fractions: found {fraction}, which leaves {part} training images; "
-                f"expected at least a batch of {batch_size} (recipe.batch_size)"
+                f"params.yaml: sweep.runs.fractions: got {fraction}, which is {part} training images, "
+                f"expected at least one batch of {batch_size} (recipe.batch_size)"
             )
         for epochs, seed in product(sorted(runs.epochs), sorted(runs.seeds)):
             yield Planned(fraction, epochs, None, seed)
@@ -93,9 +94,9 @@ def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image:
 def sweep_width(
     model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: TrainingData, file: Path
 ) -> None:
-    """Train every planned run of ``model`` at ``width`` and write their table.
+    """Train every planned run of ``model`` at ``width``, and write the table of their results to ``file``.
 
-    The loss is the validation NLL at the end. A run whose loss is not finite is marked ``diverged``.
+    The loss is the validation NLL after the last step. A run whose loss is not finite is marked ``diverged``.
 
     Raises:
         UserError: a fraction leaves fewer images than a batch.
@@ -140,12 +141,13 @@ def _run(
             net,
             part,
             val,
-            recipe.model_copy(update={"epochs": run.epochs, "max_minutes": None}),  # a clock would make them differ
+            # without a time limit, which would make results depend on the machine
+            recipe.model_copy(update={"epochs": run.epochs, "max_minutes": None}),
             width=built.width,
             seed=run.seed,
             images_budget=max(1, round(run.budget / flops)) if run.budget else None,
             validate_every=run.epochs,
-            doing=f"training on {100 * run.fraction:.3g} % of the images, seed {run.seed}",
+            doing=f"training on {100 * run.fraction:.3g} % of the images with seed {run.seed}",
         )
     except DivergedError:
         names = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")

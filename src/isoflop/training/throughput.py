@@ -1,4 +1,4 @@
-"""How fast a training was, against what the device can do, and what ran it: a leaf, as no two runs measure the same."""
+"""Throughput of a training, and its share of the device's peak. No stage depends on it: timings differ by run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,21 @@ from isoflop.training.fitting import Fitted
 from isoflop.training.hardware import Hardware, lightning_precision, on_gpu
 from isoflop.training.recipe import Recipe
 
-_SIDES = {"cuda": 8192, "cpu": 2048}  # of the matrices
+_SIDES = {"cuda": 8192, "cpu": 2048}  # of the matrices, by device
 _SECONDS = 0.5
 _PACKAGES = ("torch", "pytorch-lightning", "numpy", "albumentations", "isoflop")
 
 
-def throughput(
-    fitted: Fitted, flops_per_image: int, recipe: Recipe, on: Hardware
-) -> dict[str, float | int | str | dict[str, str]]:
-    """Images and FLOPs a second while stepping, and their share of the peak that a matrix product reaches here.
+def throughput(fitted: Fitted, recipe: Recipe, on: Hardware) -> dict[str, float | int | str | dict[str, str]]:
+    """Return images and FLOPs per second of training steps, and their share of the device's peak.
 
-    Args:
-        flops_per_image: of forward and backward (2 a multiply-accumulate). Optimizer, norms and augmentation do not
-            count as FLOPs, and their time does count.
+    The peak is that of a matrix product, measured here. FLOPs are those of forward and backward (2 per
+    multiply-accumulate): optimizer, norms and augmentation count as time and not as FLOPs.
     """
     kind = "cuda" if on_gpu(on) else "cpu"
     dtype = torch.bfloat16 if lightning_precision(recipe.precision, kind) == "bf16-mixed" else torch.float32
-    images_per_s = fitted.timed_images / max(fitted.seconds, 1e-9)  # taken up after its last epoch: no time at all
-    achieved, peak = images_per_s * flops_per_image, peak_flops_per_s(kind, dtype)
+    images_per_s = fitted.timed_images / max(fitted.seconds, 1e-9)  # 0 s if resumed after the last epoch
+    achieved, peak = images_per_s * fitted.flops_per_image, peak_flops_per_s(kind, dtype)
     return {
         "seconds": round(fitted.seconds, 3),
         "images_per_s": round(images_per_s, 1),
@@ -45,7 +42,7 @@ def throughput(
 
 
 def peak_flops_per_s(kind: str, dtype: torch.dtype) -> float:
-    """The best of some products of square matrices, in FLOP/s."""
+    """Return the FLOP/s of a product of square matrices, the best of those that fit into half a second."""
     side = _SIDES[kind]
     left = torch.randn(side, side, device=kind, dtype=dtype)
     best, begin = 0.0, time.monotonic()
