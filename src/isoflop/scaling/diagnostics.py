@@ -85,8 +85,8 @@ def _design(study: Study) -> Iterator[Diagnostic]:
     for axis in study.axes:
         count = len(study.level_values(axis))
         if 1 < count < _MIN_LEVELS[axis]:
-            message = f"the exponent and E are poorly identified: got {count} {_NOUNS[axis]}, expected at least "
-            message += str(_MIN_LEVELS[axis])
+            got = f"got {count} {_NOUNS[axis]}, expected at least {_MIN_LEVELS[axis]}"
+            message = f"the exponent and E are poorly identified: {got}"
             yield Diagnostic(kinds.get(axis, "few_budgets"), message, {"levels": count})
 
 
@@ -97,15 +97,19 @@ def _noise(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnostic]:
         )
     runs = list(zip(study.configurations.tolist(), (run.seed for run in study.runs), strict=True))
     if noise.seed is not None and (repeated := len(runs) - len(set(runs))):
-        message = (
-            f"{repeated} runs repeat the configuration and seed of another; if they are copies, the seed noise is "
+        yield Diagnostic(
+            "repeated_seed",
+            f"runs with the configuration and seed of another run: {repeated}; if they are copies, the seed noise is "
+            "underestimated",
+            {"runs": repeated},
         )
-        yield Diagnostic("repeated_seed", message + "underestimated", {"runs": repeated})
     if noise.degrees_of_freedom < 1:
-        message = (
-            f"{len(study.runs)} runs for the law's {form.size} parameters leave no degrees of freedom to estimate "
+        yield Diagnostic(
+            "no_noise_estimate",
+            f"{len(study.runs)} runs for the law's {form.size} parameters leave no degrees of freedom to estimate the "
+            "noise",
+            {"runs": len(study.runs), "parameters": form.size},
         )
-        yield Diagnostic("no_noise_estimate", message + "the noise", {"runs": len(study.runs), "parameters": form.size})
 
 
 def _parameters(
@@ -161,10 +165,8 @@ def held_out_diagnostics(study: Study, held_out: HeldOut | None) -> list[Diagnos
     """Whether the held-out test was possible, whether the law passed it, and how far it extrapolated."""
     if held_out is None:
         count = len(study.level_values(study.axes[0]))
-        message = (
-            f"the law's extrapolation was not tested: got {count} {_NOUNS[study.axes[0]]}, holding out the largest "
-        )
-        return [Diagnostic("no_held_out", message + f"requires {MIN_WIDTHS + 1}", {"levels": count})]
+        got = f"got {count} {_NOUNS[study.axes[0]]}, holding out the largest requires {MIN_WIDTHS + 1}"
+        return [Diagnostic("no_held_out", f"the law's extrapolation was not tested: {got}", {"levels": count})]
     last = held_out.comparisons[-1]
     diagnostics = []
     if last.covered is None:
@@ -172,9 +174,9 @@ def held_out_diagnostics(study: Study, held_out: HeldOut | None) -> list[Diagnos
         diagnostics.append(Diagnostic("held_out_without_interval", message))
     if last.low and last.high and last.high > _MAX_INTERVAL_RATIO * last.low:
         message = (
-            f"the 95 % prediction interval of held-out {held_out.name}, {last.low:.3g} to {last.high:.3g}, is too "
+            f"the 95 % prediction interval of held-out {held_out.name}, {last.low:.3g} to {last.high:.3g}, is too wide "
+            "to test the law"
         )
-        message += "wide to test the law"
         diagnostics.append(Diagnostic("held_out_interval_too_wide", message, {"ratio": last.high / last.low}))
     missed, count = sum(one.covered is False for one in held_out.comparisons), len(held_out.comparisons)
     if last.covered is False:
@@ -207,7 +209,7 @@ def optimum_diagnostics(optima: dict[str, Optimum]) -> list[Diagnostic]:
     diagnostics = []
     if extrapolated:
         message = (
-            f"the compute-optimal size lies outside the study's sizes or samples for the budgets "
+            "the compute-optimal size lies outside the study's sizes or samples for the budgets "
             f"{', '.join(extrapolated)}"
         )
         diagnostics.append(Diagnostic("optimum_extrapolated", message, {"budgets": len(extrapolated)}))
@@ -225,9 +227,9 @@ def profile_diagnostics(profiles: list[Profile], planner: Planner) -> list[Diagn
     diagnostics = []
     for profile in profiles:
         if profile.rejected:
-            message = f"the IsoFLOP profile at {profile.flops:.3g} FLOPs has no optimum: {profile.rejected}"
-            diagnostics.append(Diagnostic("profile_rejected", message, {"flops": profile.flops}))
-        elif message := disagreement(profile, planner.optimum(profile.flops).parameters_interval) or "":
+            rejected = f"the IsoFLOP profile at {profile.flops:.3g} FLOPs has no optimum: {profile.rejected}"
+            diagnostics.append(Diagnostic("profile_rejected", rejected, {"flops": profile.flops}))
+        elif message := disagreement(profile, planner.optimum(profile.flops).parameters_interval):
             diagnostics.append(Diagnostic("profile_disagrees", message, {"flops": profile.flops}))
     return diagnostics
 

@@ -148,7 +148,8 @@ class Planner:
         scalars = {name: float(level[0]) for name, level in here.items()}
         sizes_R = _minima(np.log(grid), self.law.replicate_losses(levels))
         bounded_R = np.isfinite(sizes_R)
-        identifiable = self.law.noise.degrees_of_freedom > 0 and bounded_R.mean() >= 1 - _MAX_UNBOUNDED
+        has_noise = self.law.noise.degrees_of_freedom > 0
+        identifiable = has_noise and bounded_R.mean() >= 1 - _MAX_UNBOUNDED
         samples_R = self.sizes.samples(flops, np.exp(sizes_R[bounded_R]))
         loss = float(self.law.predict(here)[0])
         flat = grid[losses <= FLAT * loss]
@@ -156,6 +157,7 @@ class Planner:
         size_in_range = self.smallest / SAME <= parameters <= SAME * self.largest
         in_range = size_in_range and self.least_samples / SAME <= data <= SAME * self.most_samples
         unique = float(here["unique_samples"][0])
+        loss_interval = interval(self.law.replicate_losses(here)[:, 0]) if has_noise else None
         return Optimum(
             flops,
             "interpolated" if in_range else "extrapolated",
@@ -168,9 +170,7 @@ class Planner:
             epochs=samples / unique,
             loss=loss,
             loss_prediction=self.law.prediction(scalars, seeds=1)[1],
-            loss_interval=interval(self.law.replicate_losses(here)[:, 0])
-            if self.law.noise.degrees_of_freedom
-            else None,
+            loss_interval=loss_interval,
             flat=(float(flat.min()), float(flat.max())) if len(flat) else (parameters, parameters),
         )
 
