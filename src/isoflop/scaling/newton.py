@@ -19,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 
 _MAX_EXPONENT = 10.0  # a term with a larger one is a step at the smallest level, not a power law
 _GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.3, 2.2)
-_EASY_DELTA = 1e-3  # Newton's method converges from any start for a Huber δ at least this large
+_EASY_DELTA = 1e-3  # Huber δ from which Newton's method needs no continuation in δ
 _BLOCK = 12_000  # residuals per batched step, so that the derivatives fit in a core's cache
 
 
