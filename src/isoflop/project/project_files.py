@@ -1,23 +1,24 @@
-"""What a project gets from the installed package: the graph, wired to the package's stages, and the code's digests.
+"""Files that a project takes from the installed package: the graph, wired to its stages, and the code digests.
 
-The package carries the repository's own dvc.yaml, presets and ignore files. In a checkout they lie at its top.
+The package contains the dvc.yaml, presets and ignore files of the repository. In a checkout they are at its root.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from isoflop.project.command_output import command_output
+from isoflop.project.migration import migrate
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_atomically
 from isoflop.runtime.stage_code import (
     CODE_FILE,
+    CODE_STAGE,
     STAGES_PACKAGE,
-    code_digest,
+    code_text,
+    has_own_stages,
     installed,
     recorded_code,
     stale_stages,
@@ -27,73 +28,66 @@ from isoflop.runtime.stage_code import (
 _GRAPH = "dvc.yaml"
 _PLOTS = Path(".dvc") / "plots"
 _IGNORE_FILES = (".gitignore", ".dvcignore")
-_CODE_FOLDERS = ("src/isoflop", "stages")
 _HEAD = """\
-# The graph, as isoflop has it; its stages are modules of the installed package. What DVC is to know of their code is
-# in code.yaml. `isoflop upgrade` writes both anew for another version, and refuses where you have changed this file.
-"""
-_CODE_HEAD = """\
-# A digest of the code of each stage: DVC runs again a stage whose code is another after `isoflop upgrade`.
+# The graph of isoflop. Its stages are modules of the installed package, and code.yaml has a digest of their code.
+# `isoflop upgrade` writes both files for another version, and refuses if that would lose your changes.
 """
 
 
 def package_folder() -> Path:
-    """Where the package has its dvc.yaml and presets/."""
+    """Return the folder of the package's dvc.yaml and presets/."""
     package = installed().package
     inside = package / "template"
     return inside if inside.is_dir() else package.parents[1]
 
 
 def runs_installed_code(project: Path) -> bool:
-    """Whether ``project`` runs the stages of the installed package, and not stages of its own."""
-    return (project / CODE_FILE).is_file() and not (project / "stages").is_dir()
+    """Return whether ``project`` runs the stages of the installed package, not its own."""
+    return (project / CODE_FILE).is_file() and not has_own_stages(project)
 
 
 def project_texts() -> dict[str, str]:
-    """The files of a new project that are the same in every one, by name."""
+    """Return the text of each file that all new projects share, by name."""
     graph = wired_graph((package_folder() / _GRAPH).read_text())
     ignored = {name: (package_folder() / name).read_text() for name in _IGNORE_FILES}
-    return {_GRAPH: graph, CODE_FILE.name: _code_text(graph), **ignored}
+    return {_GRAPH: graph, CODE_FILE.name: code_text(installed(), isoflop=version(), graph=_digest(graph)), **ignored}
 
 
 def plot_templates() -> dict[str, str]:
-    """What dvc.yaml's plots are drawn by, by name; for a folder in which `dvc init` has run."""
+    """Return the plot templates that dvc.yaml names, by path; they need a folder in which `dvc init` has run."""
     files = sorted((package_folder() / _PLOTS).glob("*.json"))
     return {(_PLOTS / file.name).as_posix(): file.read_text() for file in files}
 
 
 def wired_graph(text: str) -> str:
-    """A dvc.yaml of a checkout as one of a project without code: commands run the installed modules, and a digest
-    in code.yaml stands for the files of each stage's code."""
-    from isoflop.project.yaml_text import dump_graph, flow, load
+    """Return a checkout's dvc.yaml as a project without code has it: commands run the installed modules, and no stage
+    writes code.yaml."""
+    from isoflop.project.yaml_text import dump_graph, load
 
     lines = (line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     content = load("".join(lines).replace("python -m stages.", f"python -m {STAGES_PACKAGE}."))
-    for name, whole in content["stages"].items():
-        stage = whole.get("do", whole)
-        deps = stage.pop("deps", [])
-        data = [dep for dep in deps if Path(dep).parts[0] != "stages" and not Path(dep).is_relative_to("src/isoflop")]
-        if _CODE_FOLDERS[0] in deps:  # all code, which it names
-            stage["cmd"] = stage["cmd"].replace(" ".join(_CODE_FOLDERS), CODE_FILE.name)
-            data.append(CODE_FILE.name)
-        place = list(stage).index("cmd") + 1
-        if data:
-            stage.insert(place, "deps", data)
-        stage.insert(place, "params", flow([*stage.pop("params", []), {CODE_FILE.name: flow([f"stages.{name}"])}]))
+    del content["stages"][CODE_STAGE]
     return _HEAD + dump_graph(content)
 
 
 def upgrade(project: Path, *, force: bool) -> list[str]:
-    """Write dvc.yaml and code.yaml of ``project`` for the installed package; returns the stages whose code changed.
+    """Write dvc.yaml and code.yaml of ``project`` for the installed package; return the stages whose code changed.
 
-    A dvc.yaml with changes of the user's stays as it is where the package's own is the one that it was made from.
+    A checkout has its own: there only what ``migrate`` renames is rewritten.
+
+    An edited dvc.yaml stays if it was made from the dvc.yaml that the package has now.
 
     Raises:
-        UserError: ``project`` has stages of its own, or its dvc.yaml has changes that would be lost, and ``force`` is
-            not given or git does not have them either.
+        UserError: ``project`` has its own stages, or the upgrade would lose edits of dvc.yaml that are not committed or
+            for which ``force`` is not set.
     """
-    if (project / "stages").is_dir():
-        raise UserError(f"{project}: has stages/ of its own, expected a project that `isoflop init` made")
+    renamed = migrate(project)
+    for line in renamed:
+        print(line)
+    if has_own_stages(project):
+        if renamed:
+            return []
+        raise UserError(f"{project}: got a checkout with its own stages/, expected a project of `isoflop init`")
     files = project_texts()
     there = (project / _GRAPH).read_text()
     recorded = recorded_code(project) if (project / CODE_FILE).exists() else {}
@@ -103,27 +97,16 @@ def upgrade(project: Path, *, force: bool) -> list[str]:
     if is_edited and not keeps:
         if not force:
             raise UserError(
-                f"{_GRAPH}: has changes of yours, and isoflop {version()} has another graph than it was made from; "
-                f"--force writes that one, and `git diff {_GRAPH}` then shows what to bring back"
+                f"{_GRAPH}: got edits of the graph of another version than isoflop {version()}; fix: "
+                f"`isoflop upgrade --force` writes the new one, then `git diff {_GRAPH}` shows your edits"
             )
         if not _is_committed(project, there):
-            raise UserError(f"{_GRAPH}: has changes that are not committed, which --force would lose; commit them")
+            raise UserError(f"{_GRAPH}: got uncommitted edits, which --force would lose; fix: commit them")
     written = {CODE_FILE.name: files[CODE_FILE.name]} | ({} if keeps else {_GRAPH: files[_GRAPH]})
     (project / _PLOTS).mkdir(parents=True, exist_ok=True)
     for name, text in (written | plot_templates()).items():
-        partial = (project / name).with_name(f".{Path(name).name}.partial")
-        partial.write_text(text)
-        os.replace(partial, project / name)
+        write_atomically(project / name, text)
     return changed
-
-
-def _code_text(graph: str) -> str:
-    import yaml
-
-    code = installed()
-    digests = {stage: code_digest(stage, code) for stage in code.stage_names()}
-    content: Mapping[str, Any] = {"isoflop": version(), "graph": _digest(graph), "stages": digests}
-    return _CODE_HEAD + yaml.safe_dump(content, sort_keys=False)
 
 
 def _digest(text: str) -> str:

@@ -1,9 +1,11 @@
-"""Loading params.yaml: strictly typed sections, and errors that name the key, what was found and what was expected."""
+"""Loading of params.yaml: strictly typed sections, and errors that name the key, the value and what was expected."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,55 +19,67 @@ from yaml import YAMLError
 from isoflop.runtime.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+RENAMED = {  # old key → new key; the old ones are read until version 0.3
+    "recipe.skip_easy": "recipe.infobatch",
+    "train.micro_batches": "train.accumulate_grad_batches",
+}
 
 
 class Section(BaseModel):
-    """Schema of a section of params.yaml, or of the sections that a stage sees.
+    """Schema of a section of params.yaml, or of the sections that a stage reads.
 
-    Strict: no value is coerced, no key is unknown, none has a default here (params.yaml is the one place where a
-    value is written).
+    Strict: values are not coerced, unknown keys are refused, and no key has a default, because params.yaml is the only
+    place where a value is written.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Check this section against the rest of ``params``, the content of ``file``; return warnings.
 
-Shown = dict[str, Any]  # a section that a stage shows as it stands: what it may be, the stages say that use it
+        Raises:
+            UserError: the section does not fit the rest, or what it names is missing.
+        """
+        return []
+
+
+Shown = dict[str, Any]  # a section that a stage prints without validating it; the stages that use it do
 
 SectionT = TypeVar("SectionT", bound=Section)
 
 
 def key(dotted: str, **constraints: Any) -> Any:
-    """A field that stands for the part ``dotted`` of params.yaml (say ``train.width``), not a whole section."""
+    """Declare a field that is the key ``dotted`` of params.yaml, such as ``train.width``, not a whole section."""
     return Field(json_schema_extra={"key": dotted}, **constraints)
 
 
 def varied(by: str) -> Any:
-    """A field that is a section with some values replaced by those under ``by``, of which the stage makes one.
+    """Declare a field that is a section in which one variant's entry under ``by`` replaces some values.
 
-    ``prune: Prune = varied(by="variants.prune")`` is section ``prune`` with what ``variants.prune.NAME`` says, NAME
-    being the stage's argument ``variant``.
+    ``prune: Prune = varied(by="variants.prune")`` is section ``prune`` with the values of ``variants.prune.NAME``,
+    where NAME is the stage's argument ``variant``.
     """
     return Field(json_schema_extra={"varied_by": by})
 
 
 def untracked(**constraints: Any) -> Any:
-    """A field of a section that can change no output: no stage is run again for it."""
+    """Declare a field of a section that cannot change any output: no stage reruns when it changes."""
     return Field(json_schema_extra={"untracked": True}, **constraints)
 
 
 def declared_keys(schema: type[Section]) -> dict[str, str]:
-    """Field name → the dotted key of params.yaml that it stands for."""
+    """Return the dotted key of params.yaml by field name."""
     return {name: _extra(info, "key") or name for name, info in schema.model_fields.items()}
 
 
 def variant_keys(schema: type[Section]) -> dict[str, str]:
-    """Field name → the dotted key whose entries vary it, of the fields that are ``varied``."""
+    """Return the dotted key whose entries vary a field, by field name, of the ``varied`` fields."""
     found = {name: _extra(info, "varied_by") for name, info in schema.model_fields.items()}
     return {name: by for name, by in found.items() if by}
 
 
 def tracked_keys(schema: type[Section]) -> Iterator[str]:
-    """The dotted keys whose values decide what a stage makes: a section's own, or those within it where some do not."""
+    """Yield the dotted keys that decide a stage's outputs: sections, or the tracked keys of a section."""
     apart = set(untracked_keys(schema))
     for name, dotted in declared_keys(schema).items():
         section = schema.model_fields[name].annotation
@@ -75,7 +89,7 @@ def tracked_keys(schema: type[Section]) -> Iterator[str]:
 
 
 def untracked_keys(schema: type[Section]) -> Iterator[str]:
-    """The dotted keys that a stage reads and that can change no output of it."""
+    """Yield the dotted keys that a stage reads and that cannot change any of its outputs."""
     for name, dotted in declared_keys(schema).items():
         section = schema.model_fields[name].annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
@@ -85,24 +99,24 @@ def untracked_keys(schema: type[Section]) -> Iterator[str]:
 
 
 def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str | None = None) -> SectionT:
-    """Read from ``file`` only the keys that ``schema`` declares, and validate them.
+    """Read only the keys that ``schema`` declares from ``file``, and validate them.
 
     Args:
-        variant: which entry replaces values of the fields that are ``varied``.
+        variant: name of the entry whose values replace those of the ``varied`` fields.
 
     Raises:
-        UserError: the file is missing or is not YAML, a key is missing or unknown, a value has another type or is
-            out of range; the message names the key, what was found and what was expected.
+        UserError: the file is missing or not YAML, a key is missing or unknown, or a value has the wrong type or is out
+            of range. The message names the key, the value and what was expected.
     """
     content = read_params(file)
     keys = declared_keys(schema)
     values = {name: value_at(content, dotted, file) for name, dotted in keys.items()}
-    replaced: dict[str, str] = {}  # dotted key of a section's value → that of the variant's in its place
+    replaced: dict[str, str] = {}  # dotted key in the section → the variant's key that replaces it
     for name, by in variant_keys(schema).items():
         entry = value_at(content, f"{by}.{variant}", file)
         if not isinstance(entry, dict) or not isinstance(entry.get("of"), str):
             raise UserError(
-                f"{file}: {by}.{variant}: found {entry!r}, expected a mapping with of: the model to start from"
+                f"{file}: {by}.{variant}: got {entry!r}, expected a mapping with `of`, the model to start from"
             )
         changes = {field: value for field, value in entry.items() if field != "of"}
         if isinstance(values[name], dict):
@@ -116,7 +130,9 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
         said = [
             _explain(file, schema, keys, replaced, detail)
             for detail in error.errors()
-            if not (detail["type"] == "missing" and detail["loc"] in meant)  # said once: it is there, misspelled
+            if not (
+                detail["type"] == "missing" and detail["loc"] in meant
+            )  # reported once: the key is there, misspelled
         ]
         raise UserError("; ".join(said)) from None
 
@@ -127,10 +143,10 @@ def _extra(info: FieldInfo, name: str) -> str | None:
 
 
 def value_at(content: Any, dotted: str, file: Path) -> Any:
-    """What ``content``, read of ``file``, has under a dotted key.
+    """Return the value of a dotted key in ``content``, which was read from ``file``.
 
     Raises:
-        UserError: nothing.
+        UserError: there is no such key.
     """
     for part in dotted.split("."):
         if not isinstance(content, dict) or part not in content:
@@ -140,20 +156,42 @@ def value_at(content: Any, dotted: str, file: Path) -> Any:
 
 
 def read_params(file: Path) -> dict[str, Any]:
-    """All of ``file``, unchecked.
+    """Return the sections of ``file`` without validation.
 
     Raises:
-        UserError: it is missing, or is not a YAML mapping.
+        UserError: the file is missing, or is not a YAML mapping.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; expected it in the folder the command runs in") from None
+        raise UserError(f"{file}: not found; expected it in the working directory") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: found {type(content).__name__}, expected sections with keys")
-    return {str(name): value for name, value in content.items()}
+        raise UserError(f"{file}: got {type(content).__name__}, expected sections with keys")
+    sections = {str(name): value for name, value in content.items()}
+    for old, new in rename_keys(sections):
+        _warn_once(f"{file}: {old}: renamed to {new}; the old name works until 0.3; fix: `isoflop upgrade`")
+    return sections
+
+
+def rename_keys(sections: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rename the keys of ``RENAMED`` in place, keeping their order; return the old and the new name of each."""
+    done = []
+    for old, new in RENAMED.items():
+        section, before, after = *old.split("."), new.partition(".")[2]
+        keys = sections.get(section)
+        if isinstance(keys, dict) and before in keys and after not in keys:
+            values = [(after if name == before else name, value) for name, value in keys.items()]
+            keys.clear()
+            keys.update(values)
+            done.append((old, new))
+    return done
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _explain(
@@ -162,7 +200,9 @@ def _explain(
     first, *rest = detail["loc"]
     where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
     where = replaced.get(where, where)
-    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, found "):  # of several keys together
+    if detail["type"] == "value_error" and detail["msg"].startswith(
+        ("Value error, got ", "Value error, found ")
+    ):  # about several keys
         return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
@@ -170,13 +210,13 @@ def _explain(
         meant, known = _meant(schema, detail), _fields_at(schema, detail["loc"][:-1])
         hint = f"did you mean {meant[-1]!r}?" if meant else f"expected one of {', '.join(known)}"
         return f"{file}: {where}: unknown key; {hint}"
-    found = detail["input"]
+    got = detail["input"]
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{file}: {where}: found {found!r} ({_yaml_type(found)}), expected {expected}"
+    return f"{file}: {where}: got {got!r} ({_yaml_type(got)}), expected {expected}"
 
 
 def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:
-    """The place of the key that an unknown one looks like; empty where there is none."""
+    """Return the path of the known key that is most similar to an unknown one; empty if none is similar."""
     *path, name = detail["loc"]
     nearest = difflib.get_close_matches(str(name), _fields_at(schema, path), n=1)
     return (*path, *nearest) if nearest else ()
