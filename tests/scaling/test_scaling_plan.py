@@ -68,7 +68,7 @@ def test_plan_errors(
     assert "which no budget reaches by the law L(N, D)" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         cli.main(["plan", "--flops", "-3"])
-    assert "'-3', expected a positive number" in capsys.readouterr().err
+    assert "argument --flops: found '-3', expected a positive number" in capsys.readouterr().err
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "--flops", "1e11"]) == 1
