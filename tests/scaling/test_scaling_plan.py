@@ -72,7 +72,7 @@ def test_plan_errors(
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "--flops", "1e11"]) == 1
-    assert capsys.readouterr().err == "error: scaling/law.json: not found; `dvc repro` makes it\n"
+    assert capsys.readouterr().err == "error: scaling/law.json: not found; fix: `dvc repro` writes it\n"
     (tmp_path / "scaling").mkdir()
     (tmp_path / "scaling" / "law.json").write_text("{}")
     assert cli.main(["plan", "--flops", "1e11"]) == 1
