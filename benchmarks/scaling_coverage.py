@@ -1,18 +1,18 @@
-"""How often 95 % intervals hold the truth: simulated studies of known laws, by design and noise.
+"""Coverage of 95 % intervals on simulated studies of known laws, by design and noise.
 
-``python -m benchmarks.scaling_coverage [--studies 100] [--bootstraps 200]`` prints a line a design and noise: the share
-of studies (n, and its standard error) whose interval covers
+``python -m benchmarks.scaling_coverage [--studies 100] [--bootstraps 200]`` prints a row per design and noise: the
+share of studies whose interval covers the true value, and the number of studies with an interval, for
 
-- ``law``: the law's own value at 4 times the largest size (confidence band);
+- ``law``: the loss at 4 times the largest size (confidence band);
 - ``run``: a new run there (prediction interval);
 - ``alpha`` and ``E``: these parameters;
-- ``N* law``: the compute-optimal size for the study's dearest budget, by the law;
-- ``N* runs``: the same by the IsoFLOP profile of that budget, on designs that have one.
+- ``N* law``: the compute-optimal size for the study's largest budget, by the law;
+- ``N* runs``: the same by the IsoFLOP profile of that budget, for designs that have one.
 
 The designs: ``3x3`` and ``4x4`` sizes and data sizes over a factor of 64, one seed; ``4x4x2``, the same with two;
-``isoflop``, 4 budgets with 7 sizes each, within a factor of 4 of the best; ``isoflop off``, with the sizes from half to
-8 times the best. The laws are drawn at random near those of small image classifiers and of Hoffmann et al. (2022), with
-irreducible losses from a quarter to nine tenths of the least loss.
+``isoflop``, 4 budgets with 7 sizes each, within a factor of 4 of the optimum; ``isoflop off``, with sizes from half to
+8 times the optimum. The laws are random, near those of small image classifiers and of Hoffmann et al. (2022), with
+irreducible losses between 0.25 and 0.9 of the lowest loss.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from isoflop.scaling.forms import L_ND, Floats
 from isoflop.scaling.laws import fit_law
 from isoflop.scaling.planning import Planner
 from isoflop.scaling.runs import Run, Study
-from isoflop.scaling.uncertainty import floor_interval, interval
+from isoflop.scaling.uncertainty import interval, irreducible_loss_interval
 
 DESIGNS = ("3x3", "4x4", "4x4x2", "isoflop", "isoflop off")
 NAMES = ("law", "run", "alpha", "E", "N* law", "N* runs")
@@ -45,12 +45,12 @@ class Truth:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, sizes: tuple[float, float], samples: tuple[float, float]) -> Truth:
-        """A law whose terms at the largest size and data are of the order of its floor."""
+        """A random law whose terms at the largest size and data have the order of magnitude of E."""
         alpha, beta = rng.uniform(0.3, 0.7, 2)
-        floor = rng.uniform(0.25, 0.9)
+        irreducible = rng.uniform(0.25, 0.9)
         share = rng.uniform(0.3, 0.7)
-        at_top = np.array([share, 1 - share]) * (1 - floor)
-        return cls(np.array([floor, at_top[0] * sizes[1] ** alpha, at_top[1] * samples[1] ** beta, alpha, beta]))
+        at_top = np.array([share, 1 - share]) * (1 - irreducible)
+        return cls(np.array([irreducible, at_top[0] * sizes[1] ** alpha, at_top[1] * samples[1] ** beta, alpha, beta]))
 
     def loss(self, sizes: Floats, samples: Floats) -> Floats:
         return np.asarray(L_ND.predict(self.values[None], np.stack([sizes, samples]))[0])
@@ -62,7 +62,7 @@ class Truth:
 
 
 def design(name: str, truth: Truth) -> tuple[Floats, Floats]:
-    """Sizes and samples of a study's runs."""
+    """Sizes [M] and samples [M] of a study's runs."""
     if name.startswith("isoflop"):
         budgets, smallest = np.geomspace(1e12, 1e14, 4), 0.5 if name == "isoflop off" else 0.25
         sizes = np.concatenate([truth.best_size(budget) * smallest * np.geomspace(1, 16, 7) for budget in budgets])
@@ -74,12 +74,12 @@ def design(name: str, truth: Truth) -> tuple[Floats, Floats]:
 
 
 def trial(name: str, noise: float, bootstraps: int, seed: int) -> Hits:
-    """One simulated study: which of its intervals hold the truth; None where the study gave none."""
+    """Simulate a study: whether each interval covers the true value; None if the study has no such interval."""
     rng = np.random.default_rng([seed, round(1e4 * noise), len(name)])
     truth = Truth.drawn(rng, (1e4, 6.4e5), (1e5, 6.4e6))
     sizes, samples = design(name, truth)
     losses = truth.loss(sizes, samples) * np.exp(noise * rng.standard_normal(len(sizes)))
-    seeds = [2 * number // len(sizes) if name.endswith("x2") else 0 for number in range(len(sizes))]
+    seeds = [2 * index // len(sizes) if name.endswith("x2") else 0 for index in range(len(sizes))]
     runs = tuple(
         Run(size, seen, seen, 6 * size * seen, seed, loss)
         for size, seen, seed, loss in zip(sizes, samples, seeds, losses, strict=True)
@@ -89,7 +89,7 @@ def trial(name: str, noise: float, bootstraps: int, seed: int) -> Hits:
     size, seen = 4 * float(sizes.max()), float(samples.max())
     levels = {"parameters": size, "unique_samples": seen, "seen_samples": seen, "flops": 6 * size * seen}
     expected = float(truth.loss(np.array([size]), np.array([seen]))[0])
-    low, high = law.band(levels)
+    low, high = law.confidence_band(levels)
     hits: Hits = {"law": bool(low[0] <= expected <= high[0])}
     _, bounds = law.prediction(levels, seeds=1)
     new = expected * float(np.exp(noise * rng.standard_normal()))
@@ -97,8 +97,8 @@ def trial(name: str, noise: float, bootstraps: int, seed: int) -> Hits:
     hits |= {"alpha": None, "E": None}
     if law.form == L_ND:
         hits["alpha"] = _inside(interval(law.replicates[:, 3]), truth.values[3])
-        floor = floor_interval(L_ND, study.levels(L_ND.axes), losses, study.configurations, law.values)
-        hits["E"] = _inside(floor, truth.values[0])
+        bounds = irreducible_loss_interval(L_ND, study.levels(L_ND.axes), losses, study.configurations, law.values)
+        hits["E"] = _inside(bounds, truth.values[0])
     profiled = name.startswith("isoflop")
     flops = float(np.max(6 * sizes * samples)) if profiled else 6 * 1e5 * 1e6
     hits["N* law"] = _inside(Planner.of(law, study).optimum(flops).parameters_interval, truth.best_size(flops))
@@ -112,7 +112,7 @@ def _inside(bounds: tuple[float, float] | None, value: float) -> bool | None:
 
 
 def coverage(name: str, noise: float, studies: int, bootstraps: int, workers: int = 1) -> dict[str, tuple[float, int]]:
-    """Share covered and number of studies that gave an interval, by quantity."""
+    """Share of studies covered and number of studies with an interval, by quantity."""
     one = partial(trial, name, noise, bootstraps)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
@@ -133,7 +133,9 @@ def main() -> None:
     parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=DESIGNS)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    print(f"{options.studies} studies a line, {options.bootstraps} bootstraps; share covered (of how many intervals)")
+    print(
+        f"{options.studies} studies per row, {options.bootstraps} bootstrap replicates; coverage (number of intervals)"
+    )
     print(f"{'design':11} {'noise':>6} " + " ".join(f"{name:>13}" for name in NAMES))
     for name in options.designs:
         for noise in (0.01, 0.02, 0.03):

@@ -1,7 +1,7 @@
-"""Our fit of L(N, D) against a grid of scipy L-BFGS starts, side by side: seconds and the objective reached.
+"""Compare our fit of L(N, D) with scipy's L-BFGS from many starts: seconds and the objective reached.
 
-``python -m benchmarks.scaling_fit [--starts 4500]`` prints a table: the public CIFAR-10 study (18 runs; the
-objectives of both, and the author's own least-squares fit), and 240 points simulated from Hoffmann's law.
+``python -m benchmarks.scaling_fit [--starts 4500]`` prints a table for the public CIFAR-10 study (18 runs, with the
+author's least-squares fit) and for 240 runs simulated from the law of Hoffmann et al. (2022).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.scaling.fitting import LOSSES, fit, objective, refit
+from isoflop.scaling.fitting import fit, objective_values, refit
 from isoflop.scaling.forms import L_ND, Floats, Form
-from isoflop.scaling.newton import Loss
+from isoflop.scaling.objectives import OBJECTIVES, Objective
 
 GRID = Path(__file__).resolve().parents[2] / "shared" / "datasets" / "scaling" / "cifar10_cnn_grid"
 AUTHORS = np.array(
@@ -25,24 +25,26 @@ AUTHORS = np.array(
 )
 
 
-def many_starts(form: Form, levels: Floats, losses: Floats, loss: Loss, starts: int, seed: int) -> float:
-    """The lowest objective of L-BFGS from random starts, in logs of E, A and B as Hoffmann et al. (2022) do it."""
+def many_starts(form: Form, levels: Floats, losses: Floats, objective: Objective, starts: int, seed: int) -> float:
+    """The lowest objective of L-BFGS from random starts, over the logs of E, A and B as in Hoffmann et al. (2022)."""
     from scipy.optimize import minimize
 
     axes = len(form.axes)
     logs_KM = np.log(levels)
-    target_M = np.log(losses) if loss.logarithmic else losses
+    target_M = np.log(losses) if objective.logarithmic else losses
 
     def value_and_gradient(point: Floats) -> tuple[float, Floats]:
         linear, exponents = point[: 1 + axes], point[1 + axes :]
         terms = np.concatenate([np.full((1, len(losses)), linear[0]), linear[1:, None] - exponents[:, None] * logs_KM])
         log_loss_M = np.logaddexp.reduce(terms, axis=0)
         shares = np.exp(terms - log_loss_M)
-        predicted_M = log_loss_M if loss.logarithmic else np.exp(np.minimum(log_loss_M, 50))
+        predicted_M = log_loss_M if objective.logarithmic else np.exp(np.minimum(log_loss_M, 50))
         residual_M = predicted_M - target_M
         size_M = np.abs(residual_M)
-        capped_M = np.minimum(size_M, loss.delta)
-        slope_M = np.clip(residual_M, -loss.delta, loss.delta) * (1.0 if loss.logarithmic else predicted_M)
+        capped_M = np.minimum(size_M, objective.delta)
+        slope_M = np.clip(residual_M, -objective.delta, objective.delta) * (
+            1.0 if objective.logarithmic else predicted_M
+        )
         gradient = shares @ slope_M
         value = float((capped_M * (size_M - 0.5 * capped_M)).sum())
         return value, np.concatenate([gradient, -(shares[1:] * logs_KM) @ slope_M])
@@ -59,7 +61,7 @@ def many_starts(form: Form, levels: Floats, losses: Floats, loss: Loss, starts: 
 
 
 def published() -> tuple[Floats, Floats]:
-    """Levels [2, 18] and losses of the public study at its usual depth of 2."""
+    """Levels [2, 18] and losses [18] of the public study at its default depth of 2."""
     with (GRID / "final_data.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["depth"] == "2"]
     levels = np.array([[float(row[name]) for row in rows] for name in ("N", "D")])
@@ -67,26 +69,26 @@ def published() -> tuple[Floats, Floats]:
 
 
 def simulated(count: int = 240, noise: float = 0.005, seed: int = 0) -> tuple[Floats, Floats]:
-    """Points of L = 1.69 + 406.4/N^0.34 + 410.7/D^0.28 (Hoffmann et al. 2022, eq. 10) with relative noise."""
+    """Runs of L = 1.69 + 406.4/N^0.34 + 410.7/D^0.28 (Hoffmann et al. 2022, eq. 10) with relative noise."""
     rng = np.random.default_rng(seed)
     levels = np.exp(rng.uniform(np.log([[5e7], [1e9]]), np.log([[1.6e10], [3e11]]), (2, count)))
     law = np.array([[1.69, 406.4, 410.7, 0.34, 0.28]])
     return levels, L_ND.predict(law, levels)[0] * np.exp(noise * rng.standard_normal(count))
 
 
-def compare(name: str, levels: Floats, losses: Floats, loss: str, starts: int) -> None:
-    """One line of the table."""
+def compare(name: str, levels: Floats, losses: Floats, objective: str, starts: int) -> None:
+    """Print one row of the table."""
     seconds = []
     for _ in range(5):
         begun = time.perf_counter()
-        values, reached = fit(L_ND, levels, losses, LOSSES[loss])
+        values, reached = fit(L_ND, levels, losses, OBJECTIVES[objective])
         seconds.append(time.perf_counter() - begun)
     begun = time.perf_counter()
-    grid = many_starts(L_ND, levels, losses, LOSSES[loss], starts, seed=0)
+    grid = many_starts(L_ND, levels, losses, OBJECTIVES[objective], starts, seed=0)
     grid_seconds = time.perf_counter() - begun
     ours = float(np.median(seconds))
     law = " ".join(f"{letter} {value:.4g}" for letter, value in zip(L_ND.names, values, strict=True))
-    print(f"{name:22} {loss:14} {ours * 1e3:8.1f} ms {grid_seconds:9.2f} s {grid_seconds / ours:7.0f}x "
+    print(f"{name:22} {objective:14} {ours * 1e3:8.1f} ms {grid_seconds:9.2f} s {grid_seconds / ours:7.0f}x "
           f"{reached:.10g} {reached / grid - 1:+.1e}   {law}")  # fmt: skip
 
 
@@ -95,21 +97,21 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=300)
     starts = parser.parse_args().starts
     print(f"numpy {np.__version__}, {platform.machine()}, {os.cpu_count()} cores, {starts} starts; ours: median of 5")
-    print(f"{'data':22} {'loss':14} {'ours':>11} {'grid':>11} {'faster':>8} objective, and relative to the grid's")
+    print(f"{'data':22} {'objective':14} {'ours':>11} {'L-BFGS':>11} {'speed-up':>8} value, and relative to L-BFGS")
     if GRID.is_dir():
         levels, losses = published()
-        for loss in LOSSES:
-            compare("CIFAR-10 study, 18 runs", levels, losses, loss, starts)
-        author = float(objective(L_ND, AUTHORS, levels, losses[None], LOSSES["least_squares"])[0])
-        print(f"{'':22} least_squares of the author's own fit: {author:.10g}")
+        for name in OBJECTIVES:
+            compare("CIFAR-10 study, 18 runs", levels, losses, name, starts)
+        author = float(objective_values(L_ND, AUTHORS, levels, losses[None], OBJECTIVES["least_squares"])[0])
+        print(f"{'':22} least_squares of the author's fit: {author:.10g}")
     levels, losses = simulated()
-    for loss in ("huber", "mse"):
-        compare("simulated, 240 points", levels, losses, loss, starts)
-    values, _ = fit(L_ND, levels, losses, LOSSES["huber"])
+    for name in ("huber", "mse"):
+        compare("simulated, 240 runs", levels, losses, name, starts)
+    values, _ = fit(L_ND, levels, losses, OBJECTIVES["huber"])
     tables = L_ND.predict(values[None], levels) * np.exp(0.005 * np.random.default_rng(1).standard_normal((4000, 240)))
     begun = time.perf_counter()
-    refit(L_ND, levels, tables, LOSSES["huber"], values)
-    print(f"4,000 bootstrap replicates of 240 points, huber: {time.perf_counter() - begun:.1f} s")
+    refit(L_ND, levels, tables, OBJECTIVES["huber"], values)
+    print(f"4,000 bootstrap replicates of 240 runs, huber: {time.perf_counter() - begun:.1f} s")
 
 
 if __name__ == "__main__":

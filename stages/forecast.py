@@ -1,4 +1,4 @@
-"""Write down the loss that the law expects at train.width, without looking at the training."""
+"""Forecast the loss at train.width from the law, without any result of the training."""
 
 from pydantic import PositiveInt
 
@@ -12,12 +12,11 @@ from isoflop.scaling.forecasting import forecast
 class Params(Section):
     width: PositiveInt = key("train.width")
     epochs: PositiveInt = key("recipe.epochs")
-    predict: list[PositiveInt] = key("scaling.predict")  # widths to forecast beside train.width
+    predict: list[PositiveInt] = key("scaling.predict")  # more widths to forecast
 
 
 def main(params: Params, law: In, metrics: Out) -> None:
-    expected = forecast(law, params.width, params.predict, params.epochs)
-    write_json(metrics, expected)
+    write_json(metrics, forecast(law, params.width, params.predict, params.epochs))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compare the forecast with what the training of train.width came to."""
+"""Compare the forecast for train.width with the results of its training."""
 
 import json
 
@@ -9,8 +9,7 @@ from isoflop.scaling.forecasting import score
 
 
 def main(forecast: In, train: In, metrics: Out) -> None:
-    scored = score(json.loads(forecast.read_text()), json.loads(train.read_text()))
-    write_json(metrics, scored)
+    write_json(metrics, score(json.loads(forecast.read_text()), json.loads(train.read_text())))
 
 
 if __name__ == "__main__":

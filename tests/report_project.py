@@ -20,9 +20,9 @@ from isoflop.evaluation.scores import Bin
 from isoflop.report.page import write_report
 from isoflop.runtime.params import read_params
 from isoflop.scaling.analysis import Analysis, analyse
-from isoflop.scaling.budget_plots import draw_profiles, draw_surface
+from isoflop.scaling.compute_optimal_plots import draw_profiles, draw_surface
 from isoflop.scaling.forecasting import forecast, score
-from isoflop.scaling.law_files import write_law
+from isoflop.scaling.law_file import write_law
 from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import read_study

@@ -1,4 +1,4 @@
-"""Figures without a screen, written with the same bytes whenever: PNG for pictures, SVG for lines."""
+"""Matplotlib figures without a display, written with reproducible bytes as PNG or SVG. No data, no axes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito: safe for the colour-blind
+# Okabe and Ito: distinguishable with color vision deficiency
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
-    """An empty figure of so many inches."""
+    """An empty figure of ``width`` x ``height`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,7 +24,7 @@ def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """As PNG, or as SVG where the file is named so."""
+    """Write the figure as SVG if the file's suffix is .svg, else as PNG."""
     if file.suffix == ".svg":
         file.write_text(svg(figure), encoding="utf-8")
     else:
@@ -32,7 +32,7 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG on no background, its text as text."""
+    """The figure as SVG source with a transparent background; text stays text."""
     import matplotlib
 
     text = io.StringIO()
@@ -42,6 +42,6 @@ def svg(figure: Figure) -> str:
 
 
 def shortened(name: str) -> str:
-    """A name that fits a picture, without what a font cannot draw."""
+    """A class name of at most 18 characters, with characters that cannot be encoded escaped."""
     name = name.encode("utf-8", "backslashreplace").decode()
     return name if len(name) <= 18 else name[:17] + "…"

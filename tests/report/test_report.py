@@ -146,7 +146,7 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
         assert loss(figure) in text
     assert "N parameters" in text and law["form"] in text
     assert "twice the data would give" in text and "would narrow the law by" in text
-    assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnoses"])
+    assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnostics"])
     for says in (
         "30 were dropped", "1 could not be read as an image", "The first 20 of 30", "cats/18.png",
         "17.5 %of the 90 GFLOP/s that a matrix product reaches", "2 620/simages, 15.7 GFLOP/s",

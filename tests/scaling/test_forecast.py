@@ -1,4 +1,4 @@
-"""The forecast stage: what the law expects at train.width, how sure it is, and when it should not be believed."""
+"""The stages forecast and score: predicted loss and accuracy, their intervals, and flags on untrusted forecasts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_width_of_the_study(law: Path, tmp_path: Path) -> None:
     assert found["extrapolation"] == pytest.approx(size(16) / size(32), rel=1e-5)
 
 
-def test_a_new_width_has_its_exact_size_and_is_flagged_when_far(law: Path, tmp_path: Path) -> None:
+def test_a_new_width_has_its_exact_size_and_a_far_extrapolation_is_flagged(law: Path, tmp_path: Path) -> None:
     near = forecasted(law, 48, tmp_path / "near.json")
     far = forecasted(law, 256, tmp_path / "far.json")
     assert (near["parameters"], far["parameters"]) == (size(48), size(256))
@@ -53,7 +53,7 @@ def test_the_same_law_gives_the_same_bytes(law: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
-def test_fractions_that_stop_short_of_the_whole_split_are_flagged(tmp_path: Path) -> None:
+def test_a_study_without_the_full_split_is_flagged(tmp_path: Path) -> None:
     run_stage(write_runs(tmp_path / "runs", fractions=(0.125, 0.25, 0.5)), tmp_path)
     found = forecasted(tmp_path / "law.json", 16, tmp_path / "forecast.json")
     assert found["unique_samples"] == 1220
@@ -74,10 +74,12 @@ def test_other_widths_and_the_accuracy_are_forecast_too(law: Path, tmp_path: Pat
     assert found["widths"]["48"] == {name: alone[name] for name in found["widths"]["48"]}
     for block in (found, *found["widths"].values()):
         assert block["val_accuracy_low"] < block["val_accuracy"] < block["val_accuracy_high"]
-        assert block["val_accuracy"] == pytest.approx(1 - 0.3 * block["val_nll"], abs=0.02)  # as write_runs has it
+        assert block["val_accuracy"] == pytest.approx(
+            1 - 0.3 * block["val_nll"], abs=0.02
+        )  # the accuracy in write_runs
 
 
-def test_longer_training_is_forecast_where_the_study_varies_it(tmp_path: Path) -> None:
+def test_longer_training_is_forecast_if_the_study_varies_the_epochs(tmp_path: Path) -> None:
     run_stage(write_runs(tmp_path / "runs", epochs=(6, 12, 24)), tmp_path / "out")
     law = tmp_path / "out" / "law.json"
     short, long, far = (forecasted(law, 16, tmp_path / "f.json", epochs) for epochs in (6, 24, 48))
@@ -87,12 +89,12 @@ def test_longer_training_is_forecast_where_the_study_varies_it(tmp_path: Path) -
     assert long["val_nll"] == pytest.approx(loss_at(16, 1220, 24), rel=0.05)
 
 
-def test_a_study_of_one_length_says_so_of_a_longer_training(law: Path, tmp_path: Path) -> None:
+def test_longer_training_is_flagged_if_the_study_does_not_vary_the_epochs(law: Path, tmp_path: Path) -> None:
     found = forecasted(law, 16, tmp_path / "forecast.json", epochs=30)
     assert found["epochs"] == 12 and "longer_than_studied" in found["flags"]
 
 
-def test_the_score_says_whether_the_forecast_held(law: Path, tmp_path: Path) -> None:
+def test_the_score_compares_the_forecast_with_the_training(law: Path, tmp_path: Path) -> None:
     expected = forecasted(law, 16, tmp_path / "forecast.json")
     for loss, inside in ((expected["val_nll"], True), (2 * expected["high"], False)):
         train = {"val_nll": loss, "val_accuracy": 0.5, "epochs": 12}
@@ -105,7 +107,7 @@ def test_the_score_says_whether_the_forecast_held(law: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"fits": []}', '{"fits": [{"form": [["x"]], "values": [1]}]}'])
-def test_what_is_no_law_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_malformed_law_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "law.json").write_text(text)
     with pytest.raises(UserError, match=r"law\.json: not a readable law"):
         forecasted(tmp_path / "law.json", 16, tmp_path / "forecast.json")
@@ -113,9 +115,9 @@ def test_what_is_no_law_is_refused(tmp_path: Path, text: str) -> None:
         forecasted(tmp_path / "none.json", 16, tmp_path / "forecast.json")
 
 
-def test_a_wrong_width_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_width_is_an_error(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
     assert "  width: 32\n" in text
     (tmp_path / "params.yaml").write_text(text.replace("  width: 32\n", "  width: 0\n"))
-    with pytest.raises(UserError, match=r"train\.width: found 0 \(integer\), expected greater than 0"):
+    with pytest.raises(UserError, match=r"train\.width: got 0 \(integer\), expected greater than 0"):
         load_params(forecast.Params, tmp_path / "params.yaml")

@@ -1,4 +1,4 @@
-"""The scaling stage on tables of runs: the held-out width, intervals, diagnostics, refusals, what it reads and writes."""
+"""The stage scaling: the held-out width, intervals, diagnostics, errors, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from benchmarks.scaling_fit import GRID, published
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import load_params
 from isoflop.scaling.analysis import Analysis, analyse
-from isoflop.scaling.fitting import LOSSES, fit
+from isoflop.scaling.fitting import fit
 from isoflop.scaling.forms import L_ND, Floats
 from isoflop.scaling.laws import Fit, Law
+from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Planner, Sizes
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study, read_study
@@ -84,7 +85,7 @@ def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
 
 
 def kinds(analysis: Analysis) -> set[str]:
-    return {diagnosis.kind for diagnosis in analysis.diagnoses}
+    return {diagnostic.kind for diagnostic in analysis.diagnostics}
 
 
 def edit(runs: Path, width: int, **changes: Any) -> None:
@@ -96,7 +97,7 @@ def edit(runs: Path, width: int, **changes: Any) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_the_widest_width_is_predicted_by_a_law_that_never_saw_it(tmp_path: Path) -> None:
+def test_the_largest_width_is_held_out_and_predicted(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     metrics = run_stage(runs, tmp_path / "out")
     assert metrics["form"].startswith("L(N, D) = ") and metrics["runs"] == 30 and metrics["configurations"] == 15
@@ -112,14 +113,15 @@ def test_the_widest_width_is_predicted_by_a_law_that_never_saw_it(tmp_path: Path
     changed = run_stage(runs, tmp_path / "changed")
     assert changed["held_out"]["predicted"] == held_out["predicted"]
     assert changed["held_out"]["covered"] is False and changed["held_out"]["actual"] == 2.0
-    assert changed["parameters"] != metrics["parameters"]  # the law of all runs did see it
+    assert changed["parameters"] != metrics["parameters"]  # the law of all runs is fitted to it too
     assert changed["trusted"] is False
     assert any(
-        diagnostic["kind"] == "held_out_missed" and "2" in diagnostic["message"] for diagnostic in changed["diagnoses"]
+        diagnostic["kind"] == "held_out_outside_interval" and "2" in diagnostic["message"]
+        for diagnostic in changed["diagnostics"]
     )
 
 
-def test_the_points_are_the_runs_with_the_held_out_prediction(tmp_path: Path) -> None:
+def test_the_csv_holds_the_runs_with_the_held_out_prediction(tmp_path: Path) -> None:
     metrics = run_stage(write_runs(tmp_path / "runs"), tmp_path / "out")
     with (tmp_path / "out" / "scaling.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -135,7 +137,7 @@ def test_the_points_are_the_runs_with_the_held_out_prediction(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("fractions", [(0.25, 0.5, 1.0), (1.0,)])
-def test_pictures_are_drawn_and_all_bytes_are_the_same_twice(tmp_path: Path, fractions: tuple[float, ...]) -> None:
+def test_figures_are_drawn_and_all_outputs_are_reproducible(tmp_path: Path, fractions: tuple[float, ...]) -> None:
     runs = write_runs(tmp_path / "runs", fractions=fractions)
     run_stage(runs, tmp_path / "one")
     run_stage(runs, tmp_path / "two")
@@ -150,28 +152,30 @@ def test_pictures_are_drawn_and_all_bytes_are_the_same_twice(tmp_path: Path, fra
             )
 
 
-def test_only_the_widths_that_params_names_are_read(tmp_path: Path) -> None:
+def test_only_the_widths_in_params_are_read(tmp_path: Path) -> None:
     few = write_runs(tmp_path / "few", WIDTHS[:4])
     many = write_runs(tmp_path / "many")
     (many / "width-64.json").write_text("not even JSON")
     assert run_stage(many, tmp_path / "one", WIDTHS[:4]) == run_stage(few, tmp_path / "two", WIDTHS[:4])
-    with pytest.raises(UserError, match=r"width-48\.json: not found, but sweep\.widths names it"):
+    with pytest.raises(
+        UserError, match=r"width-48\.json: not found, but sweep\.widths lists its width; fix: run `dvc repro`"
+    ):
         read_study(many, [8, 12, 16, 48])
 
 
-def test_runs_that_diverged_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_diverged_runs_are_excluded_and_counted(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     edit(runs, 16, val_nll=None, diverged=True)
     metrics = run_stage(runs, tmp_path / "out")
-    assert (metrics["left_out"], metrics["runs"]) == ({"diverged": 6}, 24)
-    message = "left out: 6 diverged; 24 runs remain"
-    assert {"kind": "left_out", "message": message, "figures": {"diverged": 6.0}} in metrics["diagnoses"]
+    assert (metrics["excluded"], metrics["runs"]) == ({"diverged": 6}, 24)
+    message = "excluded: 6 diverged; 24 runs remain"
+    assert {"kind": "runs_excluded", "message": message, "values": {"diverged": 6.0}} in metrics["diagnostics"]
     edit(runs, 16, val_nll=float("inf"), diverged=False)
     assert run_stage(runs, tmp_path / "infinite") == metrics
     edit(runs, 12, val_nll=None, diverged=True)
     edit(runs, 8, val_nll=None, diverged=True)
     with pytest.raises(
-        UserError, match=r"sweep\.widths: found runs of 2 widths \[24, 32\] to fit \(left out: 18 diverged"
+        UserError, match=r"sweep\.widths: got usable runs of 2 widths \[24, 32\] \(excluded: 18 diverged"
     ):
         read_study(runs, WIDTHS)
 
@@ -179,24 +183,26 @@ def test_runs_that_diverged_are_counted_and_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "found something else"),
-        ("[]", "found something else"),
-        ('{"width": 8}', "found no 'runs'"),
-        ('{"width": 8, "runs": [{"fraction": 1.0}]}', "found no 'val_nll'"),
+        ("{", "got malformed content"),
+        ("[]", "got malformed content"),
+        ('{"width": 8}', "got no key 'runs'"),
+        ('{"width": 8, "runs": [{"fraction": 1.0}]}', "got no key 'val_nll'"),
     ],
 )
-def test_files_that_are_no_runs_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_malformed_runs_are_an_error(tmp_path: Path, content: str, message: str) -> None:
     runs = write_runs(tmp_path / "runs")
     (runs / "width-8.json").write_text(content)
     with pytest.raises(UserError, match=rf"width-8\.json: {message}"):
         read_study(runs, WIDTHS)
 
 
-def test_too_few_widths_are_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_too_few_widths_are_an_error_of_params(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
     assert "widths: [8, 12, 16, 24, 32]" in text
     (tmp_path / "params.yaml").write_text(text.replace("widths: [8, 12, 16, 24, 32]", "widths: [8, 8, 12]"))
-    with pytest.raises(UserError, match=r"sweep\.widths: found \[8, 8, 12\] \(list\), expected at least 3 different"):
+    with pytest.raises(
+        UserError, match=r"sweep\.widths: got \[8, 8, 12\] \(list\), expected at least 3 different"
+    ):
         load_params(scaling.Params, tmp_path / "params.yaml")
 
 
@@ -205,12 +211,12 @@ def test_too_few_widths_are_refused_before_anything_runs(tmp_path: Path) -> None
     [
         ((4, 8, 12), (0.5, 1.0), 1, {"few_sizes", "few_data_sizes", "single_seed", "no_held_out"}),
         ((4, 8, 12), (1.0,), 1, {"single_data_size", "single_seed", "no_noise_estimate", "no_held_out"}),
-        ((4, 8, 12, 16), (1.0,), 1, {"single_data_size", "single_seed", "held_out_unchecked"}),
+        ((4, 8, 12, 16), (1.0,), 1, {"single_data_size", "single_seed", "held_out_without_interval"}),
         ((4, 8, 12, 16), (0.5, 1.0), 2, {"few_data_sizes"}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("spread", [0.0, 0.3])
-def test_thin_studies_get_a_law_and_their_diagnostics(
+def test_small_studies_get_a_law_and_diagnostics(
     tmp_path: Path,
     widths: tuple[int, ...],
     fractions: tuple[float, ...],
@@ -220,7 +226,7 @@ def test_thin_studies_get_a_law_and_their_diagnostics(
 ) -> None:
     runs = write_runs(tmp_path / "runs", widths, fractions, seeds, spread)
     metrics = run_stage(runs, tmp_path / "out", widths)
-    assert diagnostics <= {diagnosis["kind"] for diagnosis in metrics["diagnoses"]}
+    assert diagnostics <= {diagnostic["kind"] for diagnostic in metrics["diagnostics"]}
     assert metrics["trusted"] is False or diagnostics == {"few_data_sizes"}
     known = metrics["parameters"]
     assert {"E", "A", "alpha"} <= set(known) and ("beta" in known) == (len(fractions) > 1)
@@ -228,7 +234,7 @@ def test_thin_studies_get_a_law_and_their_diagnostics(
     assert "NaN" not in (tmp_path / "out" / "law.json").read_text()
 
 
-def test_a_law_without_a_floor_and_one_that_does_not_fit_are_doubted(tmp_path: Path) -> None:
+def test_zero_irreducible_loss_and_lack_of_fit_are_warnings(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs", spread=0.003)
     assert "lack_of_fit" not in kinds(analysed(runs))
     for index, width in enumerate(WIDTHS):
@@ -238,17 +244,17 @@ def test_a_law_without_a_floor_and_one_that_does_not_fit_are_doubted(tmp_path: P
             row["val_nll"] *= 1.1 if (index + round(4 * row["fraction"])) % 2 else 1.0
         file.write_text(json.dumps(content))
     assert "lack_of_fit" in kinds(analysed(runs))
-    for width in WIDTHS:  # loss falls ever faster with size: no floor in sight
+    for width in WIDTHS:  # log loss is linear in size: E is not identifiable
         edit(runs, width, val_nll=float(np.exp(-2e-5 * size(width))))
-    doubted = analysed(runs)
-    assert {"floor_at_zero", "no_gain"} <= kinds(doubted) and not doubted.trusted
+    analysis = analysed(runs)
+    assert {"irreducible_loss_at_zero", "no_gain"} <= kinds(analysis) and not analysis.trusted
 
 
 def known_law(values: Floats) -> Law:
     return Law((Fit(L_ND, values, values[None], 1.0),), Noise(0.01, 0.0, 5))
 
 
-def test_the_optimum_is_the_least_loss_along_the_budget(tmp_path: Path) -> None:
+def test_the_optimum_is_the_lowest_loss_along_the_budget(tmp_path: Path) -> None:
     study = read_study(write_runs(tmp_path / "runs", spread=0.0), WIDTHS)
     planner = Planner.of(known_law(LAW), study)
     best, sizes = planner.optimum(1e11), planner.sizes
@@ -262,18 +268,18 @@ def test_the_optimum_is_the_least_loss_along_the_budget(tmp_path: Path) -> None:
     assert sizes.parameters(best.width) == pytest.approx(best.parameters)
     assert best.samples * 384 * best.parameters == pytest.approx(1e11, rel=1e-6)
     assert best.unique_samples == pytest.approx(best.samples / 12) and best.epochs == pytest.approx(12)
-    assert best.place == ("inside" if best.unique_samples <= 1220 else "extrapolated")
-    assert planner.optimum(1e14).place == "extrapolated"
-    assert Planner.of(known_law(LAW * [1, 1, 0, 1, 1]), study).optimum(1e11).place == "unbounded"
+    assert best.status == ("interpolated" if best.unique_samples <= 1220 else "extrapolated")
+    assert planner.optimum(1e14).status == "extrapolated"
+    assert Planner.of(known_law(LAW * [1, 1, 0, 1, 1]), study).optimum(1e11).status == "unbounded"
 
 
-def test_a_plan_for_a_loss_or_a_size_is_the_inverse_of_one_for_a_budget(tmp_path: Path) -> None:
+def test_budgets_for_a_loss_or_a_size_invert_the_optimum(tmp_path: Path) -> None:
     planner = Planner.of(known_law(LAW), read_study(write_runs(tmp_path / "runs", spread=0.0), WIDTHS))
     best = planner.optimum(1e11)
     assert best.loss and best.parameters
     assert planner.flops_for(best.loss) == pytest.approx(1e11, rel=0.01)
     assert planner.flops_of(best.parameters) == pytest.approx(1e11, rel=0.02)
-    assert planner.flops_for(0.9 * LAW[0]) is None  # below the floor
+    assert planner.flops_for(0.9 * LAW[0]) is None  # below E
 
 
 def test_width_and_parameters_are_an_exact_quadratic(tmp_path: Path) -> None:
@@ -296,19 +302,19 @@ def test_prediction_intervals_cover(seeds: int, spread: float, misfit: float) ->
         losses = truth * np.exp(
             misfit * rng.standard_normal(12)[configurations] + spread * rng.standard_normal(len(truth))
         )
-        values, _ = fit(L_ND, levels, losses, LOSSES["huber"])
-        replicates = bootstrap(L_ND, levels, losses, configurations, LOSSES["huber"], values, 60, rng)
+        values, _ = fit(L_ND, levels, losses, OBJECTIVES["huber"])
+        replicates = bootstrap(L_ND, levels, losses, configurations, OBJECTIVES["huber"], values, 60, rng)
         residuals = np.log(losses / L_ND.predict(values[None], levels)[0])
         about = noise(Residuals.of(residuals, configurations), L_ND.size)
-        bounds = prediction_interval(L_ND.predict(replicates, new)[:, 0], about.spread(1), about.freedom)
+        bounds = prediction_interval(L_ND.predict(replicates, new)[:, 0], about.sd_of_mean(1), about.degrees_of_freedom)
         assert bounds is not None
-        came = expected * np.exp(np.hypot(misfit, spread) * rng.standard_normal())
-        covered += bounds[0] <= came <= bounds[1]
-    assert covered / studies >= 0.85  # 0.90 is the aim; two standard errors of 40 studies lie below it
+        measured = expected * np.exp(np.hypot(misfit, spread) * rng.standard_normal())
+        covered += bounds[0] <= measured <= bounds[1]
+    assert covered / studies >= 0.85  # the target is 0.90, minus two standard errors of 40 studies
 
 
 @pytest.mark.skipif(not GRID.is_dir(), reason="no public study at ../shared/datasets/scaling/cifar10_cnn_grid")
-def test_the_public_study_covers_its_widest_width_or_is_not_trusted() -> None:
+def test_the_public_study_covers_its_largest_width_or_is_not_trusted() -> None:
     levels, losses = published()
     rows = zip(*levels.tolist(), losses.tolist(), strict=True)
     runs = tuple(Run(size, images, 50 * images, 300 * size * images, 0, loss) for size, images, loss in rows)
@@ -316,14 +322,14 @@ def test_the_public_study_covers_its_widest_width_or_is_not_trusted() -> None:
     held_out = found["held_out"]
     assert held_out["actual"] == pytest.approx(0.250181)
     assert held_out["covered"] or not found["trusted"]
-    assert {"floor_at_zero", "single_seed"} <= {diagnostic["kind"] for diagnostic in found["diagnoses"]}
+    assert {"irreducible_loss_at_zero", "single_seed"} <= {diagnostic["kind"] for diagnostic in found["diagnostics"]}
 
 
 def exponents(values: Floats) -> tuple[float, float]:
     return float(values[3]), float(values[4])
 
 
-def test_known_exponents_come_back_from_noisy_runs(tmp_path: Path) -> None:
+def test_known_exponents_are_recovered_from_noisy_runs(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs", (8, 12, 16, 24, 32, 64, 128), (0.0625, 0.125, 0.25, 0.5, 1.0), 3, 0.003)
     law = analysed(runs, (8, 12, 16, 24, 32, 64, 128)).law
     assert exponents(law.values) == pytest.approx((0.5, 0.7), abs=0.05)

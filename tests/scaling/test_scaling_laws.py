@@ -1,4 +1,4 @@
-"""What any study's analysis must keep: no NaN, no weight on units and order, intervals that cover, sound advice."""
+"""Properties of any analysis: no NaN, invariance to units and order, coverage of intervals, sound advice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from benchmarks.scaling_coverage import coverage
 from isoflop.scaling.accuracy import accuracy_of_loss
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.diagnosis import diagnose
-from isoflop.scaling.fitting import LOSSES, fit
+from isoflop.scaling.diagnostics import diagnose
+from isoflop.scaling.fitting import fit
 from isoflop.scaling.forms import L_N, L_ND, Form, additive
 from isoflop.scaling.laws import fit_law
+from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study
-from isoflop.scaling.uncertainty import Noise, floor_interval
+from isoflop.scaling.uncertainty import Noise, irreducible_loss_interval
 from tests.scaling.test_scaling_tables import LAW, simulated
 
 
@@ -45,7 +46,7 @@ def test_no_table_gives_nan(points: list[tuple[float, float, float]]) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.randoms(use_true_random=False), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_order_and_units_change_no_prediction(random: Any, size_unit: float, data_unit: float) -> None:
+def test_predictions_are_invariant_to_order_and_units(random: Any, size_unit: float, data_unit: float) -> None:
     rows = simulated(noise=0.02)
     shuffled = list(rows)
     random.shuffle(shuffled)
@@ -60,22 +61,22 @@ def test_order_and_units_change_no_prediction(random: Any, size_unit: float, dat
 
 
 @pytest.mark.parametrize("noise", [0.001, 0.03])
-def test_the_interval_of_the_floor_holds_it_at_any_noise(noise: float) -> None:
-    """Also where the best run lies below E, and where the noise is far smaller than E."""
+def test_the_interval_of_the_irreducible_loss_covers_it_at_any_noise(noise: float) -> None:
+    """Also if the best run lies below E, and if the noise is much smaller than E."""
     sizes = np.repeat(np.geomspace(1e3, 1e7, 9), 3)
     hits = []
     for seed in range(20):
         losses = (0.5 + 30 / sizes**0.7) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(sizes)))
-        values, _ = fit(L_N, sizes[None], losses, LOSSES["huber"])
-        bounds = floor_interval(L_N, sizes[None], losses, np.repeat(np.arange(9), 3), values)
+        values, _ = fit(L_N, sizes[None], losses, OBJECTIVES["huber"])
+        bounds = irreducible_loss_interval(L_N, sizes[None], losses, np.repeat(np.arange(9), 3), values)
         assert bounds is not None and bounds[1] - bounds[0] > 0.5 * noise * 0.5 / 3
         hits.append(bounds[0] <= 0.5 <= bounds[1])
     assert np.mean(hits) >= 0.8
 
 
-def test_repeats_of_one_configuration_make_no_lack_of_fit() -> None:
+def test_unequal_numbers_of_seeds_cause_no_lack_of_fit() -> None:
     counts = np.array([24, 2, 2, 2] + 12 * [1])
-    doubted = 0
+    rejected = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
         grid = [(size, data) for size in (1e4, 4e4, 1.6e5, 6.4e5) for data in (1e4, 4e4, 1.6e5, 6.4e5)]
@@ -86,11 +87,11 @@ def test_repeats_of_one_configuration_make_no_lack_of_fit() -> None:
         ]  # fmt: skip
         study = Study(tuple(runs), all_samples=6.4e5)
         law = fit_law(study, 20, rng)
-        doubted += "lack_of_fit" in {diagnostic.kind for diagnostic in diagnose(study, law, None)}
-    assert doubted <= 1
+        rejected += "lack_of_fit" in {diagnostic.kind for diagnostic in diagnose(study, law, None)}
+    assert rejected <= 1
 
 
-def test_the_form_that_made_the_runs_is_chosen() -> None:
+def test_the_true_form_is_chosen() -> None:
     multiplicative = Form((("parameters", "unique_samples"),))
     for form in (L_ND, multiplicative):
         law = LAW if form == L_ND else np.array([0.3, 400.0, 0.3, 0.3])
@@ -104,7 +105,7 @@ def test_the_form_that_made_the_runs_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(("fresh", "verdict"), [(0.0, "longer"), (900.0, "data")])
-def test_new_data_are_told_from_more_passes_over_the_same(fresh: float, verdict: str) -> None:
+def test_new_data_are_distinguished_from_more_epochs(fresh: float, verdict: str) -> None:
     form = additive("parameters", "unique_samples", "seen_samples")
     law, rng = np.array([0.1, 20.0, fresh, 900.0, 0.6, 0.7, 0.6]), np.random.default_rng(0)
     runs = []
@@ -121,8 +122,8 @@ def test_new_data_are_told_from_more_passes_over_the_same(fresh: float, verdict:
 
 @pytest.mark.parametrize("design", ["3x3", "4x4", "isoflop"])
 def test_intervals_cover(design: str) -> None:
-    """A small version of benchmarks/scaling_coverage.py: 95 % intervals of 30 studies miss at most 6 times each (the
-    chance of more, at a coverage of 93 %, is 0.5 %)."""
+    """A small version of benchmarks/scaling_coverage.py: of 30 intervals, at most 6 miss (at a coverage of 93 %, more
+    misses have a probability of 0.5 %)."""
     for quantity, (share, count) in coverage(design, 0.02, studies=30, bootstraps=60).items():
         if count:
             assert share >= 1 - 6 / count, quantity
@@ -144,26 +145,26 @@ def _study(sizes: tuple[float, ...], data: tuple[float, ...], seeds: int = 2) ->
         ((1e5,), (1e4, 4e4, 1.6e5, 6.4e5, 2.5e6), (1e5, 1e7)),
     ],
 )
-def test_a_study_of_one_axis_is_told_its_next_run(
+def test_a_study_of_one_axis_has_a_next_run(
     sizes: tuple[float, ...], data: tuple[float, ...], target: tuple[float, float]
 ) -> None:
     run = facts(analyse(_study(sizes, data), 60, 0))["next_run"]
     assert run["aim"] == "extrapolation" and run["target"] == list(target)
-    assert 0 < run["narrowing"] < 1
+    assert 0 < run["spread_reduction"] < 1
     assert run["parameters"] >= max(sizes) and run["unique_samples"] >= min(data)
 
 
-def test_copies_of_a_run_are_told() -> None:
+def test_copies_of_a_run_are_reported() -> None:
     study = _study((1e4, 4e4, 1.6e5, 6.4e5), (1e4, 4e4, 1.6e5))
     doubled = Study((*study.runs, *study.runs[:5]), all_samples=study.all_samples)
     (diagnostic,) = [
-        diagnostic for diagnostic in analyse(doubled, 20, 0).diagnoses if diagnostic.kind == "repeated_seed"
+        diagnostic for diagnostic in analyse(doubled, 20, 0).diagnostics if diagnostic.kind == "repeated_seed"
     ]
-    assert diagnostic.figures == {"runs": 5}
-    assert "repeated_seed" not in {diagnostic.kind for diagnostic in analyse(study, 20, 0).diagnoses}
+    assert diagnostic.values == {"runs": 5}
+    assert "repeated_seed" not in {diagnostic.kind for diagnostic in analyse(study, 20, 0).diagnostics}
 
 
-def test_accuracy_is_the_less_certain_the_farther_from_the_runs() -> None:
+def test_the_accuracy_interval_widens_with_the_distance_from_the_runs() -> None:
     relation = accuracy_of_loss(_study((1e4, 4e4, 1.6e5, 6.4e5), (1e4, 4e4, 1.6e5)))
     assert relation is not None
     rough = type(relation)(relation.intercept, relation.slope, 0.05, 6, relation.centre, relation.squares)

@@ -1,4 +1,4 @@
-"""``isoflop plan``: the best size for a budget from either end, and what it refuses."""
+"""``isoflop plan``: compute-optimal training for a budget, loss, size or latency, and its errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.scaling.test_scaling import run_stage, write_runs
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose law is known and whose models were timed."""
+    """A project with a law and measured latencies."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "dvc.yaml").touch()
     run_stage(write_runs(folder / "runs", spread=0.005), folder / "scaling")
@@ -43,7 +43,7 @@ def planned(project: Path, capsys: pytest.CaptureFixture[str], *arguments: str) 
     return dict(json.loads(capsys.readouterr().out))
 
 
-def test_plan_answers_from_either_end(
+def test_plan_for_a_budget_a_loss_a_size_and_a_latency(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
@@ -60,7 +60,7 @@ def test_plan_answers_from_either_end(
     assert "best (1e11 FLOPs): width" in shown and "that of a new run" in shown
 
 
-def test_plan_refuses_what_the_law_cannot_answer(
+def test_plan_errors(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(project)
@@ -72,14 +72,14 @@ def test_plan_refuses_what_the_law_cannot_answer(
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "--flops", "1e11"]) == 1
-    assert capsys.readouterr().err == "error: scaling/law.json: not found; `dvc repro` makes it\n"
+    assert capsys.readouterr().err == "error: scaling/law.json: not found; fix: `dvc repro` writes it\n"
     (tmp_path / "scaling").mkdir()
     (tmp_path / "scaling" / "law.json").write_text("{}")
     assert cli.main(["plan", "--flops", "1e11"]) == 1
     assert "law.json: not a readable law" in capsys.readouterr().err
 
 
-def test_plan_says_when_the_law_weighs_nothing_against_size(
+def test_plan_of_a_law_without_a_compute_optimal_size_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dvc.yaml").touch()

@@ -1,4 +1,4 @@
-"""IsoFLOP profiles find the size of least loss, say how well they know it, and refuse where the runs do not show it."""
+"""IsoFLOP profiles: the compute-optimal size, coverage of its interval, and rejection of unbracketed minima."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isoflop.scaling.forms import Floats
-from isoflop.scaling.profiles import Profile, budgets_of, disagreement, exponent, profiles
+from isoflop.scaling.profiles import Profile, disagreement, exponent, group_by_budget, profiles
 from tests.conftest import ROOT
 
 GRID = ROOT.parent / "shared" / "datasets" / "scaling" / "cifar10_cnn_grid"
@@ -21,7 +21,7 @@ def best_size(flops: float) -> float:
 
 
 def study(budgets: list[float], spread: float, seed: int, factors: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """FLOPs, sizes, samples and losses of runs at the best size of each budget times each factor."""
+    """FLOPs, sizes, samples and losses of runs whose sizes are the optimum of each budget times each factor."""
     rng = np.random.default_rng(seed)
     flops = np.repeat(budgets, len(factors))
     sizes = np.concatenate([best_size(budget) * factors for budget in budgets])
@@ -47,7 +47,7 @@ def test_the_minimum_of_noiseless_runs_is_found() -> None:
 
 
 @pytest.mark.parametrize("spread", [0.01, 0.03])
-def test_the_interval_of_the_best_size_covers(spread: float) -> None:
+def test_the_interval_of_the_optimum_covers_it(spread: float) -> None:
     budgets = [1e13, 1e14, 1e15]
     hits = []
     for seed in range(60):
@@ -61,36 +61,36 @@ def test_the_interval_of_the_best_size_covers(spread: float) -> None:
 @pytest.mark.parametrize(
     ("factors", "end"), [(np.geomspace(1.5, 9, 6), "smallest"), (np.geomspace(0.1, 0.7, 6), "largest")]
 )
-def test_a_minimum_that_is_not_bracketed_is_refused(factors: Floats, end: str) -> None:
+def test_an_unbracketed_minimum_is_rejected(factors: Floats, end: str) -> None:
     (profile,) = found(0, 0, factors, [1e14])
-    assert profile.parameters is None and profile.refused and f"at the {end} size" in profile.refused
+    assert profile.parameters is None and profile.rejected and f"at the {end} size" in profile.rejected
 
 
-def test_a_best_size_outside_the_runs_is_refused_or_covered() -> None:
-    factors = np.geomspace(0.04, 0.64, 5)  # of the best size, which is beyond the largest
+def test_an_optimum_outside_the_runs_is_mostly_rejected() -> None:
+    factors = np.geomspace(0.04, 0.64, 5)  # of the optimum, which is larger than the largest model
     seen = [found(0.01, seed, factors, [1e14])[0] for seed in range(40)]
     claimed = [profile.parameters_interval for profile in seen if profile.parameters_interval]
     assert len(claimed) <= 4
 
 
-def test_three_sizes_are_no_profile() -> None:
+def test_three_sizes_give_no_profile() -> None:
     assert found(0, 0, np.array([0.5, 1.0, 2.0]), [1e14]) == []
 
 
-def test_runs_are_sorted_into_budgets() -> None:
-    groups = budgets_of(np.array([1e15, 1e13, 1.04e13, 0.98e15, 1e14]))
+def test_runs_are_grouped_by_budget() -> None:
+    groups = group_by_budget(np.array([1e15, 1e13, 1.04e13, 0.98e15, 1e14]))
     assert [group.tolist() for group in groups] == [[1, 2], [4], [0, 3]]
 
 
-def test_a_law_that_puts_the_best_size_elsewhere_is_said() -> None:
+def test_disagreement_with_the_law_is_reported() -> None:
     (profile,) = found(0.01, 0, np.geomspace(1 / 4, 4, 7), [1e14])
     assert profile.parameters_interval and disagreement(profile, profile.parameters_interval) is None
     message = disagreement(profile, (1e9, 2e9))
-    assert message and "the law between 1e+09 and 2e+09" in message
+    assert message and "1e+09 to 2e+09 by the law" in message
 
 
 @pytest.mark.skipif(not GRID.is_dir(), reason=f"no public study at ../shared/datasets/scaling/{GRID.name}")
-def test_the_public_profile_puts_the_best_size_where_its_author_does() -> None:
+def test_the_public_profile_has_the_optimum_of_its_author() -> None:
     with (GRID / "fixed_compute_data.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     flops, sizes, images, epochs, losses = (

@@ -1,4 +1,4 @@
-"""``isoflop fit`` on anyone's table and ``isoflop plan``: what they say, write, and refuse in a line."""
+"""``isoflop fit`` on a user's table: output, files and one-line errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from benchmarks.scaling_fit import GRID
 from isoflop.cli import main as cli
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.fitting import LOSSES
 from isoflop.scaling.forms import L_ND, Form
+from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
 from isoflop.scaling.tables import Columns, read_table
 
@@ -54,11 +54,11 @@ def test_fit_analyses_a_table_and_writes_a_folder(tmp_path: Path, capsys: pytest
     assert cli.main(["fit", str(table), *COLUMNS, "--bootstraps", "60", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert {file.name for file in out.iterdir()} == WRITTEN
-    assert [file.name for file in out.parent.iterdir()] == ["out"]  # nothing of the making is left
+    assert [file.name for file in out.parent.iterdir()] == ["out"]  # no temporary folder is left
     found = json.loads((out / "scaling.json").read_text())
     assert found["parameters"]["alpha"]["low"] <= 0.45 <= found["parameters"]["alpha"]["high"]
     assert "held out  6.4e+05 parameters" in shown and found["held_out"]["covered"]
-    assert "twice the data would give" in shown and "flops_assumed" in [one["kind"] for one in found["diagnoses"]]
+    assert "twice the data would give" in shown and "flops_assumed" in [one["kind"] for one in found["diagnostics"]]
     for name in WRITTEN:
         if name.endswith(".png"):
             with Image.open(out / name) as picture:
@@ -70,7 +70,7 @@ def test_fit_analyses_a_table_and_writes_a_folder(tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out) == found
 
 
-def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
+def test_parquet_gives_the_same_study_as_csv(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow.parquet import write_table
 
@@ -83,35 +83,35 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         read_table(tmp_path / "broken.parquet", columns)
 
 
-def test_runs_without_a_loss_and_no_better_than_chance_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_diverged_and_undertrained_runs_are_excluded_and_counted(tmp_path: Path) -> None:
     rows = simulated()
     rows[0]["L"], rows[1]["L"], rows[2]["L"] = "", "nan", 95.0
     columns = Columns(parameters="N", samples="tokens", seed="seed", loss="L")
     study = read_table(write(tmp_path / "runs.csv", rows), columns, chance=100)
-    assert study.left_out == {"diverged": 2, "undertrained": 1} and len(study.runs) == 21
+    assert study.excluded == {"diverged": 2, "undertrained": 1} and len(study.runs) == 21
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"N": "many"}, [], "row 2: column N: found 'many', expected a number"),
-        ({"N": "0"}, [], "row 2: column N: found 0, expected a positive number"),
-        ({"tokens": "-3"}, [], "row 2: column tokens: found -3, expected a positive number"),
-        ({"L": "-0.1"}, [], "row 2: column L: found -0.1, expected a positive loss"),
+        ({"N": "many"}, [], "row 2: column N: got 'many', expected a number"),
+        ({"N": "0"}, [], "row 2: column N: got 0, expected a positive number"),
+        ({"tokens": "-3"}, [], "row 2: column tokens: got -3, expected a positive number"),
+        ({"L": "-0.1"}, [], "row 2: column L: got -0.1, expected a positive loss"),
         ({}, ["--accuracy", "acc"], "expected acc (--accuracy)"),
         ({}, ["--where", "depth=2"], "expected depth (--where depth=2)"),
-        ({}, ["--where", "seed"], "--where: found 'seed', expected COLUMN=VALUE"),
-        ({}, ["--where", "seed=7"], "found no rows where ['seed=7']"),
-        ({}, ["--where", "N=10000.0"], "found the same"),
+        ({}, ["--where", "seed"], "--where: got 'seed', expected COLUMN=VALUE"),
+        ({}, ["--where", "seed=7"], "got no rows where ['seed=7']"),
+        ({}, ["--where", "N=10000.0"], "got the same"),
     ],
 )
-def test_bad_tables_get_one_line(
+def test_bad_tables_give_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str], options: list[str], message: str
 ) -> None:
     rows = simulated(noise=0.0)
     rows[0].update(change)
     if "same" in message:
-        rows, message = [row | {"L": 0.7} for row in rows], "found the same loss 0.7 in all rows"
+        rows, message = [row | {"L": 0.7} for row in rows], "got the same loss 0.7 in all rows"
     table = write(tmp_path / "runs.csv", rows)
     assert cli.main(["fit", str(table), *COLUMNS, *options, "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
@@ -120,21 +120,21 @@ def test_bad_tables_get_one_line(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "found no rows"), ("N,tokens,seed,L\n", "found no rows"), ("N,tokens,seed,L\n1,1,0,0.5\n", "same loss")],
+    [("", "got no rows"), ("N,tokens,seed,L\n", "got no rows"), ("N,tokens,seed,L\n1,1,0,0.5\n", "same loss")],
 )
-def test_tables_with_too_little_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_tables_with_too_few_levels_are_an_error(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "runs.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         read_table(tmp_path / "runs.csv", Columns(parameters="N", samples="tokens", seed="seed", loss="L"))
     two = write(tmp_path / "two.csv", [row for row in simulated() if row["N"] < 1e5 and row["tokens"] < 1e5])
-    with pytest.raises(UserError, match=r"found 2 parameters, 2 unique samples among 8 runs, expected at"):
+    with pytest.raises(UserError, match=r"got levels 2 of parameters, 2 of unique samples in 8 runs, expected at"):
         read_table(two, Columns(parameters="N", samples="tokens", loss="L"))
     with pytest.raises(UserError, match=r"expected --parameters, --samples, --seen or --flops"):
         read_table(two, Columns(loss="L"))
 
 
 @pytest.mark.parametrize(("axis", "column"), [("unique_samples", "samples"), ("flops", "flops")])
-def test_a_table_of_one_axis_gives_its_own_law(tmp_path: Path, axis: str, column: str) -> None:
+def test_a_table_of_one_axis_gives_a_law_of_that_axis(tmp_path: Path, axis: str, column: str) -> None:
     levels = np.geomspace(1e3, 1e6, 8)
     rows = [{"x": level, "loss": 0.2 + 30 * level**-0.5} for level in levels]
     study = read_table(write(tmp_path / "runs.csv", rows), Columns(**{column: "x"}))
@@ -146,11 +146,11 @@ def test_a_table_of_one_axis_gives_its_own_law(tmp_path: Path, axis: str, column
     assert found["configurations"] == 8
 
 
-def test_flops_stand_for_the_samples_that_a_table_lacks(tmp_path: Path) -> None:
+def test_missing_samples_follow_from_the_flops(tmp_path: Path) -> None:
     rows = [{"N": size, "C": flops, "loss": 0.3 + 40 / size**0.45 + 900 / (flops / 6 / size) ** 0.5}
             for size in (1e4, 3e4, 1e5, 3e5, 1e6) for flops in (1e14, 1e15, 1e16)]  # fmt: skip
     study = read_table(write(tmp_path / "runs.csv", rows), Columns(parameters="N", flops="C"))
-    assert study.axes == ("parameters", "unique_samples") and "no samples in the table" in study.assumed
+    assert study.axes == ("parameters", "unique_samples") and "the table has no samples" in study.assumed
     found = facts(analyse(study, 20, 0))
     assert found["configurations"] == 15 and found["parameters"]["E"]["value"] == pytest.approx(0.3, rel=1e-3)
     with pytest.raises(UserError, match="expected --parameters too, or --flops alone"):
@@ -158,7 +158,7 @@ def test_flops_stand_for_the_samples_that_a_table_lacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not GRID.is_dir(), reason=f"no public study at ../shared/datasets/scaling/{GRID.name}")
-def test_the_public_iso_flop_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_public_isoflop_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {"parameters": "N", "samples": "D", "epochs": "epochs", "flops": "total_flops", "seed": "seed",
              "loss": "final_test_loss_avg_last5"}  # fmt: skip
     options = [part for name, column in names.items() for part in (f"--{name}", column)]
@@ -171,14 +171,14 @@ def test_the_public_iso_flop_budget(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "N* " in capsys.readouterr().out
 
 
-def test_every_objective_is_on_offer(tmp_path: Path) -> None:
+def test_every_objective_fits(tmp_path: Path) -> None:
     table = write(tmp_path / "runs.csv", simulated())
     study = read_table(table, Columns(parameters="N", samples="tokens", seed="seed", loss="L"))
-    for objective in LOSSES:
+    for objective in OBJECTIVES:
         assert analyse(study, 20, 0, objective).law.values[3] == pytest.approx(0.45, abs=0.1)
 
 
-NO_EFFECT = (  # parameters, unique images, seen ones, loss: of a few noisy photos
+NO_EFFECT = (  # parameters, unique images, images seen and loss of a study with few noisy photos
     (20219, 85, 680, 0.908429), (20219, 85, 1360, 1.071545), (20219, 170, 1360, 0.787187),
     (20219, 170, 2720, 0.737822), (20219, 340, 2720, 0.846624), (20219, 340, 5440, 0.768266),
     (43563, 85, 680, 0.889925), (43563, 85, 1360, 0.851576), (43563, 170, 1360, 0.820884),
@@ -190,10 +190,12 @@ NO_EFFECT = (  # parameters, unique images, seen ones, loss: of a few noisy phot
 )  # fmt: skip
 
 
-def test_runs_that_show_no_effect_of_size_or_data_have_a_flat_surface(tmp_path: Path) -> None:
+def test_runs_without_an_effect_of_size_or_data_have_a_flat_surface(tmp_path: Path) -> None:
     rows = [{"N": size, "D": images, "S": seen, "loss": loss} for size, images, seen, loss in NO_EFFECT]
     table, out = str(write(tmp_path / "runs.csv", rows)), str(tmp_path / "out")
     columns = ["--parameters", "N", "--samples", "D", "--seen", "S"]
     assert cli.main(["fit", table, *columns, "--bootstraps", "20", "--out", out]) == 0
     law = json.loads((tmp_path / "out" / "scaling.json").read_text())
-    assert {found["kind"] for found in law["diagnoses"]} >= {"no_gain"} and (tmp_path / "out" / "surface.png").is_file()
+    assert {found["kind"] for found in law["diagnostics"]} >= {"no_gain"} and (
+        tmp_path / "out" / "surface.png"
+    ).is_file()

@@ -67,7 +67,7 @@ def test_a_budget_is_spent_and_the_study_reads_it(data: tuple[Split, Split], tmp
         assert budget <= bought["flops"] < budget + 1.5 * batch
         assert bought["images_seen"] >= bought["flops"] / content["flops_per_image"] - 50
     study = read_study(tmp_path, [4, 6, 8])
-    assert len(study.runs) + sum(study.left_out.values()) == 9 and study.all_samples == 500
+    assert len(study.runs) + sum(study.excluded.values()) == 9 and study.all_samples == 500
 
 
 def test_a_run_that_diverges_is_marked_and_no_better_than_chance_too(data: tuple[Split, Split], tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_a_run_that_diverges_is_marked_and_no_better_than_chance_too(data: tuple
     content["runs"] += [content["runs"][0] | {"val_nll": 2.2}, content["runs"][0] | {"val_nll": None, "diverged": True}]
     file.write_text(json.dumps(content))
     study = read_study(tmp_path, [4, 6, 8, 10])
-    assert study.left_out == {"diverged": 1, "undertrained": 1} and len(study.runs) == 4
+    assert study.excluded == {"diverged": 1, "undertrained": 1} and len(study.runs) == 4

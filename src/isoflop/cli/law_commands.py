@@ -17,9 +17,9 @@ from isoflop.report.formats import ms, rounded
 from isoflop.report.scaling_words import budget_in_words
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.scaling.analysis import Analysis, analyse
-from isoflop.scaling.budget_plots import draw_profiles, draw_surface
-from isoflop.scaling.diagnosis import GRAVE, MAX_EXTRAPOLATION
-from isoflop.scaling.law_files import KnownLaw, read_law, write_law
+from isoflop.scaling.compute_optimal_plots import draw_profiles, draw_surface
+from isoflop.scaling.diagnostics import MAX_EXTRAPOLATION, WARNINGS
+from isoflop.scaling.law_file import KnownLaw, read_law, write_law
 from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.planning import Optimum
 from isoflop.scaling.results import rounded as digits
@@ -105,7 +105,7 @@ def _diagnostics(known: KnownLaw, best: Optimum) -> list[str]:
     planner = known.planner
     dearest = planner.sizes.flops(planner.largest, planner.most_samples)
     far = best.flops > MAX_EXTRAPOLATION * dearest or (best.parameters or 0) > MAX_EXTRAPOLATION * planner.largest
-    grave: list[str] = [kind for kind in dict.fromkeys(known.diagnostics) if kind in GRAVE]
+    grave: list[str] = [kind for kind in dict.fromkeys(known.diagnostics) if kind in WARNINGS]
     return grave + (["extrapolation"] if far else [])
 
 
@@ -147,7 +147,7 @@ def print_fit(found: Facts, folder: Path, as_json: bool) -> None:
         print(json.dumps(found, indent=1))
         return
     lines = scaling_lines(found)
-    if found["diagnoses"]:
+    if found["diagnostics"]:
         lines.append(("diagnostics", "few:" if found["trusted"] else "the law is not to be trusted beyond its runs:"))
-    lines += [("", f"- {diagnosis['message']}") for diagnosis in found["diagnoses"]]
+    lines += [("", f"- {diagnosis['message']}") for diagnosis in found["diagnostics"]]
     print_lines([*lines, ("written", f"{folder}: law.json, scaling.json, scaling.csv and figures")])

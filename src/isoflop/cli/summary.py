@@ -43,7 +43,7 @@ def print_summary(project: Path, *, as_json: bool = False) -> None:
     if not report.is_file():
         raise unmade(report)
     if as_json:
-        law = {name: metrics["scaling"][name] for name in ("trusted", "diagnoses", "optimal")}
+        law = {name: metrics["scaling"][name] for name in ("trusted", "diagnostics", "optimal")}
         found = {
             "variants": [asdict(row) for row in rows],
             "latency_of": setting,
@@ -55,7 +55,7 @@ def print_summary(project: Path, *, as_json: bool = False) -> None:
         return
     _print_table(rows, cell_in_words(setting))
     lines = scaling_lines(metrics["scaling"])
-    diagnostics = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnoses"])
+    diagnostics = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnostics"])
     if not metrics["scaling"]["trusted"]:
         lines.insert(1, ("", f"not to be trusted beyond its runs: {', '.join(diagnostics)}; the report says why"))
     print_lines([*lines, ("training", forecast_in_words(metrics["score"])), ("report", str(report))])

@@ -61,14 +61,14 @@ def budget_in_words(name: str, best: Facts) -> str:
     return (
         f"{spent}: {width}{rounded(best['parameters'])} parameters{within}, {rounded(best['samples'])} samples seen, "
         f"loss {loss(best['loss'])}; within 1 % of it from {rounded(flat[0])} to {rounded(flat[1])} parameters"
-        + ("" if best["place"] == "inside" else "; beyond the study")
+        + ("" if best["status"] == "interpolated" else "; beyond the study")
     )
 
 
 def profile_in_words(profile: Facts) -> str:
     """What the runs of one budget say of its best size, beside the law."""
-    if profile["refused"]:
-        return f"{rounded(profile['flops'])} FLOPs: refused: {profile['refused']}"
+    if profile["rejected"]:
+        return f"{rounded(profile['flops'])} FLOPs: refused: {profile['rejected']}"
     said = f"{rounded(profile['flops'])} FLOPs: N* {rounded(profile['parameters'])} by the runs"
     if profile["parameters_interval"]:
         said += " ({} to {})".format(*map(rounded, profile["parameters_interval"]))
@@ -121,7 +121,7 @@ def next_run_in_words(run: Facts | None) -> str | None:
     }
     return (
         f"{size} on {rounded(run['unique_samples'])} samples for {run['epochs']:.3g} epochs ({rounded(run['flops'])} "
-        f"FLOPs) would narrow the law by {100 * run['narrowing']:.0f} % {at[run['aim']]}"
+        f"FLOPs) would narrow the law by {100 * run['spread_reduction']:.0f} % {at[run['aim']]}"
     )
 
 

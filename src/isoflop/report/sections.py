@@ -25,7 +25,7 @@ _MOST_DROPPED = 20  # rows shown
 _MOST_CONFUSIONS = 6
 _MOST_FLIPS = 12
 _LOOSE = 0.25  # off by more than this, a prediction within its interval says little
-_PLACES = {"inside": "inside", "extrapolated": "beyond", "unbounded": "none: no best size"}
+_PLACES = {"interpolated": "inside", "extrapolated": "beyond", "unbounded": "none: no best size"}
 
 
 def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -> dict[str, Any]:
@@ -45,7 +45,9 @@ def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -
         "next_size_says": next_size_in_words(facts["scaling"], facts["forecast"]),
         "forecast_says": forecast_in_words(facts["score"]),
         "verdict": _verdict(facts["score"]),
-        "diagnostics": list(dict.fromkeys(found["kind"].replace("_", " ") for found in facts["scaling"]["diagnoses"])),
+        "diagnostics": list(
+            dict.fromkeys(found["kind"].replace("_", " ") for found in facts["scaling"]["diagnostics"])
+        ),
     }
 
 

@@ -1,7 +1,7 @@
-"""Accuracy from loss: the share of errors is a power of the loss, log(1 - accuracy) = a + b log L, over a study's runs.
+"""Accuracy from loss: log(1 - accuracy) = a + b log L, fitted over the runs of a study.
 
-So a law of the loss also forecasts accuracy, which itself follows no power law near 0 and 1 (Gadre et al. 2024 map
-loss to downstream error in the same spirit).
+With it a scaling law of the loss also predicts accuracy, which itself follows no power law near 0 and 1. Gadre et al.
+(2024) likewise map loss to downstream error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ _MIN_RUNS = 4
 
 @dataclass(frozen=True)
 class AccuracyOfLoss:
-    """log(1 - accuracy) = ``intercept`` + ``slope`` log L, with ``sd`` of log error about it, fitted to ``runs`` whose
-    log L have the mean ``centre`` and the sum of squares ``squares`` about it."""
+    """The line log(1 - accuracy) = ``intercept`` + ``slope`` log L with residual standard deviation ``sd``.
+
+    It was fitted to ``runs`` runs; ``centre`` is the mean of their log L and ``squares`` the sum of squared deviations
+    from that mean.
+    """
 
     intercept: float
     slope: float
@@ -34,19 +37,20 @@ class AccuracyOfLoss:
         return np.asarray(1 - np.minimum(1, np.exp(self.intercept + self.slope * np.log(losses))))
 
     def interval(self, losses_R: Floats, noise: Noise, seeds: int) -> tuple[float, float] | None:
-        """The 95 % interval of a new configuration's accuracy, out of replicates [R] of its loss and the noise.
+        """The 95 % prediction interval of the mean accuracy of ``seeds`` new runs.
 
-        The line itself is the less certain the farther the loss lies from those it was drawn through.
+        It combines bootstrap replicates [R] of the loss, the noise of runs, and the regression's own error, which
+        grows with the distance of the loss from those of the runs (leverage).
         """
         errors_R = np.exp(self.intercept + self.slope * np.log(losses_R))
         leverage = 1 / self.runs + (float(np.median(np.log(losses_R))) - self.centre) ** 2 / self.squares
-        spread = float(np.hypot(self.slope * noise.spread(seeds), self.sd * np.sqrt(1 / seeds + leverage)))
-        bounds = prediction_interval(errors_R, spread, min(noise.freedom, self.runs - 2))
+        sd = float(np.hypot(self.slope * noise.sd_of_mean(seeds), self.sd * np.sqrt(1 / seeds + leverage)))
+        bounds = prediction_interval(errors_R, sd, min(noise.degrees_of_freedom, self.runs - 2))
         return None if bounds is None else (max(0.0, 1 - bounds[1]), max(0.0, 1 - bounds[0]))
 
 
 def accuracy_of_loss(study: Study) -> AccuracyOfLoss | None:
-    """The relation over the runs whose accuracy is known; None where they are too few or do not differ in loss."""
+    """Fit the line to the runs with a known accuracy; None if they are fewer than 4 or have fewer than 3 losses."""
     known = [(run.loss, run.accuracy) for run in study.runs if run.accuracy is not None]
     if len(known) < _MIN_RUNS or len({loss for loss, _ in known}) < 3:
         return None
@@ -54,7 +58,7 @@ def accuracy_of_loss(study: Study) -> AccuracyOfLoss | None:
     errors_M = 1 - accuracies_M
     if (errors_M > 0).sum() < _MIN_RUNS:
         return None
-    errors_M = np.maximum(errors_M, 0.5 * errors_M[errors_M > 0].min())  # no errors at all: less than one image
+    errors_M = np.maximum(errors_M, 0.5 * errors_M[errors_M > 0].min())  # an error of 0 has no logarithm
     logs_M = np.log(losses_M)
     slope, intercept = np.polyfit(logs_M, np.log(errors_M), 1)
     residuals_M = np.log(errors_M) - intercept - slope * logs_M

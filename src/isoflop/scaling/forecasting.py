@@ -1,13 +1,13 @@
-"""The loss and the accuracy that the law expects of a width, written down before anything of that width is trained.
+"""Forecast loss and accuracy of a width from the law alone, and score the forecast after the training.
 
-``metrics/forecast.json`` holds a block for ``train.width``, flat, and ``widths``: the same for each of
-``scaling.predict``. A block: ``width``, ``in_study``, ``parameters``, ``unique_samples`` (the full training split),
-``epochs``, ``val_nll``, ``low`` and ``high`` (95 % for one run; None where the noise is unknown), ``val_accuracy``
-with ``val_accuracy_low`` and ``_high``, ``extrapolation`` (parameters / the study's largest), ``trusted``, and
-``flags``: the kinds of the law's diagnostics and of this forecast's own.
+``metrics/forecast.json`` holds the forecast for ``train.width`` at its top level and those for ``scaling.predict`` in
+``widths``. A forecast: ``width``, ``in_study``, ``parameters``, ``unique_samples`` (the full training split),
+``epochs``, ``val_nll`` with ``low`` and ``high`` (95 % prediction interval of one run; None if the noise is not
+identifiable), ``val_accuracy`` with ``val_accuracy_low`` and ``_high``, ``extrapolation`` (parameters / the study's
+largest model), ``trusted``, and ``flags``: the kinds of the diagnostics of the law and of this forecast.
 
-``metrics/score.json`` is what came of it: ``predicted``, ``low``, ``high``, ``actual``, ``relative_error`` (predicted
-/ actual - 1) and ``inside``, and the same of the accuracy.
+``metrics/score.json`` compares it with the training: ``predicted``, ``low``, ``high``, ``actual`` (measured),
+``relative_error`` (predicted / actual - 1) and ``inside`` (the interval), and the same for the accuracy.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from typing import Any
 import numpy as np
 
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.diagnosis import extrapolation
-from isoflop.scaling.law_files import KnownLaw, read_law
+from isoflop.scaling.diagnostics import extrapolation
+from isoflop.scaling.law_file import KnownLaw, read_law
 from isoflop.scaling.results import rounded
 
-_SAME = 1.01  # samples within this factor of the study's most are no extrapolation
+_SAME = 1.01  # up to this factor above the study's maximum, samples do not count as extrapolated
 
 
 def forecast(law_file: Path, width: int, others: Sequence[int], epochs: int) -> dict[str, Any]:
-    """What to expect of ``width`` and of each of ``others``, trained for ``epochs`` on the full training split.
+    """Forecast ``width`` and each of ``others``, trained for ``epochs`` on the full training split.
 
-    Where the study trained all its runs for as long, the law knows nothing of time and the forecast is for a run as
-    long as those.
+    If all runs of the study have the same number of epochs, the law does not depend on training length and the
+    forecast is for that number.
 
     Raises:
-        UserError: the law's file is missing or is none, or no network of a width follows from the study's.
+        UserError: the law's file is missing or malformed, or the number of parameters of a width is unknown.
     """
     law = read_law(law_file)
-    blocks = [_forecast(law, one, epochs, key) for one, key in
+    forecasts = [_forecast(law, one, epochs, key) for one, key in
               [(width, "train.width"), *((other, "scaling.predict") for other in others)]]  # fmt: skip
     names = ("width", "parameters", "val_nll", "low", "high", "val_accuracy", "val_accuracy_low",
              "val_accuracy_high", "extrapolation", "trusted")  # fmt: skip
-    listed = {str(block["width"]): {name: block[name] for name in names} for block in blocks[1:]}
-    return {name: rounded(value) for name, value in {**blocks[0], "widths": listed}.items()}
+    listed = {str(one["width"]): {name: one[name] for name in names} for one in forecasts[1:]}
+    return {name: rounded(value) for name, value in {**forecasts[0], "widths": listed}.items()}
 
 
 def _forecast(known: KnownLaw, width: int, epochs: int, key: str) -> dict[str, Any]:
@@ -51,24 +51,24 @@ def _forecast(known: KnownLaw, width: int, epochs: int, key: str) -> dict[str, A
     parameters = known.parameters_of_width[width] if in_study else sizes.parameters(width)
     if not parameters >= 1:
         raise UserError(
-            f"{key}: found {width}, expected one whose size follows from the study's widths "
+            f"{key}: got {width}, expected a width whose number of parameters follows from the study's widths "
             f"{sorted(known.parameters_of_width)}"
         )
     parameters = round(parameters)
-    knows_time = "seen_samples" in law.form.axes
-    passes = float(epochs) if knows_time else planner.epochs
-    seen = passes * planner.all_samples
+    varies_epochs = "seen_samples" in law.form.axes
+    law_epochs = float(epochs) if varies_epochs else planner.epochs
+    seen = law_epochs * planner.all_samples
     levels = {"parameters": float(parameters), "unique_samples": planner.all_samples, "seen_samples": seen,
               "flops": sizes.flops(parameters, seen)}  # fmt: skip
-    expected, bounds = law.prediction(levels, seeds=1)
+    predicted, bounds = law.prediction(levels, seeds=1)
     low, high = bounds or (None, None)
     flags = [kind for kind in known.diagnostics if kind not in ("extrapolation", "optimum_extrapolated")]
     largest = max(known.parameters_of_width.values())
     diagnostic = extrapolation(parameters, largest, f"width {width}")
     flags += [diagnostic.kind] if diagnostic else []
-    if planner.all_samples > _SAME * known.most_unique:  # the fractions stop short of the whole split
+    if planner.all_samples > _SAME * known.max_unique_samples:
         flags.append("more_samples_than_studied")
-    longest = planner.most_samples if knows_time else planner.epochs * planner.all_samples
+    longest = planner.most_samples if varies_epochs else planner.epochs * planner.all_samples
     if epochs * planner.all_samples > _SAME * longest:
         flags.append("longer_than_studied")
     return {
@@ -76,28 +76,28 @@ def _forecast(known: KnownLaw, width: int, epochs: int, key: str) -> dict[str, A
         "in_study": in_study,
         "parameters": parameters,
         "unique_samples": planner.all_samples,
-        "epochs": passes,
-        "val_nll": expected,
+        "epochs": law_epochs,
+        "val_nll": predicted,
         "low": low,
         "high": high,
-        **_accuracy(known, levels, expected),
+        **_accuracy(known, levels, predicted),
         "extrapolation": parameters / largest,
         "trusted": known.trusted and diagnostic is None,
         "flags": flags,
     }
 
 
-def _accuracy(known: KnownLaw, levels: dict[str, float], expected: float) -> dict[str, float | None]:
+def _accuracy(known: KnownLaw, levels: dict[str, float], predicted: float) -> dict[str, float | None]:
     names = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
     if known.accuracy is None:
         return dict.fromkeys(names)
     law = known.planner.law
-    low, high = known.accuracy.interval(law.samples(levels)[:, 0], law.noise, seeds=1) or (None, None)
-    return dict(zip(names, (float(known.accuracy.accuracy(np.array(expected))), low, high), strict=True))
+    low, high = known.accuracy.interval(law.replicate_losses(levels)[:, 0], law.noise, seeds=1) or (None, None)
+    return dict(zip(names, (float(known.accuracy.accuracy(np.array(predicted))), low, high), strict=True))
 
 
 def score(forecast: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
-    """The forecast of ``train.width`` beside what its training came to (metrics/train.json)."""
+    """Compare the forecast for ``train.width`` with the results of its training (metrics/train.json)."""
     content: dict[str, Any] = {
         "width": forecast["width"],
         "epochs": train["epochs"],

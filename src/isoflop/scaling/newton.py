@@ -1,73 +1,53 @@
-"""The numerics of fitting a form: variable projection for starts, damped Newton within bounds, many tables at a time.
+"""The optimizer behind ``fitting``: starts by variable projection, then bounded damped Newton, in batches of tables.
 
-At fixed exponents a law is linear, so its floor and coefficients have a closed form for squares: that gives a start
-a set of exponents, and from there the exact Hessian converges in a few steps. Problems are solved side by side in one
-batch, which makes hundreds of bootstrap replicates cost what one fit in scipy costs.
+At fixed exponents a law is linear, so E and the coefficients that minimize the squares have a closed form: each set of
+exponents on a grid gives a start. From there Newton steps with the exact Hessian converge quickly. Batching makes
+hundreds of bootstrap replicates as cheap as one fit with scipy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.scaling.forms import Floats, Form
+from isoflop.scaling.forms import TINY, Floats, Form
+from isoflop.scaling.objectives import Objective
 
 Bools = npt.NDArray[np.bool_]
 
-_MAX_EXPONENT = 10.0  # beyond, a term is a step at the smallest level and no power law
+_MAX_EXPONENT = 10.0  # a term with a larger one is a step at the smallest level, not a power law
 _GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.3, 2.2)
-_GENTLE = 1e-3  # δ of Huber's loss from which on Newton's method needs no help
-_TINY = 1e-300
-_BLOCK = 12_000  # runs of all tables that go through a step together: their derivatives stay in a core's cache
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Huber's loss of residuals: r²/2 up to ``delta``, linear beyond; an infinite delta gives squares."""
-
-    delta: float
-    logarithmic: bool  # residuals of log L (relative), else of L itself
-
-    def residuals(self, predicted: Floats, actual: Floats) -> Floats:
-        """Of losses [R, M] from those that were measured."""
-        if self.logarithmic:
-            return np.asarray(np.log(np.maximum(predicted, _TINY)) - np.log(actual))
-        return predicted - actual
-
-    def rho(self, residuals: Floats, delta: float | None = None) -> Floats:
-        """What each residual costs."""
-        delta = self.delta if delta is None else delta
-        size = np.abs(residuals)
-        if np.isinf(delta):
-            return np.asarray(0.5 * size**2)
-        return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+_EASY_DELTA = 1e-3  # Huber δ from which Newton's method needs no continuation in δ
+_BLOCK = 12_000  # residuals per batched step, so that the derivatives fit in a core's cache
 
 
 class Problem:
-    """One design and one loss. Inside, logs of the levels are centred and losses are divided by a unit of theirs:
-    parameters are then of order one, and the coefficient is that of the middle of the study, not of N = 1."""
+    """A form, the levels of the runs and an objective, in scaled units.
 
-    def __init__(self, form: Form, levels: Floats, loss: Loss, weights: Floats | None = None) -> None:
+    The logs of the levels are centered and the losses divided by a typical loss. This makes the parameters of order
+    one: a coefficient is that at the center of the study, not at N = 1.
+    """
+
+    def __init__(self, form: Form, levels: Floats, objective: Objective, weights: Floats | None = None) -> None:
         logs_KM = np.log(levels)
-        self._form, self._loss = form, loss
+        self._form, self._objective = form, objective
         self._centre_K = logs_KM.mean(axis=1)
         self._logs_KM = logs_KM - self._centre_K[:, None]
         self._weights_M = np.ones(levels.shape[1]) if weights is None else weights / weights.mean()
         self._of = np.array(form.term_of_axis)
         self._members_TK = (np.arange(len(form.terms))[:, None] == self._of[None]).astype(np.float64)
         self._axes_of_term = [np.flatnonzero(self._of == term) for term in range(len(form.terms))]
-        self._first = 1 + len(form.terms)  # of the exponents
+        self._first = 1 + len(form.terms)  # index of the first exponent
         self.free_P = np.ones(form.size, bool)
 
     def unit(self, losses: Floats) -> float:
-        """A typical loss; for squares of L itself it scales the objective too, and all alike."""
+        """The geometric mean of the losses, their unit inside the problem."""
         return float(np.exp(np.log(losses).mean()))
 
     def scaled(self, values_RP: Floats, unit: float) -> Floats:
-        """Parameters as ``Form`` has them, in the problem's own units."""
+        """Convert parameters [R, P] of the form to the problem's units."""
         return self._rescaled(values_RP, np.exp(-self._at_centre(values_RP)) / unit, 1 / unit)
 
     def unscaled(self, scaled_RP: Floats, unit: float) -> Floats:
@@ -82,15 +62,11 @@ class Problem:
         return np.concatenate([*linear, values_RP[:, self._first :]], 1)
 
     def grid(self) -> Floats:
-        """Sets of exponents [S, K] to start from."""
+        """The grid of exponents [S, K]."""
         return np.array(list(product(_GRID, repeat=len(self._of))))
 
     def project(self, exponents_SK: Floats, targets_SM: Floats) -> Floats:
-        """Starts [S, P]: the floor and coefficients ≥ 0 that are best in relative squares at given exponents.
-
-        With so few of them, non-negative least squares is the best of all subsets' plain solutions that come out
-        non-negative.
-        """
+        """Starts [S, P]: E and coefficients ≥ 0 with the least relative squares at the given exponents."""
         root_M = np.sqrt(self._weights_M)
         features_SFM = self._features(exponents_SK) * (root_M / targets_SM)[:, None]
         gram_SFF = features_SFM @ np.swapaxes(features_SFM, 1, 2)
@@ -99,7 +75,7 @@ class Problem:
         return np.concatenate([linear_SF, exponents_SK], axis=1)
 
     def best_on_grid(self, targets_RM: Floats) -> Floats:
-        """For each of R tables the start [R, P] of the exponents on the grid with the least squares."""
+        """The start [R, P] of each of R tables: the point on the grid of exponents with the least squares."""
         weight_M = np.sqrt(self._weights_M) / targets_RM.mean(axis=0)
         best_RP, least_R = np.zeros((len(targets_RM), self._form.size)), np.full(len(targets_RM), np.inf)
         for exponents in self.grid():
@@ -114,7 +90,7 @@ class Problem:
         return best_RP
 
     def _features(self, exponents_SK: Floats) -> Floats:
-        """What the floor and the coefficients multiply [S, F, M]: 1, and each term's powers."""
+        """Features [S, F, M] that E and the coefficients multiply: 1, and the product of powers of each term."""
         features_SFM = np.empty((len(exponents_SK), self._first, self._logs_KM.shape[1]))
         features_SFM[:, 0] = 1
         for term, axes in enumerate(self._axes_of_term):
@@ -122,36 +98,39 @@ class Problem:
         return features_SFM
 
     def best_starts(self, starts_SP: Floats, targets_SM: Floats, keep: int) -> Floats:
-        """The ``keep`` starts that a few Newton steps brought lowest, from where they got."""
-        moved_SP, objectives_S = self._newton(starts_SP, targets_SM, max(16 * self._loss.delta, _GENTLE), most=8)
+        """Take a few Newton steps from all starts and return the ``keep`` points with the lowest objective."""
+        moved_SP, objectives_S = self._newton(
+            starts_SP, targets_SM, max(16 * self._objective.delta, _EASY_DELTA), most=8
+        )
         return moved_SP[np.argsort(objectives_S, kind="stable")[:keep]]
 
     def lowest(self, starts_SP: Floats, target_M: Floats) -> tuple[Floats, float]:
-        """The best [P] of what the starts lead to for one table of losses [M], and its objective."""
+        """Minimize from all starts for one table of losses [M]; return the best parameters [P] and their objective."""
         solved_SP, objectives_S = self.solve(starts_SP, np.repeat(target_M[None], len(starts_SP), axis=0))
         best = int(np.argmin(objectives_S))
         return solved_SP[best], float(objectives_S[best])
 
-    def shaken(self, values_P: Floats, target_M: Floats, count: int) -> Floats:
-        """More starts [S, P]: laws fitted to the runs with noise as large as their residuals put on them.
+    def perturbed(self, values_P: Floats, target_M: Floats, count: int) -> Floats:
+        """More starts [S, P]: fits to the losses plus noise as large as the residuals.
 
-        A small δ gives a table of few runs many shallow minima. Those of tables like it lie near its better ones.
+        With a small δ and few runs, the objective has many shallow minima. Minima of perturbed tables lie near the
+        better ones.
         """
         predicted_M = self._predict(values_P[None], self._features(values_P[None, self._first :]))[0]
-        residuals_M = self._loss.residuals(predicted_M, target_M)
-        rng = np.random.default_rng(0)  # of the search alone; what it finds depends on it little
+        residuals_M = self._objective.residuals(predicted_M, target_M)
+        rng = np.random.default_rng(0)  # for the search only; the result hardly depends on it
         spread_SM = np.sqrt((residuals_M**2).mean()) * rng.standard_normal((count, len(target_M)))
-        tables_SM = target_M * np.exp(spread_SM) if self._loss.logarithmic else target_M + spread_SM
-        delta = max(16 * self._loss.delta, _GENTLE)
+        tables_SM = target_M * np.exp(spread_SM) if self._objective.logarithmic else target_M + spread_SM
+        delta = max(16 * self._objective.delta, _EASY_DELTA)
         moved_SP, _ = self._newton(np.repeat(values_P[None], count, 0), tables_SM, delta, most=15)
         return moved_SP
 
     def solve(self, starts_RP: Floats, targets_RM: Floats, rounds: int = 2) -> tuple[Floats, Floats]:
-        """Minimise from each start with its own targets: parameters [R, P] and objectives [R].
+        """Minimize from each start for its own targets; return parameters [R, P] and objectives [R].
 
-        Huber's δ comes down to the loss's own by a factor of four in each of ``rounds``, or of as many as it takes
-        from where it is gentle. A few let many starts end in many minima; more, from near squares on, lead a single
-        start to a good one.
+        Huber's δ decreases by a factor of four per round to the objective's own, over ``rounds`` rounds plus those
+        between ``_EASY_DELTA`` and that δ. Few rounds suit many starts, which end in many minima; more rounds, which
+        begin near squares, lead a single start to a good minimum.
         """
         values_RP = starts_RP
         for delta, iterations in self._schedule(rounds):
@@ -159,17 +138,17 @@ class Problem:
         return values_RP, objectives_R
 
     def _schedule(self, rounds: int) -> list[tuple[float, int]]:
-        """Huber's δ a round, and the most Newton steps in it."""
-        final = self._loss.delta
+        """Huber's δ and the maximum number of Newton steps of each round."""
+        final = self._objective.delta
         if not np.isfinite(final):
             return [(final, 100)]
-        rounds += max(0, int(np.ceil(np.log(_GENTLE / final) / np.log(4.0))))
-        return [*((final * 4.0**number, 10) for number in range(rounds, 0, -1)), (final, 100)]
+        rounds += max(0, int(np.ceil(np.log(_EASY_DELTA / final) / np.log(4.0))))
+        return [*((final * 4.0**step, 10) for step in range(rounds, 0, -1)), (final, 100)]
 
     def _newton(self, values_RP: Floats, targets_RM: Floats, delta: float, most: int) -> tuple[Floats, Floats]:
-        """Damped Newton within the bounds; a row whose steps no longer gain anything leaves the batch.
+        """Damped Newton within the bounds, in blocks; a row that no longer improves leaves the batch.
 
-        Hopeless tables reach laws out of range on the way: their steps are no gain, and what overflows is cut.
+        Tables that follow no law may overflow on the way. Such steps do not lower the objective and are rejected.
         """
         rows = max(1, _BLOCK // targets_RM.shape[1])
         blocks = [slice(first, first + rows) for first in range(0, len(values_RP), rows)]
@@ -180,7 +159,7 @@ class Problem:
     def _descend(self, values_RP: Floats, targets_RM: Floats, delta: float, most: int) -> tuple[Floats, Floats]:
         upper_P = np.array([np.inf] * self._first + [_MAX_EXPONENT] * len(self._of))
         features_RFM = self._features(values_RP[:, self._first :])
-        objectives_R = self._objective(values_RP, features_RFM, targets_RM, delta)
+        objectives_R = self._evaluate(values_RP, features_RFM, targets_RM, delta)
         damping_R = np.full(len(values_RP), 1e-3)
         active = np.arange(len(values_RP))
         idle_R = np.zeros(len(values_RP), np.int64)
@@ -191,7 +170,7 @@ class Problem:
             steps_RP = _step(gradient_RP, hessian_RPP, scale_RP, held_RP, damping_R[active])
             tried_RP = np.clip(here_RP + steps_RP, 0, upper_P)
             tried_RFM = self._features(tried_RP[:, self._first :])
-            reached_R = self._objective(tried_RP, tried_RFM, here_RM, delta)
+            reached_R = self._evaluate(tried_RP, tried_RFM, here_RM, delta)
             gain_R = objectives_R[active] - reached_R
             better_R = gain_R > 0
             rows = active[better_R]
@@ -205,9 +184,9 @@ class Problem:
                 break
         return values_RP, objectives_R
 
-    def _objective(self, values_RP: Floats, features_RFM: Floats, targets_RM: Floats, delta: float) -> Floats:
-        residuals_RM = self._loss.residuals(self._predict(values_RP, features_RFM), targets_RM)
-        return np.asarray(self._loss.rho(residuals_RM, delta) @ self._weights_M)
+    def _evaluate(self, values_RP: Floats, features_RFM: Floats, targets_RM: Floats, delta: float) -> Floats:
+        residuals_RM = self._objective.residuals(self._predict(values_RP, features_RFM), targets_RM)
+        return np.asarray(self._objective.rho(residuals_RM, delta) @ self._weights_M)
 
     def _predict(self, values_RP: Floats, features_RFM: Floats) -> Floats:
         return np.asarray((values_RP[:, None, : self._first] @ features_RFM)[:, 0])
@@ -217,15 +196,15 @@ class Problem:
     ) -> tuple[Floats, Floats, Floats]:
         """Gradient [R, P] and Hessian [R, P, P] of the objective, and the scale [R, P] of each parameter."""
         predicted_RM = self._predict(values_RP, features_RFM)
-        residuals_RM = self._loss.residuals(predicted_RM, targets_RM)
+        residuals_RM = self._objective.residuals(predicted_RM, targets_RM)
         slope_RM = np.clip(residuals_RM, -delta, delta) * self._weights_M
         outer_RM = (np.abs(residuals_RM) <= delta) * self._weights_M
         second_RM = slope_RM
         coefficient_RK = values_RP[:, 1 + self._of]
         bent_RKM = features_RFM[:, 1 + self._of] * -self._logs_KM
         jacobian_RPM = np.concatenate([features_RFM, bent_RKM * coefficient_RK[:, :, None]], axis=1)
-        if self._loss.logarithmic:
-            inverse_RM = 1 / np.maximum(predicted_RM, _TINY)
+        if self._objective.logarithmic:
+            inverse_RM = 1 / np.maximum(predicted_RM, TINY)
             jacobian_RPM *= inverse_RM[:, None]
             outer_RM = outer_RM - slope_RM
             second_RM = slope_RM * inverse_RM
@@ -245,7 +224,7 @@ class Problem:
 
 
 def _step(gradient_RP: Floats, hessian_RPP: Floats, scale_RP: Floats, held_RP: Bools, damping_R: Floats) -> Floats:
-    """Damped Newton steps [R, P] downhill: negative curvature counts by its size; held parameters stay."""
+    """Damped Newton steps [R, P] downhill: curvatures enter by their absolute value; held parameters do not move."""
     scale_RP = np.maximum(scale_RP, 1e-9)
     free_RP = ~held_RP / scale_RP
     scaled_RPP = np.clip(np.nan_to_num(hessian_RPP * free_RP[:, :, None] * free_RP[:, None, :]), -1e100, 1e100)
@@ -259,7 +238,7 @@ def _step(gradient_RP: Floats, hessian_RPP: Floats, scale_RP: Floats, held_RP: B
 
 
 def _non_negative(gram_RFF: Floats, moment_RF: Floats) -> tuple[Floats, Floats]:
-    """min ½ xᵀGx - mᵀx over x ≥ 0 [R, F], by trying every subset of the few features; and mᵀx [R]."""
+    """Minimize ½ xᵀGx - mᵀx over x ≥ 0 by trying every subset of the few features; return x [R, F] and mᵀx [R]."""
     count, features = moment_RF.shape
     best_RF, gain_R = np.zeros((count, features)), np.zeros(count)
     ridge = 1e-12 * np.trace(gram_RFF, axis1=1, axis2=2)[:, None, None]

@@ -1,4 +1,7 @@
-"""The compute-optimal size: the N and samples of least loss for a budget of FLOPs, and how size goes with width."""
+"""Compute-optimal training by the law: the N and samples with the lowest predicted loss for a budget of FLOPs.
+
+Also the relations between width, parameters and FLOPs. ``profiles`` reads the optimum from the runs instead.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,26 @@ from isoflop.scaling.laws import Law
 from isoflop.scaling.runs import SAME, Study
 from isoflop.scaling.uncertainty import interval
 
-FLAT = 1.01  # times the least loss: sizes within it are as good
-_PLACES = 1201  # of the ladder of sizes at which a budget is looked at
-_REACH = 1e4  # times the study's smallest and largest model, how far the ladder goes
-_MOST_WITHOUT = 0.05  # share of replicates that may have no optimum before its interval is open
+FLAT = 1.01  # sizes with a loss up to this factor above the minimum are practically optimal
+_GRID_SIZES = 1201
+_GRID_REACH = 1e4  # the grid extends beyond the study's smallest and largest model by this factor
+_MAX_UNBOUNDED = 0.05  # an optimum has no interval if more than this share of the replicates has no optimum
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters as a quadratic of width (exact for layers whose inputs and outputs grow with it; None where runs
-    have no width), and training FLOPs a sample as a power of parameters: cost · N^growth."""
+    """Parameters as a quadratic in width, and training FLOPs per sample as a power of parameters: cost · N^growth.
 
-    quadratic: tuple[float, float, float] | None  # of width², width and 1
+    The quadratic is exact for layers whose inputs and outputs both grow with width; it is None if runs have no width.
+    """
+
+    quadratic: tuple[float, float, float] | None  # coefficients of width², width and 1
     cost: float
     growth: float
 
     @classmethod
     def of(cls, study: Study) -> Sizes:
-        """The curves through the study's sizes; a single size costs as 6 FLOPs a parameter and sample grow."""
+        """Fit both relations to the study's models; for a single size the FLOPs are proportional to N."""
         rows = sorted({(run.parameters, run.flops / run.seen_samples) for run in study.runs})
         parameters, flops = np.array(rows, np.float64).T
         if len(study.sizes) > 1:
@@ -39,14 +44,14 @@ class Sizes:
         return cls(_quadratic(study), float(np.exp(log_cost)), float(growth))
 
     def parameters(self, width: float) -> float:
-        """N of a width; nan where widths are unknown."""
+        """Number of parameters of a width; nan without a quadratic."""
         if self.quadratic is None:
             return float("nan")
         second, first, zeroth = self.quadratic
         return second * width * width + first * width + zeroth
 
     def width(self, parameters: float) -> float | None:
-        """The (fractional) width of N parameters: the largest real root; None where there is none."""
+        """The (fractional) width with this number of parameters, the largest real root; None if there is none."""
         if self.quadratic is None:
             return None
         second, first, zeroth = self.quadratic
@@ -55,11 +60,11 @@ class Sizes:
         return float(real.max()) if len(real) and real.max() > 0 else None
 
     def flops(self, parameters: float, seen_samples: float) -> float:
-        """Of training a model of so many parameters on so many samples."""
+        """FLOPs of training a model of ``parameters`` on ``seen_samples``."""
         return float(self.cost * parameters**self.growth * seen_samples)
 
     def samples(self, flops: float, parameters: Floats) -> Floats:
-        """How many samples a budget lets models of these sizes see."""
+        """Number of samples that a budget of FLOPs lets models of these sizes see."""
         return np.asarray(flops / (self.cost * parameters**self.growth))
 
 
@@ -68,22 +73,22 @@ def _quadratic(study: Study) -> tuple[float, float, float] | None:
     if len(pairs) < 3:
         return None
     widths, parameters = np.array(pairs, np.float64).T
-    scale = widths.max()  # keeps the powers of a wide width in range
+    scale = widths.max()  # keeps squares of large widths in range
     second, first, zeroth = np.polyfit(widths / scale, parameters, 2)
     return float(second / scale**2), float(first / scale), float(zeroth)
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """What the law says to spend a budget on, with intervals of 95 %.
+    """Compute-optimal training for a budget, with 95 % intervals.
 
-    ``place`` is ``inside`` the study's range, ``extrapolated`` beyond it in size or samples, or ``unbounded``: the law
-    has no minimum, as its loss falls with one of them alone (the other figures are None then). ``flat`` are the sizes
-    between which the law's loss is within 1 % of the best.
+    ``status`` is ``interpolated`` if size and samples lie within the study's range, ``extrapolated`` if either lies
+    beyond, and ``unbounded`` if the predicted loss has no minimum along the budget, because it depends on only one of
+    them; the other fields are then None. ``flat`` is the range of sizes whose loss is within 1 % of the minimum.
     """
 
     flops: float
-    place: str
+    status: str
     parameters: float | None = None
     parameters_interval: tuple[float, float] | None = None
     width: float | None = None
@@ -92,23 +97,23 @@ class Optimum:
     unique_samples: float | None = None
     epochs: float | None = None
     loss: float | None = None
-    loss_interval: tuple[float, float] | None = None  # of the law
-    loss_prediction: tuple[float, float] | None = None  # of a new run
+    loss_interval: tuple[float, float] | None = None  # confidence interval of the law
+    loss_prediction: tuple[float, float] | None = None  # prediction interval of a new run
     flat: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Planner:
-    """A law with what a plan needs to know of its study: sizes, ranges, and what the data are."""
+    """A law and what planning needs from its study: relations of size, ranges, and what compute buys."""
 
     law: Law
     sizes: Sizes
-    data_axis: str  # what a budget buys beside size
-    epochs: float  # passes over the data, where the data are what a budget buys
-    all_samples: float  # unique ones to train on, where passes are
-    smallest: float  # parameters of the study
+    data_axis: str  # what compute buys in addition to size, see ``Study.data_axis``
+    epochs: float  # fixed number of epochs if compute buys unique samples
+    all_samples: float  # fixed number of unique samples if compute buys epochs
+    smallest: float  # range of the study's parameters
     largest: float
-    least_samples: float  # of the data axis
+    least_samples: float  # range of the study's data axis
     most_samples: float
 
     @classmethod
@@ -121,75 +126,77 @@ class Planner:
         )  # fmt: skip
 
     def levels(self, parameters: Floats | float, seen_samples: Floats | float) -> dict[str, Floats | float]:
-        """Levels by axis of models of these sizes that see so many samples."""
-        passes = self.data_axis == "seen_samples"
-        unique = self.all_samples if passes else np.asarray(seen_samples) / self.epochs
+        """Levels by axis of models of these sizes that see these samples."""
+        buys_epochs = self.data_axis == "seen_samples"
+        unique = self.all_samples if buys_epochs else np.asarray(seen_samples) / self.epochs
         flops = self.sizes.cost * np.asarray(parameters) ** self.sizes.growth * seen_samples
         return {"parameters": parameters, "unique_samples": unique, "seen_samples": seen_samples, "flops": flops}
 
     def optimum(self, flops: float) -> Optimum:
-        """The size of least loss for a budget, looked for along the curve of sizes that spend all of it."""
+        """The compute-optimal size for a budget: the minimum of the predicted loss over sizes that spend all of it."""
         if "parameters" not in self.law.form.axes or self.data_axis not in self.law.form.axes:
             return Optimum(flops, "unbounded")
-        ladder = self._ladder()
-        levels = self.levels(ladder, self.sizes.samples(flops, ladder))
+        grid = self._grid()
+        levels = self.levels(grid, self.sizes.samples(flops, grid))
         losses = self.law.predict(levels)
-        (best,) = _minima(np.log(ladder), losses[None])
+        (best,) = _minima(np.log(grid), losses[None])
         if not np.isfinite(best):
             return Optimum(flops, "unbounded")
         parameters = float(np.exp(best))
         samples = float(self.sizes.samples(flops, np.array([parameters]))[0])
         here = {name: np.atleast_1d(level) for name, level in self.levels(parameters, samples).items()}
         scalars = {name: float(level[0]) for name, level in here.items()}
-        sizes_R = _minima(np.log(ladder), self.law.samples(levels))
+        sizes_R = _minima(np.log(grid), self.law.replicate_losses(levels))
         bounded_R = np.isfinite(sizes_R)
-        known = self.law.noise.freedom > 0 and bounded_R.mean() >= 1 - _MOST_WITHOUT
+        has_noise = self.law.noise.degrees_of_freedom > 0
+        identifiable = has_noise and bounded_R.mean() >= 1 - _MAX_UNBOUNDED
         samples_R = self.sizes.samples(flops, np.exp(sizes_R[bounded_R]))
         loss = float(self.law.predict(here)[0])
-        even = ladder[losses <= FLAT * loss]
+        flat = grid[losses <= FLAT * loss]
         data = samples if self.data_axis == "seen_samples" else samples / self.epochs
-        known_sizes = self.smallest / SAME <= parameters <= SAME * self.largest
-        inside = known_sizes and self.least_samples / SAME <= data <= SAME * self.most_samples
+        size_in_range = self.smallest / SAME <= parameters <= SAME * self.largest
+        in_range = size_in_range and self.least_samples / SAME <= data <= SAME * self.most_samples
         unique = float(here["unique_samples"][0])
+        loss_interval = interval(self.law.replicate_losses(here)[:, 0]) if has_noise else None
         return Optimum(
             flops,
-            "inside" if inside else "extrapolated",
+            "interpolated" if in_range else "extrapolated",
             parameters=parameters,
-            parameters_interval=_exp(interval(sizes_R[bounded_R])) if known else None,
+            parameters_interval=_exp(interval(sizes_R[bounded_R])) if identifiable else None,
             width=self.sizes.width(parameters),
             samples=samples,
-            samples_interval=interval(samples_R) if known else None,
+            samples_interval=interval(samples_R) if identifiable else None,
             unique_samples=unique,
             epochs=samples / unique,
             loss=loss,
             loss_prediction=self.law.prediction(scalars, seeds=1)[1],
-            loss_interval=interval(self.law.samples(here)[:, 0]) if self.law.noise.freedom else None,
-            flat=(float(even.min()), float(even.max())) if len(even) else (parameters, parameters),
+            loss_interval=loss_interval,
+            flat=(float(flat.min()), float(flat.max())) if len(flat) else (parameters, parameters),
         )
 
     def best(self, flops: float) -> tuple[float, float] | None:
-        """The size of least loss for a budget and that loss, as ``optimum`` has them; None where there is none."""
-        ladder = self._ladder()
-        losses = self.law.predict(self.levels(ladder, self.sizes.samples(flops, ladder)))
-        (log_size,) = _minima(np.log(ladder), losses[None])
+        """The compute-optimal size for a budget and its predicted loss, without intervals; None if unbounded."""
+        grid = self._grid()
+        losses = self.law.predict(self.levels(grid, self.sizes.samples(flops, grid)))
+        (log_size,) = _minima(np.log(grid), losses[None])
         return (float(np.exp(log_size)), float(losses.min())) if np.isfinite(log_size) else None
 
     def flops_for(self, loss: float) -> float | None:
-        """The least FLOPs with which the law's best size reaches a loss; None where no budget within reach does."""
-        return self._least_flops(lambda _, reached: reached <= loss)
+        """The smallest budget whose compute-optimal size reaches a predicted loss; None if no budget does."""
+        return self._smallest_budget(lambda _, reached: reached <= loss)
 
     def flops_of(self, parameters: float) -> float | None:
-        """The budget for which a model of so many parameters is the best size; None where there is none."""
-        return self._least_flops(lambda size, _: size >= parameters)
+        """The budget for which a model of ``parameters`` is compute-optimal; None if there is none."""
+        return self._smallest_budget(lambda size, _: size >= parameters)
 
-    def _least_flops(self, enough: Callable[[float, float], bool]) -> float | None:
-        """The least budget whose best size and loss are ``enough``, by bisection: both go one way with the budget."""
+    def _smallest_budget(self, enough: Callable[[float, float], bool]) -> float | None:
+        """The smallest budget whose optimum is ``enough``, by bisection: size and loss are monotonic in the budget."""
         scale = self.sizes.flops(self.largest, self.most_samples)
         tried = np.log(scale) + np.arange(-20.0, 30.0)
-        bounded = [place for place in tried if self.best(float(np.exp(place)))]
+        bounded = [log for log in tried if self.best(float(np.exp(log)))]
         if not bounded:
             return None
-        ends = [enough(*(self.best(float(np.exp(place))) or (0.0, np.inf))) for place in (bounded[0], bounded[-1])]
+        ends = [enough(*(self.best(float(np.exp(log))) or (0.0, np.inf))) for log in (bounded[0], bounded[-1])]
         if ends != [False, True]:
             return None
         low, high = bounded[0], bounded[-1]
@@ -199,12 +206,12 @@ class Planner:
             low, high = (low, middle) if found and enough(*found) else (middle, high)
         return float(np.exp(high))
 
-    def _ladder(self) -> Floats:
-        return np.geomspace(self.smallest / _REACH, self.largest * _REACH, _PLACES)
+    def _grid(self) -> Floats:
+        return np.geomspace(self.smallest / _GRID_REACH, self.largest * _GRID_REACH, _GRID_SIZES)
 
 
 def _minima(logs_G: Floats, losses_RG: Floats) -> Floats:
-    """Places [R] of the least loss along the ladder, between its rungs; nan where it is at an end of it or flat."""
+    """Log sizes [R] of the minima along the grid, by parabolic interpolation; nan if at an end of the grid or flat."""
     rows = np.arange(len(losses_RG))
     best_R = losses_RG.argmin(axis=1)
     inner_R = np.clip(best_R, 1, len(logs_G) - 2)
@@ -220,9 +227,11 @@ def _exp(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def budgets(study: Study) -> dict[str, float]:
-    """FLOPs of the cheapest, the median and the dearest run, and ten times the dearest; of the runs on the most data
-    where a budget buys passes over them."""
+    """FLOPs of the study's smallest, median and largest run, and ten times the largest.
+
+    If compute buys epochs, only the runs on the most data count.
+    """
     most = max(run.unique_samples for run in study.runs)
-    whole = study.data_axis == "unique_samples"  # a budget buys data too
-    flops = sorted({run.flops for run in study.runs if whole or run.unique_samples == most})
+    buys_data = study.data_axis == "unique_samples"
+    flops = sorted({run.flops for run in study.runs if buys_data or run.unique_samples == most})
     return {"smallest": flops[0], "median": float(np.median(flops)), "largest": flops[-1], "tenfold": 10 * flops[-1]}

@@ -1,18 +1,21 @@
-"""What an analysis leaves behind for people and programs: the metrics and the table of points.
+"""Write an analysis for users and programs: metrics/scaling.json and the CSV of runs.
 
-``facts`` makes metrics/scaling.json, with stable names (None where there is nothing to say):
+``facts`` builds metrics/scaling.json. Its keys are stable; a value is None if it does not exist:
 
-- ``form`` (as people write it), ``loss``; ``runs``, ``left_out`` (a count a reason), ``configurations``;
-- ``parameters``: for each parameter of the law of all runs (E, A, alpha, ...) its ``value``, ``low`` and ``high``
-  (95 %, bootstrap; E by its profile); ``forms``: what the runs do not rule out, each with its ``weight``;
-- ``seed_noise`` and ``configuration_noise``: relative standard deviations of the loss;
-- ``held_out``: ``name``, ``width``, and at the most data ``seeds``, ``predicted``, ``low``, ``high`` (95 % for the
-  mean of its seeds), ``actual`` (their mean), ``sd``, ``relative_error`` (predicted / actual - 1), ``covered``, by a
-  law that never saw that size; ``points``: the same for each configuration;
-- ``optimal``: a block a budget (``smallest``, ``median``, ``largest``, ``tenfold``), see ``planning.Optimum``;
-- ``profiles``: what the runs of one budget say of its best size, beside the law's interval for it;
-- ``data_question``, ``next_run``: see ``advice``; ``trusted``: no diagnostic that forbids it;
-- ``diagnoses``: a list of {kind, message, figures}.
+- ``form`` (formula), ``objective``; ``runs``, ``excluded`` (number by reason), ``configurations``;
+- ``parameters``: ``value``, ``low`` and ``high`` of each parameter of the law of all runs (E, A, alpha, ...), with 95 %
+  bootstrap intervals (E: profile interval); ``forms``: the forms that are not ruled out, each with its BIC ``weight``;
+- ``seed_noise`` and ``configuration_noise``: relative standard deviations of the loss between seeds, and of the law's
+  misfit beyond them;
+- ``held_out``: ``name``, ``width``, and for the configuration with the most data ``seeds``, ``predicted``, ``low`` and
+  ``high`` (95 % prediction interval of the mean over seeds), ``actual`` (measured mean), ``sd``, ``relative_error``
+  (predicted / actual - 1) and ``covered``, by a law that was not fitted to that size; ``points``: the same for each
+  configuration;
+- ``optimal``: a ``planning.Optimum`` for each budget (``smallest``, ``median``, ``largest``, ``tenfold``);
+- ``profiles``: the compute-optimal size of each budget by its IsoFLOP profile, with that of the law; their
+  ``profile_exponent`` a of N* ∝ C^a;
+- ``data_question``, ``next_run``: see ``advice``;
+- ``trusted``: whether no diagnostic is a warning; ``diagnostics``: a list of {kind, message, values}.
 """
 
 from __future__ import annotations
@@ -25,23 +28,24 @@ from typing import Any
 import numpy as np
 
 from isoflop.runtime.files import write_json
-from isoflop.scaling.analysis import LOSS, Analysis, Comparison, HeldOut
+from isoflop.scaling.analysis import OBJECTIVE, Analysis
+from isoflop.scaling.held_out import Comparison, HeldOut
 from isoflop.scaling.laws import Law
 from isoflop.scaling.planning import Planner
 from isoflop.scaling.profiles import Profile, exponent
 from isoflop.scaling.uncertainty import interval
 
 
-def facts(analysis: Analysis, loss: str = LOSS) -> dict[str, Any]:
-    """What metrics/scaling.json holds (see the module)."""
+def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:
+    """The content of metrics/scaling.json, see the module's docstring."""
     law, study = analysis.law, analysis.study
     content: dict[str, Any] = {
         "form": law.form.label,
-        "loss": loss,
+        "objective": objective,
         "runs": len(study.runs),
-        "left_out": dict(sorted(study.left_out.items())),
+        "excluded": dict(sorted(study.excluded.items())),
         "configurations": len(set(study.configurations.tolist())),
-        "parameters": _parameters(law, analysis.floor),
+        "parameters": _parameters(law, analysis.irreducible),
         "forms": [{"form": one.form.label, "weight": one.weight} for one in law.fits],
         "seed_noise": law.noise.seed,
         "configuration_noise": law.noise.configuration,
@@ -52,23 +56,23 @@ def facts(analysis: Analysis, loss: str = LOSS) -> dict[str, Any]:
         "data_question": asdict(analysis.data_question) if analysis.data_question else None,
         "next_run": asdict(analysis.next_run) if analysis.next_run else None,
         "trusted": analysis.trusted,
-        "diagnoses": [asdict(diagnosis) for diagnosis in analysis.diagnoses],
+        "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
     }
     return {name: rounded(value) for name, value in content.items()}
 
 
-def write_facts(analysis: Analysis, file: Path, loss: str = LOSS) -> None:
-    """metrics/scaling.json."""
-    write_json(file, facts(analysis, loss))
+def write_facts(analysis: Analysis, file: Path, objective: str = OBJECTIVE) -> None:
+    """Write metrics/scaling.json."""
+    write_json(file, facts(analysis, objective))
 
 
-def _parameters(law: Law, floor: tuple[float, float] | None) -> dict[str, Any]:
+def _parameters(law: Law, irreducible: tuple[float, float] | None) -> dict[str, Any]:
     content = {}
-    for place, name in enumerate(law.form.names):
-        low, high = interval(law.replicates[:, place]) if law.noise.freedom else (None, None)
+    for index, name in enumerate(law.form.names):
+        low, high = interval(law.replicates[:, index]) if law.noise.degrees_of_freedom else (None, None)
         if name == "E":
-            low, high = floor or (None, None)
-        content[name] = {"value": float(law.values[place]), "low": low, "high": high}
+            low, high = irreducible or (None, None)
+        content[name] = {"value": float(law.values[index]), "low": low, "high": high}
     return content
 
 
@@ -85,7 +89,7 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
 
 
 def _profile(profile: Profile, planner: Planner) -> dict[str, Any]:
-    names = ("flops", "refused", "parameters", "parameters_interval", "samples", "samples_interval", "loss", "flat")
+    names = ("flops", "rejected", "parameters", "parameters_interval", "samples", "samples_interval", "loss", "flat")
     by_law = planner.optimum(profile.flops)
     return {
         **{name: getattr(profile, name) for name in names},
@@ -94,20 +98,20 @@ def _profile(profile: Profile, planner: Planner) -> dict[str, Any]:
     }
 
 
-def rounded(value: Any) -> Any:
-    """Floats to six significant digits, however deep; what is not finite becomes None, which JSON has a word for."""
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Round all floats in a nested value to ``digits`` significant digits; non-finite ones become None, for JSON."""
     if isinstance(value, float):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if np.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(inner, digits) for name, inner in value.items()}
+    return [rounded(inner, digits) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def write_points(analysis: Analysis, file: Path) -> None:
-    """A CSV row a run: its sizes (``body_parameters``: without embedding and head, where they are known), its loss, and
-    what the law predicts that never saw the largest size.
+    """Write a CSV with one row per run: sizes, measured loss and the loss predicted by the held-out law.
 
-    Where too few sizes allowed to hold one out, the law of all runs predicts.
+    Without a held-out level, the law of all runs predicts. ``body_parameters`` exclude embedding and head and are empty
+    if unknown.
     """
     held_out = analysis.held_out
     law = held_out.law if held_out else analysis.law
@@ -118,6 +122,6 @@ def write_points(analysis: Analysis, file: Path) -> None:
         rows.writerow([*axes, "body_parameters", "seed", "loss", "predicted", "held_out"])
         for run, predicted in zip(analysis.study.runs, predicted_M, strict=True):
             sizes = [f"{getattr(run, axis):.10g}" for axis in axes]
-            unseen = held_out is not None and held_out.holds(run)
+            is_held_out = held_out is not None and held_out.includes(run)
             body = "" if run.body_parameters is None else f"{run.body_parameters:.10g}"
-            rows.writerow([*sizes, body, run.seed, f"{run.loss:.6g}", f"{predicted:.6g}", str(unseen).lower()])
+            rows.writerow([*sizes, body, run.seed, f"{run.loss:.6g}", f"{predicted:.6g}", str(is_held_out).lower()])

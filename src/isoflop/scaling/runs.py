@@ -1,4 +1,4 @@
-"""The table of runs that a law is fitted to, and reading it from the files of a sweep."""
+"""The study that a law is fitted to: its runs, and reading them from the files of a sweep. ``tables`` reads CSV."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import numpy.typing as npt
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.forms import Floats
 
-MIN_WIDTHS = 3  # fewer cannot tell a floor from a power of N
-_NO_BETTER_THAN_CHANCE = 0.9  # of the loss of guessing: a run above has learnt next to nothing
-SAME = 1.02  # levels within this factor are one: epochs of whole steps, FLOPs of rounded sizes
+MIN_WIDTHS = 3  # with fewer, E is not identifiable
+_MAX_SHARE_OF_CHANCE = 0.9  # a run whose loss is a larger share of the chance loss is undertrained
+SAME = 1.02  # levels within this factor are one level, as rounded epochs and sizes differ slightly
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of the study that came to an end."""
+    """One finished training run."""
 
     parameters: float
-    unique_samples: float  # in the training split it saw
+    unique_samples: float  # in its training split
     seen_samples: float  # over all epochs
     flops: float  # of training, forward and backward
     seed: int
-    loss: float  # on data that it was not trained on
+    loss: float  # on validation data
     accuracy: float | None = None
     width: int | None = None
-    body_parameters: float | None = None  # without embedding and head
+    body_parameters: float | None = None  # excluding embedding and head
 
     @property
     def epochs(self) -> float:
@@ -42,16 +42,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs to fit, how many were left out and why, and the size of the whole training split."""
+    """The runs to fit, the number of excluded runs by reason, and the size of the full training split."""
 
     runs: tuple[Run, ...]
-    left_out: Mapping[str, int] = field(default_factory=dict)  # diverged, undertrained: how many
+    excluded: Mapping[str, int] = field(default_factory=dict)  # number of runs by reason: diverged, undertrained
     all_samples: float = 0.0
-    assumed: str = ""  # what a table lacked and what stands for it: C = 6 N S (Kaplan et al. 2020)
+    assumed: str = ""  # what a table lacked and what was assumed, such as C = 6 N S (Kaplan et al. 2020)
 
     @property
     def sizes(self) -> list[float]:
-        """Parameters of the models, each once, ascending."""
+        """Distinct model sizes in parameters, ascending."""
         return sorted({run.parameters for run in self.runs})
 
     @property
@@ -61,21 +61,21 @@ class Study:
 
     @property
     def configurations(self) -> npt.NDArray[np.int64]:
-        """Number [M] of each run's configuration: runs that differ in their seed alone share one."""
+        """Index [M] of the configuration of each run; runs that differ only in their seed share one."""
         axes = self.axes if self.axes == ("flops",) else ("parameters", "unique_samples", "seen_samples")
-        keys = list(zip(*(self._level_numbers(axis) for axis in axes), strict=True))
-        order = {key: number for number, key in enumerate(sorted(set(keys)))}
+        keys = list(zip(*(self._level_indices(axis) for axis in axes), strict=True))
+        order = {key: index for index, key in enumerate(sorted(set(keys)))}
         return np.array([order[key] for key in keys], np.int64)
 
-    def _level_numbers(self, axis: str) -> list[int]:
-        """Of each run, which of ``level_values`` it is at."""
-        return [int(place) - 1 for place in np.searchsorted(self.level_values(axis), self.column(axis), side="right")]
+    def _level_indices(self, axis: str) -> list[int]:
+        """Index [M] into ``level_values`` of each run."""
+        return [int(after) - 1 for after in np.searchsorted(self.level_values(axis), self.column(axis), side="right")]
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What the study varies: parameters, unique samples, and samples seen where epochs differ too.
+        """The axes that the study varies: parameters, unique samples, and samples seen if the epochs differ.
 
-        FLOPs where nothing else varies, as in a table that has no other column.
+        FLOPs if nothing else varies, as in a table without other columns.
         """
         axes = [axis for axis in ("parameters", "unique_samples") if len(self.level_values(axis)) > 1]
         epochs = [run.epochs for run in self.runs]
@@ -85,15 +85,15 @@ class Study:
 
     @property
     def data_axis(self) -> str:
-        """What a budget buys beside size: passes over the data where these vary, else more of the data."""
+        """What compute buys in addition to size: samples seen if the epochs vary, else unique samples."""
         return "seen_samples" if "seen_samples" in self.axes else "unique_samples"
 
     def column(self, axis: str) -> Floats:
-        """Levels [M] of one axis, which is a field of ``Run``."""
+        """Levels [M] of the runs on one axis, a field of ``Run``."""
         return np.array([getattr(run, axis) for run in self.runs], np.float64)
 
     def level_values(self, axis: str) -> list[float]:
-        """The levels of an axis, each once, ascending; those within 2 % of the one before are the same."""
+        """Distinct levels of an axis, ascending; levels within 2 % of the previous one count as the same."""
         levels: list[float] = []
         for value in np.unique(self.column(axis)):
             if not levels or value > SAME * levels[-1]:
@@ -105,90 +105,87 @@ class Study:
         return np.stack([self.column(axis) for axis in axes])
 
     def only(self, keep: Sequence[bool]) -> Study:
-        """The study with just the runs that ``keep`` marks."""
+        """The study restricted to the runs that ``keep`` [M] marks."""
         kept = tuple(run for run, wanted in zip(self.runs, keep, strict=True) if wanted)
-        return Study(kept, self.left_out, self.all_samples, self.assumed)
+        return Study(kept, self.excluded, self.all_samples, self.assumed)
 
     def size_name(self, parameters: float) -> str:
-        """``width 32`` where the runs tell their width, else ``2.98e+05 parameters``."""
+        """``width 32`` if the runs have a width, else ``2.98e+05 parameters``."""
         widths = {run.width for run in self.runs if run.parameters == parameters} - {None}
         return f"width {widths.pop()}" if len(widths) == 1 else f"{parameters:.3g} parameters"
 
 
 def read_study(folder: Path, widths: Sequence[int]) -> Study:
-    """Read exactly the files ``width-W.json`` of ``widths``, and no other that an earlier study left there.
+    """Read the files ``width-W.json`` of ``widths`` and ignore files of other widths.
 
     Raises:
-        UserError: a file is missing or has another form, or too few widths have a run that came to an end.
+        UserError: a file is missing or malformed, or fewer than 3 widths have a usable run.
     """
     runs: list[Run] = []
-    marks: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     largest = 0.0
     for width in sorted(set(widths)):
-        for run, mark, whole in _read_runs(folder / f"width-{width}.json"):
+        for run, reason, whole in _read_runs(folder / f"width-{width}.json"):
             largest = max(largest, whole)
-            marks[mark] += bool(mark)
-            runs += [run] if run and not mark else []
-    study = Study(tuple(runs), +marks, all_samples=largest)
+            reasons[reason] += bool(reason)
+            runs += [run] if run and not reason else []
+    study = Study(tuple(runs), +reasons, all_samples=largest)
     if len(study.sizes) < MIN_WIDTHS:
-        why = f" (left out: {in_words(study.left_out)})" if study.left_out else ""
+        widths_left = sorted({run.width for run in study.runs if run.width is not None})
+        why = f" (excluded: {format_counts(study.excluded)})" if study.excluded else ""
         raise UserError(
-            f"sweep.widths: found runs of {len(study.sizes)} widths {[run.width for run in _first_of_each(study)]} "
-            f"to fit{why}, expected at least {MIN_WIDTHS}"
+            f"sweep.widths: got usable runs of {len(widths_left)} widths {widths_left}{why}, "
+            f"expected at least {MIN_WIDTHS}"
         )
     return study
 
 
-def in_words(left_out: Mapping[str, int]) -> str:
+def format_counts(excluded: Mapping[str, int]) -> str:
     """``2 diverged, 1 undertrained``."""
-    return ", ".join(f"{count} {mark}" for mark, count in sorted(left_out.items()))
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(excluded.items()))
 
 
 def discard_other_widths(folder: Path, widths: Sequence[int]) -> None:
-    """Remove the runs of widths that the study no longer has; DVC's cache keeps them.
+    """Delete the files of widths that are no longer in the study; DVC's cache keeps them.
 
-    DVC leaves them lying in the folder, which the stage depends on as a whole: dvc.lock would depend on what had been
-    tried before, and a second clone would run the stage again.
+    The stage depends on the whole folder. Stale files would make dvc.lock depend on earlier studies, and another clone
+    would rerun the stage.
     """
     for file in set(folder.glob("width-*.json")) - {folder / f"width-{width}.json" for width in widths}:
         file.unlink()
 
 
-def mark_of(loss: float | None, chance: float | None) -> str:
-    """Why a run is left out: ``diverged`` where its loss is no positive number, ``undertrained`` where it is no better
-    than guessing by a tenth, else nothing.
+def exclusion_reason(loss: float | None, chance: float | None) -> str:
+    """Why a run is excluded: ``diverged`` (no finite positive loss), ``undertrained`` (loss above 0.9 of the chance
+    loss), or an empty string if it is kept.
 
     Args:
-        chance: the loss of guessing, if known; the logarithm of the number of classes for the NLL.
+        chance: the loss of random guessing, if known: log(number of classes) for the NLL.
     """
     if loss is None or not (math.isfinite(loss) and loss > 0):
         return "diverged"
-    return "undertrained" if chance is not None and loss > _NO_BETTER_THAN_CHANCE * chance else ""
-
-
-def _first_of_each(study: Study) -> list[Run]:
-    return sorted({run.parameters: run for run in study.runs}.values(), key=lambda run: run.parameters)
+    return "undertrained" if chance is not None and loss > _MAX_SHARE_OF_CHANCE * chance else ""
 
 
 def _read_runs(file: Path) -> list[tuple[Run | None, str, float]]:
-    """Each row's run (None where it has no loss), its mark, and the images of the whole split that it was part of."""
+    """The run of each row (None without a loss), why it is excluded, and the size of the full training split."""
     try:
         content = json.loads(file.read_text())
         return [_run(content, row) for row in content["runs"]]
     except FileNotFoundError:
-        raise UserError(f"{file}: not found, but sweep.widths names it; `dvc repro` makes it") from None
+        raise UserError(f"{file}: not found, but sweep.widths lists its width; fix: run `dvc repro`") from None
     except KeyError as error:
-        raise UserError(f"{file}: found no {error}, expected the runs of a sweep") from None
+        raise UserError(f"{file}: got no key {error}, expected the runs of a sweep") from None
     except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: found something else ({error}), expected the runs of a sweep") from None
+        raise UserError(f"{file}: got malformed content ({error}), expected the runs of a sweep") from None
 
 
 def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str, float]:
     loss = row["val_nll"]
-    mark = "diverged" if row["diverged"] else mark_of(loss, float(content["chance_nll"]))
+    reason = "diverged" if row["diverged"] else exclusion_reason(loss, float(content["chance_nll"]))
     whole = float(row["unique_images"]) / float(row["fraction"])
-    if mark == "diverged":
-        return None, mark, whole
+    if reason == "diverged":
+        return None, reason, whole
     run = Run(
         parameters=int(content["parameters"]),
         unique_samples=int(row["unique_images"]),
@@ -201,5 +198,5 @@ def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str,
         body_parameters=int(content["body_parameters"]),
     )
     if min(run.parameters, run.unique_samples, run.seen_samples, run.flops) <= 0:
-        raise ValueError("a size that is not positive")
-    return run, mark, whole
+        raise ValueError("parameters, images and FLOPs must be positive")
+    return run, reason, whole

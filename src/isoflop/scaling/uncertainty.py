@@ -1,4 +1,4 @@
-"""How far a law can be off: the noise of runs, bootstrap replicates of the law, intervals for it and for new runs."""
+"""Uncertainty of a fitted law: seed noise and misfit, bootstrap replicates, confidence and prediction intervals."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.scaling.fitting import floor_profile, refit
+from isoflop.scaling.fitting import profile_objective, refit
 from isoflop.scaling.forms import AnyForm, Floats, Form
-from isoflop.scaling.newton import Loss
+from isoflop.scaling.objectives import Objective
 
-_MOST_NOISE = 25.0  # of log loss, drawn for runs that follow no law: e^25 is as good as infinite, and is a number
-_NOISE_POINTS = 99  # of a noise distribution, at equal shares of probability
+_MAX_NOISE = 25.0  # of log loss, for runs that follow no law: e^25 is finite and as good as infinite
+_NOISE_QUANTILES = 99  # equally likely values that stand for the distribution of the noise
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Spread of runs about the law, as standard deviations of log loss (so of relative loss).
+    """Standard deviations of log loss (relative errors) of runs about the law.
 
-    ``seed`` is that of runs of one configuration, None where each has a single seed; ``configuration`` is what
-    configurations miss the law by beyond their seeds. ``freedom`` is the degrees of freedom behind them; with
-    none, the noise cannot be told and both intervals of a prediction are unknown.
+    ``seed`` is that between runs of one configuration; None if each configuration has a single seed.
+    ``configuration`` is the law's misfit: the deviation of configurations beyond their seed noise. Both were
+    estimated with ``degrees_of_freedom``; with 0 the noise is not identifiable and predictions have no interval.
     """
 
     seed: float | None
     configuration: float
-    freedom: int
+    degrees_of_freedom: int
 
-    def spread(self, seeds: int) -> float:
-        """Standard deviation of a new configuration's mean log loss over ``seeds`` runs."""
+    def sd_of_mean(self, seeds: int) -> float:
+        """Standard deviation of the mean log loss of ``seeds`` runs of a new configuration."""
         return float(np.hypot(self.configuration, (self.seed or 0.0) / np.sqrt(seeds)))
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """Log residuals of the runs taken apart: of configurations' means [C], and of runs about these [M]."""
+    """Log residuals of runs, split into configuration means [C] and deviations of runs from these means [M]."""
 
     means: Floats
     within: Floats
-    counts: Floats  # runs a configuration [C]
+    counts: Floats  # [C] runs per configuration
 
     @classmethod
     def of(cls, log_residuals: Floats, configurations: npt.NDArray[np.int64]) -> Residuals:
@@ -48,35 +48,37 @@ class Residuals:
         return cls(means, log_residuals - means[configurations], counts)
 
     def seed_variance(self) -> tuple[float | None, int]:
-        """Pooled variance of runs of one configuration, and its degrees of freedom."""
-        freedom = int(len(self.within) - len(self.means))
-        return (float((self.within**2).sum() / freedom) if freedom else None), freedom
+        """Pooled variance between runs of one configuration, and its degrees of freedom."""
+        dof = int(len(self.within) - len(self.means))
+        return (float((self.within**2).sum() / dof) if dof else None), dof
 
     def misfit_variance(self, parameters: int) -> tuple[float | None, int]:
-        """Variance of runs as their configurations' means miss the law, which is that of seeds where the law is right,
-        however many seeds each has; and its degrees of freedom."""
-        freedom = len(self.means) - parameters
+        """Variance of single runs estimated from the configuration means, and its degrees of freedom.
+
+        If the law is correct it estimates the seed variance, whatever the number of seeds per configuration.
+        """
+        dof = len(self.means) - parameters
         squares = float((self.counts * self.means**2).sum())
-        return (squares / freedom if freedom > 0 else None), max(freedom, 0)
+        return (squares / dof if dof > 0 else None), max(dof, 0)
 
     def mean_variance(self, parameters: int) -> tuple[float | None, int]:
-        """Variance of configurations' means about the law, and its degrees of freedom."""
-        freedom = len(self.means) - parameters
-        return (float((self.means**2).sum() / freedom) if freedom > 0 else None), max(freedom, 0)
+        """Variance of the configuration means about the law, and its degrees of freedom."""
+        dof = len(self.means) - parameters
+        return (float((self.means**2).sum() / dof) if dof > 0 else None), max(dof, 0)
 
 
 def noise(residuals: Residuals, parameters: int) -> Noise:
-    """Take the variance of the configurations' means about a law of ``parameters`` apart by the seeds'.
+    """Split the variance about a law with ``parameters`` parameters into seed noise and misfit.
 
-    About a robust fit it comes out somewhat larger than about one by squares, so intervals err on the wide side.
+    Residuals of a robust fit are somewhat larger than those of a least-squares fit, so intervals tend to be wide.
     """
-    seed, seed_freedom = residuals.seed_variance()
-    mean, mean_freedom = residuals.mean_variance(parameters)
+    seed, seed_dof = residuals.seed_variance()
+    mean, mean_dof = residuals.mean_variance(parameters)
     if mean is None:
-        return Noise(None if seed is None else float(np.sqrt(seed)), 0.0, seed_freedom)
-    beyond = max(0.0, mean - (seed or 0.0) * float((1 / residuals.counts).mean()))
-    freedom = mean_freedom if beyond > 0 else seed_freedom
-    return Noise(None if seed is None else float(np.sqrt(seed)), float(np.sqrt(beyond)), freedom)
+        return Noise(None if seed is None else float(np.sqrt(seed)), 0.0, seed_dof)
+    misfit = max(0.0, mean - (seed or 0.0) * float((1 / residuals.counts).mean()))
+    dof = mean_dof if misfit > 0 else seed_dof
+    return Noise(None if seed is None else float(np.sqrt(seed)), float(np.sqrt(misfit)), dof)
 
 
 def bootstrap(
@@ -84,109 +86,109 @@ def bootstrap(
     levels: Floats,
     losses: Floats,
     configurations: npt.NDArray[np.int64],
-    loss: Loss,
+    objective: Objective,
     values: Floats,
     replicates: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Laws [R, P] fitted to tables that could as well have been measured.
+    """Bootstrap replicates [R, P] of the parameters: a residual bootstrap clustered by configuration.
 
-    A residual bootstrap clustered by configuration: the design stays as it was chosen, and each configuration gets
-    the mean residual of one drawn at random, each run the residual about its mean of one drawn at random, both
-    with a random sign and widened for the degrees of freedom that the fit took. (Drawing the runs themselves would
-    leave many replicates of a small design without a whole width, and its law without an end.) Each replicate's noise
-    is as much larger or smaller as the noise of so few degrees of freedom can be (χ²): percentiles of replicates that
-    all had the estimated noise would be normal's where they should be Student's.
+    Each configuration gets the mean residual of a random configuration, and each of its runs the deviation of a
+    random run from its mean, both with a random sign and scaled up for the degrees of freedom of the fit. The design
+    stays fixed: resampling runs (as Besiroglu et al. 2024 do with 240 of them) would leave many replicates of a small
+    design without a whole width, where the law is not identifiable. The residuals of each replicate are scaled by a
+    random factor (χ²) for the uncertainty of the noise estimate, so that percentiles follow Student's t rather than a
+    normal distribution.
     """
     fitted_M = form.predict(values[None], levels)[0]
     residuals = Residuals.of(np.log(losses) - np.log(fitted_M), configurations)
-    seed, seed_freedom = residuals.seed_variance()
-    mean, mean_freedom = residuals.mean_variance(form.size)
+    seed, seed_dof = residuals.seed_variance()
+    mean, mean_dof = residuals.mean_variance(form.size)
     pool_C = residuals.means * np.sqrt(len(residuals.means) * (mean or 0.0) / max((residuals.means**2).sum(), 1e-300))
-    between_RC = _drawn(pool_C, (replicates, len(pool_C)), rng) * _scale(mean_freedom, replicates, rng)
-    if mean is None and seed is not None:  # a law through all the means: the seeds alone say how far these may be off
+    between_RC = _resampled(pool_C, (replicates, len(pool_C)), rng) * _noise_scale(mean_dof, replicates, rng)
+    if mean is None and seed is not None:  # the law interpolates the means: only the seeds give their errors
         between_RC = np.sqrt(seed / residuals.counts) * rng.standard_normal((replicates, len(pool_C)))
-    pool_M = residuals.within * np.sqrt(len(losses) / seed_freedom) if seed_freedom else np.zeros(len(losses))
-    within_RM = _drawn(pool_M, (replicates, len(losses)), rng) * _scale(seed_freedom, replicates, rng)
-    for number in range(len(pool_C)):  # what is drawn about the means must leave the means alone
-        members = configurations == number
+    pool_M = residuals.within * np.sqrt(len(losses) / seed_dof) if seed_dof else np.zeros(len(losses))
+    within_RM = _resampled(pool_M, (replicates, len(losses)), rng) * _noise_scale(seed_dof, replicates, rng)
+    for configuration in range(len(pool_C)):  # deviations from a mean must not move the mean
+        members = configurations == configuration
         within_RM[:, members] -= within_RM[:, members].mean(axis=1, keepdims=True)
-    drawn_RM = np.clip(between_RC[:, configurations] + within_RM, -_MOST_NOISE, _MOST_NOISE)
-    tables_RM = fitted_M * np.exp(drawn_RM)
-    return refit(form, levels, tables_RM, loss, values)
+    noise_RM = np.clip(between_RC[:, configurations] + within_RM, -_MAX_NOISE, _MAX_NOISE)
+    tables_RM = fitted_M * np.exp(noise_RM)
+    return refit(form, levels, tables_RM, objective, values)
 
 
-def _drawn(pool: Floats, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
+def _resampled(pool: Floats, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     return np.asarray(rng.choice(pool, shape) * rng.choice([-1.0, 1.0], shape))
 
 
-def _scale(freedom: int, replicates: int, rng: np.random.Generator) -> Floats:
-    """By how much the true noise may be larger than one estimated with so many degrees of freedom, [R, 1]."""
-    if not freedom:
+def _noise_scale(degrees_of_freedom: int, replicates: int, rng: np.random.Generator) -> Floats:
+    """Random ratios [R, 1] of the true standard deviation to one estimated with these degrees of freedom."""
+    if not degrees_of_freedom:
         return np.ones((replicates, 1))
-    return np.sqrt(freedom / rng.chisquare(freedom, (replicates, 1)))
+    return np.sqrt(degrees_of_freedom / rng.chisquare(degrees_of_freedom, (replicates, 1)))
 
 
-def middle(samples: Floats) -> tuple[Floats, Floats]:
-    """Where the middle 95 % of samples [R, ...] begins and ends.
+def central_interval(samples: Floats) -> tuple[Floats, Floats]:
+    """Lower and upper 95 % percentile bounds of samples [R, ...].
 
-    One more sample falls between the k-th and the l-th of R with chance (l - k)/(R + 1), so of 200 these are the 5th
-    and the 196th; between numpy's default quantiles it would fall with 94 %.
+    A further sample falls between the k-th and the l-th of R with probability (l - k)/(R + 1). Of 200 samples these
+    are the 5th and the 196th; numpy's default quantiles would cover only 94 %.
     """
     low, high = np.quantile(samples, [0.025, 0.975], axis=0, method="weibull")
     return low, high
 
 
 def interval(samples: Floats) -> tuple[float, float]:
-    """The middle 95 % of samples [R] of a quantity."""
-    low, high = middle(samples)
+    """The 95 % percentile interval of samples [R] of a scalar."""
+    low, high = central_interval(samples)
     return float(low), float(high)
 
 
-def prediction_interval(losses: Floats, spread: float, freedom: int) -> tuple[float, float] | None:
-    """Where a new run's loss falls with 95 %: the laws' spread and the runs' noise together.
+def prediction_interval(losses: Floats, sd: float, degrees_of_freedom: int) -> tuple[float, float] | None:
+    """The 95 % prediction interval of a new run's loss: bootstrap replicates and noise combined.
 
     Args:
-        losses: [R], what the bootstrap's laws predict.
-        spread: standard deviation of the run's log loss, with ``freedom`` degrees of freedom (Student's t).
+        losses: [R] losses that the bootstrap replicates predict.
+        sd: standard deviation of the new log loss, estimated with ``degrees_of_freedom`` (Student's t).
 
     Returns:
-        None where there are no degrees of freedom to know the noise by.
+        None if there are no degrees of freedom, so that the noise is not identifiable.
     """
     from scipy.stats import t
 
-    if freedom < 1:
+    if degrees_of_freedom < 1:
         return None
-    shares = (np.arange(_NOISE_POINTS) + 0.5) / _NOISE_POINTS
-    noise_Q = np.clip(spread * t.ppf(shares, freedom), -_MOST_NOISE, _MOST_NOISE)
+    shares = (np.arange(_NOISE_QUANTILES) + 0.5) / _NOISE_QUANTILES
+    noise_Q = np.clip(sd * t.ppf(shares, degrees_of_freedom), -_MAX_NOISE, _MAX_NOISE)
     return interval((losses[:, None] * np.exp(noise_Q)[None]).ravel())
 
 
-def floor_interval(
+def irreducible_loss_interval(
     form: Form, levels: Floats, losses: Floats, configurations: npt.NDArray[np.int64], values: Floats
 ) -> tuple[float, float] | None:
-    """The 95 % interval of E by its profile: the floors at which the runs still fit (F test with one parameter held).
+    """The 95 % profile interval of E: all values that an F test with one fixed parameter does not reject.
 
-    It keeps its meaning where the best E is 0, its bound; the low end is 0 then. None without degrees of freedom.
+    It is valid even if the best E is at its bound of 0; its lower end is then 0. None without degrees of freedom.
     """
     from scipy.stats import f
 
     residuals_M = np.log(losses) - np.log(form.predict(values[None], levels)[0])
-    variance, freedom = Residuals.of(residuals_M, configurations).misfit_variance(form.size)
+    variance, dof = Residuals.of(residuals_M, configurations).misfit_variance(form.size)
     if variance is None:
         return None
     highest = 0.999 * float(losses.max())
     centre = min(float(values[0]), highest)
-    steps = highest * 2.0 ** -np.arange(22)  # from the whole range down to what the least noise can tell
-    floors_F = np.unique(np.clip(np.concatenate([centre - steps, [centre], centre + steps]), 0, highest))
-    halves_F = floor_profile(form, levels, losses, values, floors_F)
-    most = halves_F.min() + 0.5 * max(variance, 1e-300) * f.ppf(0.95, 1, freedom)
-    first, last = np.flatnonzero(halves_F <= most)[[0, -1]]
-    # once more between the ends and their neighbours outside
-    below_F = np.linspace(floors_F[max(first - 1, 0)], floors_F[first], 8)
-    above_F = np.linspace(floors_F[last], floors_F[min(last + 1, len(floors_F) - 1)], 8)
+    steps = highest * 2.0 ** -np.arange(22)  # from the whole range to less than any noise resolves
+    fixed_F = np.unique(np.clip(np.concatenate([centre - steps, [centre], centre + steps]), 0, highest))
+    halves_F = profile_objective(form, levels, losses, values, fixed_F)
+    limit = halves_F.min() + 0.5 * max(variance, 1e-300) * f.ppf(0.95, 1, dof)
+    first, last = np.flatnonzero(halves_F <= limit)[[0, -1]]
+    # refine between each end and its neighbor outside
+    below_F = np.linspace(fixed_F[max(first - 1, 0)], fixed_F[first], 8)
+    above_F = np.linspace(fixed_F[last], fixed_F[min(last + 1, len(fixed_F) - 1)], 8)
     finer_F = np.concatenate([below_F, above_F])
-    allowed_F = finer_F[floor_profile(form, levels, losses, values, finer_F) <= most * (1 + 1e-9)]
-    return float(min(allowed_F.min(initial=np.inf), floors_F[first])), float(
-        max(allowed_F.max(initial=0), floors_F[last])
-    )
+    allowed_F = finer_F[profile_objective(form, levels, losses, values, finer_F) <= limit * (1 + 1e-9)]
+    low = min(allowed_F.min(initial=np.inf), fixed_F[first])
+    high = max(allowed_F.max(initial=0), fixed_F[last])
+    return float(low), float(high)

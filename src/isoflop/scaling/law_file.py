@@ -1,4 +1,4 @@
-"""The law's own file: everything that a forecast or a plan must know of a study, and nothing of any training since."""
+"""Read and write law.json: the fitted law and what a forecast or a plan needs from its study, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from isoflop.scaling.analysis import Analysis
 from isoflop.scaling.forms import form_from_json, form_to_json
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.planning import Planner, Sizes
+from isoflop.scaling.results import rounded
 from isoflop.scaling.uncertainty import Noise
+
+_DIGITS = 10  # of parameters: coefficients and exponents are so correlated that six digits would change the curve
 
 
 @dataclass(frozen=True)
 class KnownLaw:
-    """What the file holds, read back."""
+    """The content of law.json."""
 
     planner: Planner
     accuracy: AccuracyOfLoss | None
     parameters_of_width: dict[int, int]
-    most_unique: float  # of the study's runs; less than ``planner.all_samples`` where its fractions stop short
+    max_unique_samples: float  # of the study's runs; below ``planner.all_samples`` if no fraction is 1
     trusted: bool
-    diagnostics: list[str]  # kinds
+    diagnostics: list[str]  # their kinds
 
 
 def write_law(analysis: Analysis, file: Path) -> None:
-    """The law of all runs with its bootstrap and its noise, and of the study what a forecast must know."""
+    """Write the law of all runs, its bootstrap replicates and noise, and the ranges and diagnostics of the study."""
     law, study, planner = analysis.law, analysis.study, analysis.planner
     fits = [
         {
             "form": form_to_json(one.form),
             "names": one.form.names,
-            "values": _digits(one.values.tolist()),
-            "replicates": [_digits(row) for row in one.replicates.tolist()],
+            "values": rounded(one.values.tolist(), _DIGITS),
+            "replicates": rounded(one.replicates.tolist(), _DIGITS),
             "weight": one.weight,
         }
         for one in law.fits
@@ -50,18 +53,18 @@ def write_law(analysis: Analysis, file: Path) -> None:
         "plan": {name: value for name, value in vars(planner).items() if name not in ("law", "sizes")},
         "accuracy": asdict(analysis.accuracy) if analysis.accuracy else None,
         "parameters_of_width": {str(run.width): run.parameters for run in study.runs if run.width is not None},
-        "most_unique": max(run.unique_samples for run in study.runs),
+        "max_unique_samples": max(run.unique_samples for run in study.runs),
         "trusted": analysis.trusted,
-        "diagnoses": [asdict(diagnosis) for diagnosis in analysis.diagnoses],
+        "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
     }
-    file.write_text(json.dumps(content) + "\n")
+    file.write_text(json.dumps(content) + "\n")  # compact, unlike write_json: thousands of replicates
 
 
 def read_law(file: Path) -> KnownLaw:
-    """Read what ``write_law`` wrote.
+    """Read the file that ``write_law`` wrote.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing or malformed.
     """
     try:
         content = json.loads(file.read_text())
@@ -72,22 +75,17 @@ def read_law(file: Path) -> KnownLaw:
             Planner(law, sizes, **content["plan"]),
             AccuracyOfLoss(**content["accuracy"]) if content["accuracy"] else None,
             {int(width): int(size) for width, size in content["parameters_of_width"].items()},
-            float(content["most_unique"]),
+            float(content["max_unique_samples"]),
             bool(content["trusted"]),
-            [diagnosis["kind"] for diagnosis in content["diagnoses"]],
+            [diagnostic["kind"] for diagnostic in content["diagnostics"]],
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{file}: not a readable law ({error}); `dvc repro scaling` makes it") from None
+        raise UserError(f"{file}: not a readable law ({error}); fix: run `dvc repro scaling`") from None
 
 
 def _fit(content: dict[str, Any]) -> Fit:
     form = form_from_json(content["form"])
     values, replicates = np.array(content["values"], np.float64), np.array(content["replicates"], np.float64)
     if values.shape != (form.size,) or replicates.shape[1:] != (form.size,) or not np.isfinite(replicates).all():
-        raise ValueError(f"parameters that are not {form.size} numbers")
+        raise ValueError(f"expected {form.size} finite parameters")
     return Fit(form, values, replicates, float(content["weight"]))
-
-
-def _digits(values: list[float]) -> list[float]:
-    # a coefficient and its exponent make up for each other: six digits would not give the same curve
-    return [float(f"{value:.10g}") for value in values]

@@ -1,4 +1,4 @@
-"""What the pictures of a study share: figures without a screen, colours that everyone can tell apart, plain ticks."""
+"""Axes that the figures of a study share: panels, logarithmic scales with plain tick labels, shading. No data."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOSS_LABEL = "loss on data not trained on"
+LOSS_LABEL = "Validation loss"
 AXIS_LABELS = {
-    "parameters": "parameters N",
-    "unique_samples": "unique training samples D",
-    "seen_samples": "training samples seen S",
-    "flops": "training compute C (FLOPs)",
+    "parameters": "Parameters N",
+    "unique_samples": "Unique training samples D",
+    "seen_samples": "Training samples seen S",
+    "flops": "Training compute C (FLOPs)",
 }
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with so many axes, two in a row."""
+    """A figure with ``count`` axes, two per row."""
     columns, rows = min(count, 2), -(-count // 2)
     size = (8.0, 5.5) if count == 1 else (5.6 * columns, 4.8 * rows + 0.3)
     figure = new_figure(*size)
-    axes = [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
     for one in axes:
         one.grid(which="both", color="#dddddd", lw=0.6)
         one.set_axisbelow(True)
@@ -33,15 +33,15 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def say(figure: Figure, axes: Axes, message: str, file: Path) -> None:
-    """A picture that says why there is nothing to see."""
+def write_message(figure: Figure, axes: Axes, message: str, file: Path) -> None:
+    """Write the figure with a message in place of data."""
     axes.text(0.5, 0.5, message, ha="center", va="center", wrap=True, fontsize=12, transform=axes.transAxes)
     axes.set_axis_off()
     save(figure, file)
 
 
 def log_losses(axes: Axes, which: str = "y") -> None:
-    """A logarithmic axis of losses as plain numbers, at as many places as a range of less than a decade needs."""
+    """Set a logarithmic scale for losses with plain numbers as tick labels, enough of them within a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     for name in which:
@@ -56,23 +56,23 @@ def log_losses(axes: Axes, which: str = "y") -> None:
 
 
 def log_sizes(axes: Axes, which: str = "x") -> None:
-    """A logarithmic axis of sizes, its ticks as ``short`` writes them: decades, and some between if they are few."""
+    """Set a logarithmic scale for sizes with tick labels by ``short``: decades, and values between if they are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for name in which:
         getattr(axes, f"set_{name}scale")("log")
         axis = getattr(axes, f"{name}axis")
         low, high = sorted(getattr(axes, f"get_{name}lim")())
-        decades = high / low
+        ratio = high / low
         axis.set_major_locator(
-            LogLocator(subs=(1.0,) if decades > 1e3 else (1.0, 3.0) if decades > 30 else (1.0, 2.0, 5.0))
+            LogLocator(subs=(1.0,) if ratio > 1e3 else (1.0, 3.0) if ratio > 30 else (1.0, 2.0, 5.0))
         )
         axis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
         axis.set_minor_formatter(NullFormatter())
 
 
 def short(number: float) -> str:
-    """``50k``, ``1.2M``, ``3.1e+14``."""
+    """A number with three digits and a unit: ``50k``, ``1.2M``, ``3.1e+14``."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if unit <= number < 1000 * unit and number < 1e12:
             return f"{number / unit:.3g}{name}"
@@ -80,7 +80,7 @@ def short(number: float) -> str:
 
 
 def shade_beyond(axes: Axes, start: float, end: float, what: str) -> None:
-    """Grey from where a law is not to be trusted any more."""
+    """Shade the range beyond four times the largest run, where extrapolations are not trusted."""
     axes.axvspan(start, end, color="#888888", alpha=0.12, lw=0)
     label: dict[str, Any] = {"va": "top", "fontsize": 9, "color": "#555555", "rotation": 90}
-    axes.text(start, 0.98, f" > 4× the largest {what}", transform=axes.get_xaxis_transform(), **label)
+    axes.text(start, 0.98, f" > 4× largest {what}", transform=axes.get_xaxis_transform(), **label)
