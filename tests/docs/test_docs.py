@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
@@ -147,17 +148,59 @@ def test_parameters_exist(page: Path) -> None:
 
 
 def test_the_architecture_names_every_module_and_stage() -> None:
+    """Each package has a paragraph that starts with its name and names exactly its modules."""
     text = (DOCS / "architecture.md").read_text()
-    section = text[text.index("\n## The modules") : text.index("\n## What holds")]
-    named = set(re.findall(r"`([a-z_0-9.]+)`", section))
-    files = [file.relative_to(ROOT / "src" / "isoflop") for file in (ROOT / "src" / "isoflop").rglob("*.py")]
-    modules = {".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files} - {"__init__"}
-    assert modules - named == set(), "modules that the page lacks"
-    packages = tuple(f"{name}." for name in modules if any(other.startswith(f"{name}.") for other in modules))
-    assert {name for name in named if name.startswith(packages)} <= modules, "modules that are no more"
+    section = text[text.index("\n## The modules") : text.index("\n## What is guaranteed")]
+    _, *parts = re.split(r"^\*\*`(\w+)`\*\*", section, flags=re.MULTILINE)
+    named = {package: set(re.findall(r"`(\w+)\.py`", content)) for package, content in pairs(parts)}
+    source = ROOT / "src" / "isoflop"
+    packages = {file.parent.name for file in source.glob("*/*.py")}
+    assert named == {name: {file.stem for file in (source / name).glob("[!_]*.py")} for name in packages}
+    assert {file.stem for file in source.glob("[!_]*.py")} <= set(re.findall(r"`(\w+)`", section))
     graph = text[text.index("\n## The graph") : text.index("\n## How a stage")]
     stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
     assert stages - set(re.findall(r"`(\w+)`", graph)) == set()
+
+
+def pairs(parts: list[str]) -> Iterator[tuple[str, str]]:
+    """The first and second item, the third and fourth, and so on."""
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def test_the_architecture_states_the_layers_of_pyproject() -> None:
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    text = (DOCS / "architecture.md").read_text()
+    table = text[text.index("| layer, top to bottom") : text.index("`scaling` knows")]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
+    assert rows == [re.findall(r"\w+", layer) for layer in layers]
+
+
+def test_the_readme_is_short_and_its_tree_names_every_package() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    tree = text[text.index("\n## The tree") :]
+    packages = {file.parent.name for file in (ROOT / "src" / "isoflop").glob("*/__init__.py")}
+    assert {name for name in packages if f"\n  {name}/ " not in tree} == set()
+    table = text[text.index(" variant  ") : text.index("latency: median")]
+    assert max(map(len, table.splitlines())) <= 100
+    assert len(re.findall(r"^\d\. `([^`]+)`", tree, flags=re.MULTILINE)) == 6
+
+
+def test_version_and_licence_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"\n## {project['version']} - " in (ROOT / "CHANGELOG.md").read_text()
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence and "The isoflop authors" in licence
+
+
+def test_pre_commit_runs_what_make_check_runs() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = makefile[makefile.index("\ncheck:") :].split("\n\n")[0].splitlines()[2:]
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook["entry"] for repository in config["repos"] for hook in repository["hooks"]]
+    assert hooks == [line.strip() for line in recipe]
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -170,7 +213,7 @@ def test_no_page_but_the_tutorial_and_howtos_looks_as_if_it_were_run() -> None:
     assert [identity(page) for page in PAGES if page.name not in run and blocks(page.read_text(), "console")] == []
 
 
-def test_the_doubts_that_forbid_belief_are_those_of_the_code() -> None:
+def test_the_warnings_that_forbid_extrapolation_are_those_of_the_code() -> None:
     text = (DOCS / "explanation" / "scaling-law.md").read_text()
     table = [line.split("|")[1] for line in text[text.index("\n## When not") :].splitlines() if line.startswith("| `")]
     assert set(re.findall(r"`(\w+)`", " ".join(table))) == GRAVE
