@@ -72,7 +72,7 @@ def paths(page: Path) -> Iterator[str]:
     text = prose(page.read_text())
     tops = {name.partition("/")[0] for name in (*tracked(), *made()) if "/" in name} | {"ship", "report"}
     tops -= {".dvc"}  # what DVC puts there is its own
-    new = re.findall(r"A new file `([^`]+)`", text)
+    new = new_files(page)
     for span in re.findall(r"`([^`\n]+)`", text):
         if re.fullmatch(r"[\w.*-]+(/[\w.*{},-]+)+/?", span) and span.partition("/")[0] in tops and span not in new:
             before, _, choices = span.rstrip("/").partition("{")
@@ -80,6 +80,11 @@ def paths(page: Path) -> Iterator[str]:
             yield from (f"{before}{choice}{after}" for choice in inside.split(","))
         elif re.fullmatch(r"[\w-]+\.(py|toml|md|lock)", span):
             yield f"**/{span}"
+
+
+def new_files(page: Path) -> list[str]:
+    """Files that the reader of a how-to writes."""
+    return re.findall(r"A new file `([^`]+)`", page.read_text())
 
 
 def exists(path: str) -> bool:
@@ -116,6 +121,7 @@ def commands() -> dict[str, set[str]]:
 @pytest.mark.parametrize("page", NOW, ids=identity)
 def test_commands_exist_with_their_options(page: Path) -> None:
     unknown = []
+    there = tracked() | set(new_files(page))
     for line in code(page.read_text()):
         for called in re.findall(r"(?:^|[\s;&(])isoflop ([a-z][^;&|#)]*)", line):
             command, *words = called.split()
@@ -124,7 +130,7 @@ def test_commands_exist_with_their_options(page: Path) -> None:
                 unknown.append(f"isoflop {called}")
         for module in re.findall(r"python -m ((?:isoflop|benchmarks|stages)\.[a-z_0-9.]+)", line):
             base = "src/" if module.startswith("isoflop") else ""
-            if f"{base}{module.rstrip('.').replace('.', '/')}.py" not in tracked():
+            if f"{base}{module.rstrip('.').replace('.', '/')}.py" not in there:
                 unknown.append(f"python -m {module}")
     assert unknown == []
 
@@ -135,7 +141,8 @@ def test_parameters_exist(page: Path) -> None:
     known = {".".join(row.split(".")[:length]) for row in rows for length in range(1, row.count(".") + 2)}
     sections = {row.partition(".")[0] for row in rows}
     named = set(re.findall(r"(?<![\w./-])([a-z]+(?:\.[a-z_0-9]+)+)(?![\w/(]|\.\w)", "\n".join(code(page.read_text()))))
-    free = ("variants.distill.", "variants.prune.", "variants.sparsify.", "variants.qat.")  # names of the user's
+    free: tuple[str, ...] = ("variants.distill.", "variants.prune.", "variants.sparsify.", "variants.qat.")  # names of the user's
+    free += tuple(f"variants.{Path(file).stem}" for file in new_files(page))
     modules = {name.removeprefix("src/isoflop/").removesuffix(".py").replace("/", ".") for name in tracked()}
     files = (".py", ".json", ".csv", ".yaml", ".md", ".png", ".onnx", ".html")
     wrong = [
@@ -209,7 +216,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_no_page_but_the_tutorial_and_howtos_looks_as_if_it_were_run() -> None:
-    run = ("tutorial.md", "model-family.md")
+    run = ("tutorial.md", "model-family.md", "add-a-compression-method.md")
     assert [identity(page) for page in PAGES if page.name not in run and blocks(page.read_text(), "console")] == []
 
 
