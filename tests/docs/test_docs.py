@@ -141,8 +141,8 @@ def test_parameters_exist(page: Path) -> None:
     known = {".".join(row.split(".")[:length]) for row in rows for length in range(1, row.count(".") + 2)}
     sections = {row.partition(".")[0] for row in rows}
     named = set(re.findall(r"(?<![\w./-])([a-z]+(?:\.[a-z_0-9]+)+)(?![\w/(]|\.\w)", "\n".join(code(page.read_text()))))
-    free: tuple[str, ...] = ("variants.distill.", "variants.prune.", "variants.sparsify.", "variants.qat.")  # names of the user's
-    free += tuple(f"variants.{Path(file).stem}" for file in new_files(page))
+    methods = ("distill.", "prune.", "sparsify.", "qat.", *(Path(file).stem for file in new_files(page)))
+    free = tuple(f"variants.{method}" for method in methods)  # names that users choose
     modules = {name.removeprefix("src/isoflop/").removesuffix(".py").replace("/", ".") for name in tracked()}
     files = (".py", ".json", ".csv", ".yaml", ".md", ".png", ".onnx", ".html")
     wrong = [

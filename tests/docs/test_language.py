@@ -114,7 +114,13 @@ def test_the_search_finds(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["at least one", "a restricted list", "scaled to 8 bits per channel", "240 points of the law", "a modest settlement"],
+    [
+        "at least one",
+        "a restricted list",
+        "scaled to 8 bits per channel",
+        "240 points of the law",
+        "a modest settlement",
+    ],
 )
 def test_the_search_leaves(text: str) -> None:
     assert banned(text) == []
