@@ -59,7 +59,7 @@ def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None
     assert not missing
     for file in (ROOT / "src" / "isoflop").rglob("*.py"):
         assert (package / file.relative_to(ROOT / "src")).is_file(), "packages in pyproject.toml lacks a folder"
-    carried = package / "isoflop" / "project"
+    carried = package / "isoflop" / "template"
     for file in [
         *(ROOT / ".dvc" / "plots").iterdir(),
         ROOT / "dvc.yaml",
