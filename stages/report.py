@@ -28,7 +28,7 @@ class Params(Section):
     demo: Shown
 
 
-def main(params: Params, metrics: In, plots: In, choice: In, dropped: In, code: list[In], report: Out) -> None:
+def main(params: Params, metrics: In, plots: In, choice: In, dropped: In, code: In, report: Out) -> None:
     del code  # for DVC: the page names the hash of all code
     write_report(metrics, plots, choice, dropped, params.model_dump(), report)
 

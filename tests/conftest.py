@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from isoflop.runtime.stage_code import checkout, code_text
+
 ROOT = Path(__file__).resolve().parents[1]
 # two test processes with a thread a core each fight for the cores, and are several times slower; set before torch loads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +41,7 @@ def copy_project(target: Path, preset: str = "smoke") -> Path:
             shutil.copy(ROOT / name, target / name)
     (target / "dvc.lock").unlink(missing_ok=True)
     shutil.copy(ROOT / "presets" / f"{preset}.yaml", target / "params.yaml")
+    (target / "code.yaml").write_text(code_text(checkout(target)))  # as `dvc repro code` does
     run_command("git", "init", "-q", "-b", "main", cwd=target)
     commit(target, "start")
     return target

@@ -60,9 +60,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = np.random.default_rng(len(name)).integers(0, 256, (60, 160, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "plots" / f"{name}.png")
     draw_reliability([Bin(0.7, 0.6, 10), Bin(0.95, 0.97, 80)], folder / "plots" / "reliability.svg")
-    (folder / "src" / "isoflop").mkdir(parents=True)
-    (folder / "src" / "isoflop" / "code.py").write_text("answer = 42\n")
-    (folder / "src" / "isoflop" / "page.html").write_text("not hashed")
+    (folder / "code.yaml").write_text("stages: {train: 0a1b}\n")
     shutil.copy(ROOT / "presets" / "smoke.yaml", folder / "params.yaml")
     return folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isoflop.runtime.stage_code import CODE_SUFFIXES, checkout, code_digest
+from isoflop.runtime.stage_code import checkout, code_digest, code_of_stage
 from tests.conftest import ROOT, commit, run_command
 from tests.pictures import CLASSES, litter, take_pictures
 from tests.pipeline.test_pipeline import executed
@@ -50,13 +50,11 @@ def copied(made: Path, target: Path) -> Path:
 
 
 def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None:
-    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    code = {
-        dep for stage in graph.values() for dep in stage.get("do", stage).get("deps", []) if dep.endswith(CODE_SUFFIXES)
-    }
-    assert code
-    missing = [dep for dep in code if not (package / "isoflop" / dep.removeprefix("src/isoflop/")).is_file()]
-    assert not missing
+    ours = checkout(ROOT)
+    code = {name: file for stage in ours.stage_names() for name, file in code_of_stage(stage, ours).items()}
+    assert any(file.suffix == ".css" for file in code.values())
+    inside = (package / "isoflop" / name.removeprefix("src/isoflop/") for name in code)
+    assert not [file for file in inside if not file.is_file()]
     for file in (ROOT / "src" / "isoflop").rglob("*.py"):
         assert (package / file.relative_to(ROOT / "src")).is_file(), "packages in pyproject.toml lacks a folder"
     carried = package / "isoflop" / "template"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from isoflop.project.contract import violations
-from isoflop.runtime.stage_code import checkout, code_of_stage, import_closure
+from isoflop.runtime.stage_code import checkout, code_digest, code_of_stage, code_text, import_closure
 from tests.conftest import ROOT, run_command
 
 
@@ -54,9 +54,9 @@ def check(copy: Path, *flags: str) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("      - src/isoflop/data/arrays.py\n", "", "code deps: missing src/isoflop/data/arrays.py"),
-        ("deps:\n      - ${path.raw}\n", "deps:\n", "data deps: missing ${path.raw}"),
-        ("    params: [augment]\n", "    params: [augment, model]\n", "params: needless model"),
+        ("[stages.prepare]", "[stages.train]", "params: missing code.yaml:stages.prepare"),
+        ("deps:\n      - ${path.raw}\n", "deps:\n", "deps: missing ${path.raw}"),
+        ("    params: [augment, ", "    params: [augment, model, ", "params: needless model"),
         (
             "      - ${path.dropped}\n      - ${path.plots}/dropped",
             "      - ${path.plots}/dropped",
@@ -74,18 +74,37 @@ def test_a_wrong_declaration_is_named(copy: Path, old: str, new: str, complaint:
     assert complaint in check(copy)
 
 
-def test_fix_adds_a_new_import(copy: Path) -> None:
-    with (copy / "src/isoflop/data/cleaning.py").open("a") as file:
-        file.write("\n\ndef late() -> None:\n    import isoflop.inference.benchmarking\n")
-    assert "prepare: code deps: missing src/isoflop/inference/benchmarking.py" in run_here(copy)
-    assert run_here(copy, "--fix") == ""
+def test_fix_writes_the_params(copy: Path) -> None:
+    text = (copy / "dvc.yaml").read_text()
+    wrong = text.replace("params: [prepare, ", "params: [").replace("      - train.width\n", "")
+    (copy / "dvc.yaml").write_text(wrong)
+    assert "prepare: params: missing prepare" in check(copy)
+    assert check(copy, "--fix") == ""
+    assert (copy / "dvc.yaml").read_text() == text
 
 
-def run_here(copy: Path, *flags: str) -> str:
-    """The contract of the copy's own code: its src stands before the installed package."""
-    return run_command(
-        sys.executable, "-m", "isoflop.project.contract", *flags, cwd=copy, check=False, PYTHONPATH=str(copy / "src")
-    ).stderr
+def test_an_edit_changes_the_digests_of_the_stages_that_import_it_alone(copy: Path) -> None:
+    code = checkout(copy)
+    before = {stage: code_digest(stage, code) for stage in code.stage_names()}
+
+    def edited(file: str, text: str) -> set[str]:
+        with (copy / file).open("a") as stream:
+            stream.write(text)
+        return {stage for stage in before if code_digest(stage, code) != before[stage]}
+
+    assert edited("src/isoflop/runtime/progress.py", "# anything\n") == set()
+    assert edited("src/isoflop/training/__init__.py", "# anything\n") == set()
+    assert edited("src/isoflop/report/page.css", "/* anything */\n") == {"report"}
+    late = "\n\ndef late() -> None:\n    import isoflop.inference.benchmarking\n"
+    assert edited("src/isoflop/data/cleaning.py", late) == {"report", "prepare"}
+    assert "src/isoflop/inference/benchmarking.py" in code_of_stage("prepare", code)
+    trains = {"train", "sweep", "distill", "prune", "sparsify", "qat"}
+    assert edited("src/isoflop/training/optimizers.py", "# anything\n") == {"report", "prepare", *trains}
+
+
+def test_the_digests_in_git_are_those_of_the_code() -> None:
+    """`dvc repro code` writes them."""
+    assert (ROOT / "code.yaml").read_text() == code_text(checkout(ROOT))
 
 
 def test_the_closure_follows_functions_and_skips_type_checking(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from isoflop.runtime.params import Section, untracked_keys, value_at
 from isoflop.runtime.signature import contract
-from isoflop.runtime.stage_code import checkout, is_runtime
+from isoflop.runtime.stage_code import CODE_STAGE, checkout, code_of_stage, is_runtime
 from tests.conftest import ROOT, run_command
 
 EXTRAS = {"tflite"}  # whose package is no development dependency
@@ -24,6 +24,8 @@ def stage_names() -> list[str]:
     params = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
     names = []
     for name, stage in graph.items():
+        if name == CODE_STAGE:  # whose input is all code
+            continue
         template = stage.get("foreach") or next(iter(stage.get("matrix", {}).values()), None)
         if template is None:
             names.append(name)
@@ -46,8 +48,9 @@ MEASURED_FILES = {Path("metrics/throughput.json")}
 def test_stage_needs_and_makes_only_what_it_declares(smoke: Path, tmp_path: Path, name: str) -> None:
     stage = yaml.safe_load((smoke / "dvc.lock").read_text())["stages"][name]
     code = checkout(smoke)
-    files_of_all = [code.name(file) for folder in (code.package, code.stages) for file in folder.rglob("*.py")]
-    for dependency in [dep["path"] for dep in stage.get("deps", [])] + list(filter(is_runtime, files_of_all)):
+    every = [code.name(file) for folder in (code.package, code.stages) for file in folder.rglob("*.py")]
+    needed = [*filter(is_runtime, every), *code_of_stage(name.partition("@")[0], code), "code.yaml"]
+    for dependency in [*(dep["path"] for dep in stage.get("deps", [])), *needed]:
         copy(smoke / dependency, tmp_path / dependency)
     params = stage.get("params", {}).get("params.yaml", {})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(nested(params | harmless(name.partition("@")[0], smoke))))

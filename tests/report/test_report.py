@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from isoflop.project.code_hash import project_code_sha256
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.stage_code import project_code_sha256
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.runs import read_study
 from tests.conftest import ROOT, run_command
@@ -171,16 +171,6 @@ def test_provenance_names_parameters_data_code_versions_and_costs(project: Path,
     assert f"the study’s 30 runs–{study:.3g}".replace("e+", "e") in text.replace(" ", "").replace(
         "thestudy’s30runs", "the study’s 30 runs"
     )
-
-
-def test_the_code_is_named_by_its_python_files_alone(project: Path, tmp_path: Path) -> None:
-    shutil.copytree(project / "src", tmp_path / "src")
-    before = project_code_sha256(tmp_path)
-    assert before == project_code_sha256(project)
-    (tmp_path / "src" / "isoflop" / "page.html").write_text("other")
-    assert project_code_sha256(tmp_path) == before
-    (tmp_path / "src" / "isoflop" / "code.py").rename(tmp_path / "src" / "isoflop" / "other.py")
-    assert project_code_sha256(tmp_path) != before
 
 
 def test_a_law_of_size_alone_and_without_a_held_out_width(project: Path, tmp_path: Path) -> None:

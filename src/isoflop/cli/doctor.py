@@ -20,7 +20,7 @@ from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.stage_code import CODE_FILE, installed, said_of_stale, stale_stages
+from isoflop.runtime.stage_code import CODE_FILE, installed, stale_message, stale_stages
 from isoflop.training.cpu import computes_in_bf16, processor
 
 _LITTLE_DISK = 2e9  # bytes
@@ -158,7 +158,7 @@ def _code(project: Path) -> Finding:
     except UserError as error:
         return Finding("code", "fail", str(error), "`isoflop upgrade`")
     if stale:
-        return Finding("code", "fail", said_of_stale(stale), "`isoflop upgrade`, then `dvc repro`")
+        return Finding("code", "fail", stale_message(stale, project), "`isoflop upgrade`, then `dvc repro`")
     return Finding("code", "ok", f"{installed().package} is what {CODE_FILE} says")
 
 

@@ -25,6 +25,7 @@ from isoflop.project.command_output import command_output
 from isoflop.project.graph import Graph, read_graph
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.executions import append_log, read_log
+from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import read_params
 
 _LOCAL = Path(".dvc") / "config.local"
@@ -179,9 +180,7 @@ def _take_over(project: Path, results: Sequence[Result], *, remote: bool) -> Non
     for result in done:
         lock[result.stage] = result.lock[result.stage]
         append_log(project, result.noted)
-    partial = project / "dvc.lock.partial"
-    partial.write_text(_lock_text(lock))
-    os.replace(partial, project / "dvc.lock")
+    write_atomically(project / "dvc.lock", _lock_text(lock))
     if done:
         command_output(
             ["dvc", "pull" if remote else "checkout", "--force", *(result.stage for result in done)], project

@@ -16,13 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from isoflop.project.code_hash import file_sha256, project_code_sha256
 from isoflop.project.command_output import command_output
 from isoflop.runtime.damage import locked_outputs
 from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError, unmade
-from isoflop.runtime.files import write_json
+from isoflop.runtime.files import file_sha256, write_json
 from isoflop.runtime.params import read_params
+from isoflop.runtime.stage_code import project_code_sha256
 from isoflop.shipping.choosing import SHIPPED
 
 _SUMS, _MANIFEST, _SIGNATURE = "SHA256SUMS", "manifest.json", "model.sig"

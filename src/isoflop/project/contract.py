@@ -1,47 +1,52 @@
-"""Holds dvc.yaml to the stages: what a stage declares is what its signature, its schema and its imports say.
+"""Checks dvc.yaml against the stages: a stage declares what its signature and its schema say.
 
-``python -m isoflop.project.contract`` lists what disagrees; with ``--fix`` it also writes the code dependencies and the
-parameters of every stage into dvc.yaml. Options, inputs and outputs stay the author's.
+``python -m isoflop.project.contract`` lists what disagrees. With ``--fix`` it first writes the params of every stage
+into dvc.yaml; options, inputs and outputs are the author's.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_origin
 
 from pydantic import BaseModel
 
-from isoflop.project.yaml_text import dump_graph, load
+from isoflop.project.yaml_text import dump_graph, flow, flow_mapping, load
 from isoflop.runtime.params import Section, tracked_keys, variant_keys
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
-from isoflop.runtime.stage_code import CODE_SUFFIXES, checkout, code_of_stage
+from isoflop.runtime.stage_code import CODE_FILE, CODE_STAGE
 
-
-def code_dependencies(stage: str, root: Path) -> list[str]:
-    """The code that stage ``stage`` must declare, sorted: its own module first."""
-    return list(code_of_stage(stage, checkout(root)))
+_MOST_ON_A_LINE = 5  # params
 
 
 def violations(root: Path) -> list[str]:
-    """Every disagreement between dvc.yaml and the stages of the project at ``root``, a line each."""
+    """Return every disagreement between dvc.yaml and the stages of the project at ``root``, one line each."""
     stages = _load(root)["stages"]
     return [f"{name}: {line}" for name, stage in stages.items() for line in _stage_violations(name, stage, root)]
 
 
 def fix(root: Path) -> None:
-    """Write the code dependencies and the parameters that the stages need into dvc.yaml."""
+    """Write the params that the stages need into dvc.yaml."""
     content = _load(root)
     for name, whole in content["stages"].items():
         stage = _body(whole)
-        data = [dep for dep in stage.get("deps", []) if not str(dep).endswith(CODE_SUFFIXES)]
-        stage["deps"] = [*data, *code_dependencies(name, root)]
         keys = _expected_keys(name, stage["cmd"])
-        if keys != set(stage.get("params", [])):
-            stage["params"] = sorted(keys)
+        if keys != _param_keys(stage.get("params", [])):
+            _set_params(stage, name, keys)
     (root / "dvc.yaml").write_text(dump_graph(content))
+
+
+def _set_params(stage: Any, name: str, keys: set[str]) -> None:
+    """Write the keys of a stage, on one line if they are few, below its command."""
+    own = sorted(key for key in keys if not key.startswith(f"{CODE_FILE.name}:"))
+    digest = [flow_mapping({CODE_FILE.name: flow([f"stages.{name}"])})] if name != CODE_STAGE else []
+    params = [*own, *digest]
+    if "params" not in stage:
+        stage.insert(list(stage).index("cmd") + 1, "params", None)
+    stage["params"] = params if len(params) > _MOST_ON_A_LINE else flow(params)
 
 
 def _stage_violations(name: str, whole: dict[str, Any], root: Path) -> Iterator[str]:
@@ -61,14 +66,23 @@ def _stage_violations(name: str, whole: dict[str, Any], root: Path) -> Iterator[
             inputs.update(options[option(argument)])
         elif kind == Out:
             outputs.update(options[option(argument)])
-    declared = [str(dep) for dep in stage.get("deps", [])]
-    data = {dep for dep in declared if not dep.endswith(CODE_SUFFIXES)}
-    code = {dep for dep in declared if dep.endswith(CODE_SUFFIXES)}
-    outs = {str(out) for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])}
-    yield from _difference("data deps", data, inputs)
+    outs = {name for kind in ("outs", "metrics", "plots") for name in _out_paths(stage.get(kind, []))}
+    yield from _difference("deps", {str(dep) for dep in stage.get("deps", [])}, inputs)
     yield from _difference("outs", outs, outputs)
-    yield from _difference("params", set(stage.get("params", [])), _expected_keys(name, stage["cmd"]))
-    yield from _difference("code deps", code, set(code_dependencies(name, root)))
+    yield from _difference("params", _param_keys(stage.get("params", [])), _expected_keys(name, stage["cmd"]))
+
+
+def _out_paths(outs: Iterable[Any]) -> Iterator[str]:
+    for out in outs:  # a path, or a path with its options
+        yield from map(str, out) if isinstance(out, dict) else [str(out)]
+
+
+def _param_keys(params: Iterable[Any]) -> set[str]:
+    """Return the keys of params.yaml, and those of another file as ``FILE:KEY``."""
+    keys = set()
+    for item in params:
+        keys |= {f"{file}:{key}" for file, names in item.items() for key in names} if isinstance(item, dict) else {item}
+    return keys
 
 
 def _difference(what: str, declared: set[str], needed: set[str]) -> Iterator[str]:
@@ -91,7 +105,8 @@ def _expected_keys(name: str, cmd: str) -> set[str]:
     kinds = [kind for kind in contract(_main(name)).values() if _is_section(kind)]
     variant = _options(cmd).get("--variant")
     varied = {f"{by}.{variant[0]}" for kind in kinds for by in variant_keys(kind).values()} if variant else set()
-    return varied | {key for kind in kinds for key in tracked_keys(kind)}
+    digest = {f"{CODE_FILE.name}:stages.{name}"} if name != CODE_STAGE else set()
+    return digest | varied | {key for kind in kinds for key in tracked_keys(kind)}
 
 
 def _body(stage: Any) -> Any:

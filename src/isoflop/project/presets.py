@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from isoflop.project.command_output import command_output
 from isoflop.project.project_files import package_folder, runs_installed_code
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_atomically
 
 _FOLDER = "presets"
 _PARAMS = "params.yaml"
@@ -63,12 +63,7 @@ def apply_preset(project: Path, name: str, *, force: bool) -> Preset:
         raise UserError(
             f"{_PARAMS}: has changes that are neither committed nor a preset; commit them, or give --force to lose them"
         )
-    partial = project / f".{_PARAMS}.partial"
-    try:
-        partial.write_bytes(chosen.content)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(target, chosen.content)
     return chosen
 
 

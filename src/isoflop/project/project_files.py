@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from isoflop.project.command_output import command_output
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_atomically
 from isoflop.runtime.stage_code import (
     CODE_FILE,
+    CODE_STAGE,
     STAGES_PACKAGE,
-    code_digest,
+    code_text,
+    has_own_stages,
     installed,
     recorded_code,
     stale_stages,
@@ -27,13 +27,9 @@ from isoflop.runtime.stage_code import (
 _GRAPH = "dvc.yaml"
 _PLOTS = Path(".dvc") / "plots"
 _IGNORE_FILES = (".gitignore", ".dvcignore")
-_CODE_FOLDERS = ("src/isoflop", "stages")
 _HEAD = """\
-# The graph, as isoflop has it; its stages are modules of the installed package. What DVC is to know of their code is
-# in code.yaml. `isoflop upgrade` writes both anew for another version, and refuses where you have changed this file.
-"""
-_CODE_HEAD = """\
-# A digest of the code of each stage: DVC runs again a stage whose code is another after `isoflop upgrade`.
+# The graph of isoflop. Its stages are modules of the installed package, and code.yaml has a digest of their code.
+# `isoflop upgrade` writes both files for another version, and refuses if that would lose your changes.
 """
 
 
@@ -46,14 +42,14 @@ def package_folder() -> Path:
 
 def runs_installed_code(project: Path) -> bool:
     """Whether ``project`` runs the stages of the installed package, and not stages of its own."""
-    return (project / CODE_FILE).is_file() and not (project / "stages").is_dir()
+    return (project / CODE_FILE).is_file() and not has_own_stages(project)
 
 
 def project_texts() -> dict[str, str]:
     """The files of a new project that are the same in every one, by name."""
     graph = wired_graph((package_folder() / _GRAPH).read_text())
     ignored = {name: (package_folder() / name).read_text() for name in _IGNORE_FILES}
-    return {_GRAPH: graph, CODE_FILE.name: _code_text(graph), **ignored}
+    return {_GRAPH: graph, CODE_FILE.name: code_text(installed(), isoflop=version(), graph=_digest(graph)), **ignored}
 
 
 def plot_templates() -> dict[str, str]:
@@ -63,23 +59,13 @@ def plot_templates() -> dict[str, str]:
 
 
 def wired_graph(text: str) -> str:
-    """A dvc.yaml of a checkout as one of a project without code: commands run the installed modules, and a digest
-    in code.yaml stands for the files of each stage's code."""
-    from isoflop.project.yaml_text import dump_graph, flow, load
+    """Return a checkout's dvc.yaml as a project without code has it: commands run the installed modules, and no stage
+    writes code.yaml."""
+    from isoflop.project.yaml_text import dump_graph, load
 
     lines = (line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     content = load("".join(lines).replace("python -m stages.", f"python -m {STAGES_PACKAGE}."))
-    for name, whole in content["stages"].items():
-        stage = whole.get("do", whole)
-        deps = stage.pop("deps", [])
-        data = [dep for dep in deps if Path(dep).parts[0] != "stages" and not Path(dep).is_relative_to("src/isoflop")]
-        if _CODE_FOLDERS[0] in deps:  # all code, which it names
-            stage["cmd"] = stage["cmd"].replace(" ".join(_CODE_FOLDERS), CODE_FILE.name)
-            data.append(CODE_FILE.name)
-        place = list(stage).index("cmd") + 1
-        if data:
-            stage.insert(place, "deps", data)
-        stage.insert(place, "params", flow([*stage.pop("params", []), {CODE_FILE.name: flow([f"stages.{name}"])}]))
+    del content["stages"][CODE_STAGE]
     return _HEAD + dump_graph(content)
 
 
@@ -92,7 +78,7 @@ def upgrade(project: Path, *, force: bool) -> list[str]:
         UserError: ``project`` has stages of its own, or its dvc.yaml has changes that would be lost, and ``force`` is
             not given or git does not have them either.
     """
-    if (project / "stages").is_dir():
+    if has_own_stages(project):
         raise UserError(f"{project}: has stages/ of its own, expected a project that `isoflop init` made")
     files = project_texts()
     there = (project / _GRAPH).read_text()
@@ -111,19 +97,8 @@ def upgrade(project: Path, *, force: bool) -> list[str]:
     written = {CODE_FILE.name: files[CODE_FILE.name]} | ({} if keeps else {_GRAPH: files[_GRAPH]})
     (project / _PLOTS).mkdir(parents=True, exist_ok=True)
     for name, text in (written | plot_templates()).items():
-        partial = (project / name).with_name(f".{Path(name).name}.partial")
-        partial.write_text(text)
-        os.replace(partial, project / name)
+        write_atomically(project / name, text)
     return changed
-
-
-def _code_text(graph: str) -> str:
-    import yaml
-
-    code = installed()
-    digests = {stage: code_digest(stage, code) for stage in code.stage_names()}
-    content: Mapping[str, Any] = {"isoflop": version(), "graph": _digest(graph), "stages": digests}
-    return _CODE_HEAD + yaml.safe_dump(content, sort_keys=False)
 
 
 def _digest(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 
 def load(text: str) -> Any:
@@ -33,6 +33,13 @@ def flow(items: list[Any]) -> Any:
     sequence = CommentedSeq(items)
     sequence.fa.set_flow_style()
     return sequence
+
+
+def flow_mapping(content: dict[str, Any]) -> Any:
+    """A mapping that is written on one line, in braces."""
+    mapping = CommentedMap(content)
+    mapping.fa.set_flow_style()
+    return mapping
 
 
 def _yaml() -> YAML:

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from isoflop.project.code_hash import project_code_sha256
 from isoflop.report.facts import Facts, Row
+from isoflop.runtime.stage_code import project_code_sha256
 
 
 def provenance(

@@ -1,15 +1,17 @@
 """Which code a stage runs, found by its imports, and a digest of it.
 
-In a checkout dvc.yaml names these files as dependencies. A project that ``isoflop init`` made runs the stages of the
-installed package, whose files are none of its own: there ``code.yaml`` has a digest of them for each stage, which DVC
-takes for a parameter. A stage refuses to run if that is not the digest of its code, as its results would be kept in
-the cache under the name of other code.
+``code.yaml`` holds the digest of each stage's code, and DVC reads it as a parameter of that stage: an edit reruns the
+stages whose digest it changes. In a checkout the stage ``code`` writes the file; in a project that ``isoflop init``
+created, which runs the stages of the installed package, ``isoflop upgrade`` does. A stage refuses to run if its code
+does not match code.yaml, because DVC would cache its results under the digest of other code.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,61 +24,64 @@ import yaml
 from isoflop.runtime.errors import UserError
 
 CODE_FILE = Path("code.yaml")
+CODE_STAGE = "code"  # writes CODE_FILE, so it has no digest in it
 STAGES_PACKAGE = "isoflop.stages"  # of the installed package; in a checkout the stages are the package `stages`
 
-_PACKAGE_DATA = (".html", ".css", ".js")  # read by the modules beside them, as a template is by its page
-CODE_SUFFIXES = (".py", *_PACKAGE_DATA)
-
-# What every stage runs through and what cannot change a result: an edit here must not retrain the world.
+_PACKAGE_DATA = (".html", ".css", ".js")  # read by the modules in the same folder, as a template is by its page
 _RUNTIME = "src/isoflop/runtime/"
-
-
-def is_runtime(name: str) -> bool:
-    """Whether the file is no code of any stage: it is in ``runtime``, or an ``__init__``, which holds no code."""
-    return name.startswith(_RUNTIME) or name.endswith("/__init__.py")
+_HEAD = """\
+# SHA-256 of the code of each stage. DVC reruns a stage when its digest changes.
+"""
 
 
 @dataclass(frozen=True)
 class Code:
-    """Where the code is: in a checkout ``src/isoflop`` and ``stages``, after the installation of a wheel one in the
-    other. Files have the names that they have in a checkout, wherever they are."""
+    """Where the code is: ``src/isoflop`` and ``stages`` in a checkout; in an installed wheel ``isoflop`` and
+    ``isoflop/stages``. A file is named as in a checkout, wherever it is."""
 
     package: Path  # isoflop
     stages: Path
 
     def file(self, module: str) -> Path | None:
-        """The file of a module ``isoflop.…`` or ``stages.…``; None where there is none."""
+        """Return the file of a module ``isoflop.…`` or ``stages.…``; None if there is none."""
         first, *rest = module.split(".")
         base = {"isoflop": self.package, "stages": self.stages}[first].joinpath(*rest)
         candidates = ([base.with_suffix(".py")] if rest else []) + [base / "__init__.py"]
         return next((path for path in candidates if path.is_file()), None)
 
     def name(self, file: Path) -> str:
-        """src/isoflop/data/arrays.py or stages/train.py, say."""
+        """Return the name of a file in a checkout: src/isoflop/data/arrays.py or stages/train.py, for example."""
         if file.is_relative_to(self.stages):
             return f"stages/{file.relative_to(self.stages).as_posix()}"
         return f"src/isoflop/{file.relative_to(self.package).as_posix()}"
 
     def stage_names(self) -> list[str]:
-        return sorted(file.stem for file in self.stages.glob("[!_]*.py"))
+        """Return the names of all stages that have a digest, sorted."""
+        return sorted(file.stem for file in self.stages.glob("[!_]*.py") if file.stem != CODE_STAGE)
 
 
 def checkout(root: Path) -> Code:
-    """The code of the checkout at ``root``."""
+    """Return the code of the checkout at ``root``."""
     return Code(root / "src" / "isoflop", root / "stages")
 
 
 def installed() -> Code:
-    """The code that this process runs: of an installed wheel, or of the checkout that an editable one points to."""
+    """Return the code that this process runs: of an installed wheel, or of the checkout of an editable install."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "stages"
     return Code(package, inside) if inside.is_dir() else checkout(package.parents[1])
 
 
-def import_closure(file: Path, code: Code) -> dict[str, Path]:
-    """All files of ``code`` that ``file`` imports, however indirectly, itself included, by name.
+def is_runtime(name: str) -> bool:
+    """Return whether a file belongs to no stage's code: it is in ``runtime``, which every stage runs through and
+    which cannot change a result, or it is an ``__init__``, which holds no code."""
+    return name.startswith(_RUNTIME) or name.endswith("/__init__.py")
 
-    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, as they never run.
+
+def import_closure(file: Path, code: Code) -> dict[str, Path]:
+    """Return all files of ``code`` that ``file`` imports, directly or indirectly, and itself, by name.
+
+    Imports inside functions count. Imports under ``if TYPE_CHECKING:`` do not, because they never run.
     """
     found: dict[str, Path] = {}
     waiting = [file]
@@ -86,45 +91,53 @@ def import_closure(file: Path, code: Code) -> dict[str, Path]:
         if name not in found:
             found[name] = current
             if not is_runtime(name):
-                waiting += _imported_files(current, code)
+                prefixes = _imported_modules(current.read_bytes())
+                waiting += [path for module in prefixes if (path := code.file(module))]
     return found
 
 
 def code_of_stage(stage: str, code: Code) -> dict[str, Path]:
-    """The files whose content decides what ``stage`` computes, by name: its own module first, the others sorted."""
+    """Return the files whose content decides what ``stage`` computes, by name: its module first, the others sorted."""
     own = f"stages/{stage}.py"
     closure = import_closure(code.stages / f"{stage}.py", code)
-    folders = {file.parent for file in closure.values()}
-    beside = {code.name(file): file for folder in folders for file in folder.iterdir() if file.suffix in _PACKAGE_DATA}
-    needed = closure | beside
+    folders = {file.parent for name, file in closure.items() if not is_runtime(name)}
+    data = {code.name(file): file for folder in folders for file in folder.iterdir() if file.suffix in _PACKAGE_DATA}
+    needed = closure | data
     others = sorted(name for name in needed.keys() - {own} if not is_runtime(name))
     return {name: needed[name] for name in [own, *others]}
 
 
 def code_digest(stage: str, code: Code) -> str:
-    """SHA-256 over the names and contents of ``code_of_stage``: the same for a wheel and for the checkout it is of."""
+    """Return SHA-256 over the names and contents of ``code_of_stage``: equal for a wheel and the checkout it is of."""
     digest = hashlib.sha256()
     for name, file in code_of_stage(stage, code).items():
         digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
+def code_text(code: Code, **facts: str) -> str:
+    """Return the content of code.yaml: ``facts``, then the digest of each stage of ``code``."""
+    content: Mapping[str, Any] = {**facts, "stages": {stage: code_digest(stage, code) for stage in code.stage_names()}}
+    return _HEAD + yaml.safe_dump(content, sort_keys=False)
+
+
 def check_own_code(project: Path = Path()) -> None:
-    """For a stage that runs as ``python -m isoflop.stages.NAME``: is its code what ``code.yaml`` says?
+    """Check that the running stage's code is the code that code.yaml records.
 
     Raises:
-        UserError: it is not, or code.yaml does not say.
+        UserError: it is not, or code.yaml does not have it.
     """
     package, _, stage = (getattr(sys.modules["__main__"].__spec__, "name", None) or "").rpartition(".")
-    if package == STAGES_PACKAGE and (wrong := stale_stages(project, [stage])):
-        raise UserError(said_of_stale(wrong))
+    is_stage = package in (STAGES_PACKAGE, "stages") and stage != CODE_STAGE
+    if is_stage and (stale := stale_stages(project, [stage])):
+        raise UserError(stale_message(stale, project))
 
 
 def stale_stages(project: Path, stages: list[str] | None = None) -> list[str]:
-    """Those of ``stages`` (all installed ones) whose installed code is not what code.yaml of ``project`` says.
+    """Return those of ``stages`` (default: all) whose code is not the code that code.yaml of ``project`` records.
 
     Raises:
-        UserError: there is no code.yaml, or it is not readable.
+        UserError: code.yaml is missing or not readable.
     """
     code = installed()
     recorded = recorded_code(project).get("stages")
@@ -132,47 +145,68 @@ def stale_stages(project: Path, stages: list[str] | None = None) -> list[str]:
     return [stage for stage in stages or code.stage_names() if known.get(stage) != code_digest(stage, code)]
 
 
-def said_of_stale(stages: list[str]) -> str:
-    """One line for the user."""
+def stale_message(stages: list[str], project: Path) -> str:
+    """Return one line for the user."""
+    if has_own_stages(project):
+        return (
+            f"{CODE_FILE}: got another digest than the code of {', '.join(stages)} has; fix: `dvc repro` updates "
+            f"{CODE_FILE} and reruns the stages that changed"
+        )
     return (
-        f"{CODE_FILE}: another code of {', '.join(stages)} than the installed isoflop {version()} has; `isoflop "
-        "upgrade`, then `dvc repro`, runs again what changed (or install the version that code.yaml names)"
+        f"{CODE_FILE}: got another code of {', '.join(stages)} than the installed isoflop {version()} has; fix: "
+        f"`isoflop upgrade && dvc repro` reruns the stages that changed, or install the version that {CODE_FILE} names"
     )
 
 
+def has_own_stages(project: Path) -> bool:
+    """Return whether ``project`` is a checkout that runs its own stages."""
+    return (project / "stages").is_dir()
+
+
 def recorded_code(project: Path) -> dict[str, Any]:
-    """What code.yaml says.
+    """Return the content of code.yaml.
 
     Raises:
-        UserError: there is none, or it is no YAML mapping.
+        UserError: the file is missing, or is not a YAML mapping.
     """
     file = project / CODE_FILE
+    writer = f"dvc repro {CODE_STAGE}" if has_own_stages(project) else "isoflop upgrade"
     try:
         content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; `isoflop upgrade` writes it") from None
+        raise UserError(f"{file}: not found; fix: `{writer}` writes it") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: found no YAML mapping, expected what `isoflop upgrade` writes")
+        raise UserError(f"{file}: got no YAML mapping, expected digests by stage; fix: `{writer}` writes it")
     return content
 
 
+def project_code_sha256(project: Path) -> str:
+    """Return one SHA-256 for the code of all stages that code.yaml of ``project`` records.
+
+    Raises:
+        UserError: code.yaml is missing or not readable.
+    """
+    return hashlib.sha256(json.dumps(recorded_code(project).get("stages"), sort_keys=True).encode()).hexdigest()
+
+
 def version() -> str:
-    """Of the installed package."""
+    """Return the version of the installed package."""
     return metadata.version("isoflop")
 
 
-def _imported_files(file: Path, code: Code) -> list[Path]:
+@functools.lru_cache(maxsize=512)
+def _imported_modules(source: bytes) -> tuple[str, ...]:
+    """Return the modules of ours that a source imports, their packages included, sorted."""
     modules: set[str] = set()
-    for node in _running_nodes(ast.parse(file.read_bytes())):
+    for node in _running_nodes(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             modules.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
     ours = [module.split(".") for module in modules if module.split(".")[0] in ("isoflop", "stages")]
-    prefixes = {".".join(parts[:length]) for parts in ours for length in range(1, len(parts) + 1)}
-    return [path for module in sorted(prefixes) if (path := code.file(module))]
+    return tuple(sorted({".".join(parts[:length]) for parts in ours for length in range(1, len(parts) + 1)}))
 
 
 def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
