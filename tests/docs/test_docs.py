@@ -15,7 +15,7 @@ import yaml
 
 from isoflop.cli.arguments import parser
 from isoflop.project.params_reference import REFERENCE
-from isoflop.scaling.diagnosis import GRAVE
+from isoflop.scaling.diagnostics import WARNINGS
 from tests.conftest import ROOT, run_command
 from tests.pages import DOCS, PAGES, blocks, code, prose
 
@@ -223,4 +223,4 @@ def test_no_page_but_the_tutorial_and_howtos_looks_as_if_it_were_run() -> None:
 def test_the_warnings_that_forbid_extrapolation_are_those_of_the_code() -> None:
     text = (DOCS / "explanation" / "scaling-law.md").read_text()
     table = [line.split("|")[1] for line in text[text.index("\n## When not") :].splitlines() if line.startswith("| `")]
-    assert set(re.findall(r"`(\w+)`", " ".join(table))) == GRAVE
+    assert set(re.findall(r"`(\w+)`", " ".join(table))) == WARNINGS
