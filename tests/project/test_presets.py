@@ -86,7 +86,7 @@ def test_an_unknown_preset_names_the_nearest(project: Path, name: str, hint: str
 
 
 def test_a_project_without_presets(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="found no presets"):
+    with pytest.raises(UserError, match="got no presets"):
         read_presets(tmp_path)
 
 

@@ -55,7 +55,7 @@ def test_a_damaged_object_is_named_and_not_read(
     shutil.rmtree(clone / "models" / "base")
     refused = run_command("dvc", "repro", "evaluate", cwd=clone, check=False)
     assert refused.returncode
-    assert "error: evaluate: models/base: found MD5 " in refused.stderr and "Traceback" not in refused.stderr
+    assert "error: evaluate: models/base: got MD5 " in refused.stderr and "Traceback" not in refused.stderr
     assert "metrics/evaluate.json" in run_command("dvc", "status", "evaluate", cwd=clone).stdout
 
     said = run_command("isoflop", "doctor", "--cache", cwd=clone, check=False)
@@ -95,6 +95,6 @@ def test_an_input_that_is_changed_by_hand_is_not_taken_for_the_stages_own(clone:
     assert "every object is whole; outputs that are not what dvc.lock says" in said
     assert (clone / WEIGHTS).exists(), "it is in no cache: nobody but its owner may delete it"
     refused = run_command("dvc", "repro", "--single-item", "evaluate", cwd=clone, check=False)
-    assert refused.returncode and "error: evaluate: models/base: found MD5 " in refused.stderr
+    assert refused.returncode and "error: evaluate: models/base: got MD5 " in refused.stderr
     ran = executed(run_command("dvc", "repro", "evaluate", cwd=clone).stdout)  # the whole graph mends it
     assert ran <= {"train", "evaluate"} and "evaluate" in ran

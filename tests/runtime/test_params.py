@@ -59,18 +59,18 @@ def test_loads_sections_and_parts_of_sections(tmp_path: Path) -> None:
     [
         ("epochs: 3", "epoch: 3", "recipe.epoch: unknown key; did you mean 'epochs'?"),
         ("epochs: 3", "", "recipe.epochs: the key is missing"),
-        ("epochs: 3", "epochs: '3'", "recipe.epochs: found '3' (string), expected a valid integer"),
-        ("epochs: 3", "epochs: true", "recipe.epochs: found True (boolean), expected a valid integer"),
-        ("epochs: 3", "epochs: 0", "recipe.epochs: found 0 (integer), expected greater than 0"),
-        ("1e-3", "'0.1'", "recipe.learning_rate: found '0.1' (string), expected a valid number"),
-        ("loss: mse", "loss: rmse", "recipe.loss: found 'rmse' (string), expected 'cross_entropy' or 'mse'"),
-        ("[0, 1]", "0", "recipe.seeds: found 0 (integer), expected a valid list"),
-        ("[0, 1]", "[0, x]", "recipe.seeds.1: found 'x' (string), expected a valid integer"),
-        ("nesterov: true", "nesterov: 1", "recipe.nesterov: found 1 (integer), expected a valid boolean"),
+        ("epochs: 3", "epochs: '3'", "recipe.epochs: got '3' (string), expected a valid integer"),
+        ("epochs: 3", "epochs: true", "recipe.epochs: got True (boolean), expected a valid integer"),
+        ("epochs: 3", "epochs: 0", "recipe.epochs: got 0 (integer), expected greater than 0"),
+        ("1e-3", "'0.1'", "recipe.learning_rate: got '0.1' (string), expected a valid number"),
+        ("loss: mse", "loss: rmse", "recipe.loss: got 'rmse' (string), expected 'cross_entropy' or 'mse'"),
+        ("[0, 1]", "0", "recipe.seeds: got 0 (integer), expected a valid list"),
+        ("[0, 1]", "[0, x]", "recipe.seeds.1: got 'x' (string), expected a valid integer"),
+        ("nesterov: true", "nesterov: 1", "recipe.nesterov: got 1 (integer), expected a valid boolean"),
         ("width: 32", "", "train.width: the key is missing"),
-        ("width: 32", "width: wide", "train.width: found 'wide' (string), expected a valid integer"),
+        ("width: 32", "width: wide", "train.width: got 'wide' (string), expected a valid integer"),
         ("  epochs: 3", " epochs: 3", "not valid YAML"),
-        (GOOD, "- a\n- b", "found list, expected sections with keys"),
+        (GOOD, "- a\n- b", "got list, expected sections with keys"),
         (GOOD, "", "recipe: the key is missing"),
     ],
 )
@@ -103,16 +103,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_patches_that_do_not_tile_the_image_are_told_before_anything_runs(tmp_path: Path) -> None:
     text = (ROOT / "presets" / "smoke.yaml").read_text().replace("family: cnn", "family: vit")
     (tmp_path / "params.yaml").write_text(re.sub(r"patch_size: \d+", "patch_size: 3", text))
-    with pytest.raises(UserError, match=r"model\.patch_size: found 3, expected a divisor of the image size 8"):
+    with pytest.raises(UserError, match=r"model\.patch_size: got 3, expected a divisor of the image size 8"):
         check(stage_schemas(ROOT).values(), tmp_path / "params.yaml")
 
 
 def test_images_that_dvc_keeps_are_to_be_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "presets" / "smoke.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"data\.path: found nothing at data/images, expected a folder"):
+    with pytest.raises(UserError, match=r"data\.path: got nothing at data/images, expected a folder"):
         check(stage_schemas(ROOT).values())
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "images.dvc").touch()
-    with pytest.raises(UserError, match=r"data\.path: found nothing at data/images, which DVC keeps: `dvc pull`"):
+    with pytest.raises(UserError, match=r"data\.path: got nothing at data/images, which DVC keeps: `dvc pull`"):
         check(stage_schemas(ROOT).values())

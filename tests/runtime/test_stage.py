@@ -37,7 +37,7 @@ def main(params: Params, numbers: list[In], label: str, folder: Out, total: Out)
     folder.mkdir()
     (folder / "half.txt").write_text("first")
     if label == "user-error":
-        raise UserError("numbers.txt: found nothing,\\n expected numbers")
+        raise UserError("numbers.txt: got nothing,\\n expected numbers")
     if label == "bug":
         raise KeyError("bug")
     if label == "memory":
@@ -96,12 +96,12 @@ def test_a_failure_leaves_nothing_half_written_and_what_was_there_before(project
 
 def test_a_users_mistake_is_one_line(project: Path) -> None:
     done = run_stage(project, "user-error", "one.txt")
-    assert done.stderr == "error: adder: numbers.txt: found nothing, expected numbers\n"
+    assert done.stderr == "error: adder: numbers.txt: got nothing, expected numbers\n"
     done = run_stage(project, "ok", "absent.txt")
     assert done.stderr == "error: adder: absent.txt: No such file or directory\n"
     (project / "params.yaml").write_text("scale:\n  factor: ten\n")
     done = run_stage(project, "ok", "one.txt")
-    assert "params.yaml: scale.factor: found 'ten' (string), expected a valid integer" in done.stderr
+    assert "params.yaml: scale.factor: got 'ten' (string), expected a valid integer" in done.stderr
     assert done.returncode == 1 and done.stderr.count("\n") == 1
 
 
@@ -163,7 +163,7 @@ def test_it_does_not_look_at_what_no_stage_knows_and_at_drafts(tmp_path: Path) -
 
     assert looked(mine={"answer": 42}) == ""
     wrong = looked(quantize=params["quantize"] | {"percentile": "high"})
-    assert wrong.startswith("params.yaml: quantize.percentile: found 'high'")
+    assert wrong.startswith("params.yaml: quantize.percentile: got 'high'")
     (tmp_path / "dvc.yaml").touch()
     done = run_command("isoflop", "check", cwd=tmp_path, check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: stages/draft.py: not a stage (SyntaxError: ")
@@ -178,6 +178,6 @@ def test_a_stage_that_is_early_or_long_looks_at_the_values_of_all(tmp_path: Path
     paths = [part for name, kind in kinds if kind in (In, Out, str) for part in (option(name), "4")]
     done = run_command("python", "-m", f"stages.{stage}", *paths, cwd=tmp_path, check=False)
     assert done.returncode == 1 and done.stderr == (
-        f"error: {stage}: params.yaml: ship.max_latency_ms: found -3 (integer), expected greater than 0\n"
+        f"error: {stage}: params.yaml: ship.max_latency_ms: got -3 (integer), expected greater than 0\n"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]

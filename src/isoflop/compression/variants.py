@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section, untracked
 
 BASE = "base"
@@ -56,6 +57,12 @@ class Variants(Section):
     candidates: Candidates  # base first: what is exported, quantized, measured and may be shipped
     float16: Names  # of these also a file with weights of 16 bits
     tflite: Names = untracked()  # of these also a LiteRT file; what is compared is ONNX
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if entries name models that do not exist, or each other in a circle."""
+        if wrong := misfits(self):
+            raise UserError("; ".join(f"{file}: {mistake}" for mistake in wrong))
+        return []
 
     def made_by(self) -> dict[str, str]:
         """Stage → of every model, the base among them."""

@@ -7,7 +7,7 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -44,9 +44,18 @@ class Augment(Section):
             raise ValueError(f"policy: found an empty list with views {self.views}, expected a transform or views 0")
         return self
 
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if albumentations cannot build the policy, see ``check_policy``."""
+        check_policy(self.policy)
+        return []
+
 
 def check_policy(policy: list[dict[str, Any]]) -> None:
-    """Raises: UserError: an unknown transform or argument (the nearest is named), or an argument it refuses."""
+    """Build every transform of the policy.
+
+    Raises:
+        UserError: an unknown transform or argument (the nearest is named), or a value that the transform refuses.
+    """
     _build_all(policy)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -34,6 +35,19 @@ class Data(Section):
     path: str = Field(min_length=1, json_schema_extra={"dependency": True})  # a folder, zip or tar
     url: str | None  # of a zip or tar; goes before path
     sha256: str | None  # of the archive
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if nothing is at ``path``: DVC hashes it, whatever the source."""
+        path = Path(self.path)
+        if path.exists():
+            return []
+        in_dvc = path.with_name(f"{path.name}.dvc").is_file()
+        cure = (
+            "expected what DVC tracks there; fix: `dvc pull` restores it, `dvc repro --pull` its results too"
+            if in_dvc
+            else "expected a folder, zip or tar of images, which DVC hashes whatever the source"
+        )
+        raise UserError(f"{file}: data.path: got {path}, which does not exist; {cure}")
 
     @field_validator("url")
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +23,18 @@ class ModelParams(Section):
     patch_size: int = Field(ge=1, le=256)  # pixels, side; it divides prepare.image_size
     dropout: float = Field(ge=0, lt=1)  # share of activations set to 0
     activation: Literal["relu", "gelu", "silu"] | None  # null: relu for mlp and cnn, gelu for resnet and vit
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if the patches of a vit do not tile the prepared images."""
+        self.check_patches(params["prepare"]["image_size"])
+        return []
+
+    def check_patches(self, image_size: int) -> None:
+        """Raise UserError if the patches of a vit do not tile images of ``image_size`` pixels a side."""
+        if self.family == "vit" and image_size % self.patch_size:
+            raise UserError(
+                f"params.yaml: model.patch_size: got {self.patch_size}, expected a divisor of the image size {image_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
         UserError: a vit whose patches do not tile the image or whose heads do not divide its embedding (4 widths).
     """
     size = data.image_size
-    check_patches(model, size)
+    model.check_patches(size)
     built = Architecture(
         model.family,
         width,
@@ -61,15 +75,6 @@ def architecture(model: ModelParams, width: int, data: Split) -> Architecture:
     )
     check_heads(built, f"width {width}")
     return built
-
-
-def check_patches(model: ModelParams, image_size: int) -> None:
-    """Raise UserError if the patches of a vit do not tile the image, whose side is ``image_size`` pixels."""
-    if model.family == "vit" and image_size % model.patch_size:
-        raise UserError(
-            f"params.yaml: model.patch_size: found {model.patch_size}, expected a divisor of the image size "
-            f"{image_size}"
-        )
 
 
 def check_heads(built: Architecture, width: str) -> None:

@@ -16,10 +16,6 @@ from pydantic import create_model
 from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
-from isoflop.compression.variants import Variants, misfits
-from isoflop.data.augmentation import Augment, check_policy
-from isoflop.download.sources import Data
-from isoflop.models.architecture import ModelParams, check_patches
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import (
@@ -34,9 +30,6 @@ from isoflop.runtime.params import (
 )
 from isoflop.runtime.signature import contract
 from isoflop.runtime.stage_code import STAGES_PACKAGE, installed
-from isoflop.shipping.choosing import Ship
-
-_HARDLY_MEANT = 0.2  # a drop of accuracy beyond it
 
 
 def stage_schemas(project: Path) -> dict[str, type[Section]]:
@@ -127,33 +120,10 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
     mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
     if mistakes:
         raise UserError("; ".join(mistakes))
-    diagnostics, content = [], read_params(file)
-    for schema, variant in _seen(schemas, file):
-        for section in dict(load_params(schema, file, variant)).values():
-            if isinstance(section, Augment):
-                check_policy(section.policy)
-            if isinstance(section, ModelParams):
-                check_patches(section, value_at(content, "prepare.image_size", file))
-            if isinstance(section, Variants) and (wrong := misfits(section)):
-                raise UserError("; ".join(f"{file}: {mistake}" for mistake in wrong))
-            if isinstance(section, Ship) and section.max_accuracy_drop > _HARDLY_MEANT:
-                drop = section.max_accuracy_drop
-                diagnostics.append(
-                    f"{file}: ship.max_accuracy_drop: found {drop:g}, with which a variant may ship that loses "
-                    f"{100 * drop:.4g} points of accuracy; it is a share: 0.01 is one point"
-                )
-            if isinstance(section, Data) and not Path(section.path).exists():
-                path = Path(section.path)
-                kept = path.with_name(f"{path.name}.dvc").is_file()
-                raise UserError(
-                    f"{file}: data.path: found nothing at {path}"
-                    + (
-                        ", which DVC keeps: `dvc pull` fetches it, and `dvc repro --pull` what was made of it, too"
-                        if kept
-                        else ", expected a folder, zip or tar of images (whatever the source: DVC looks at it)"
-                    )
-                )
-    return list(dict.fromkeys(diagnostics))
+    content = read_params(file)
+    loaded = [load_params(schema, file, variant) for schema, variant in _seen(schemas, file)]
+    sections = [section for values in loaded for section in dict(values).values() if isinstance(section, Section)]
+    return list(dict.fromkeys(warning for section in sections for warning in section.cross_check(content, file)))
 
 
 def _mistakes(schemas: Iterable[tuple[type[Section], str | None]], file: Path) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +21,28 @@ from isoflop.runtime.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 
 
-class Section(BaseModel):
-    """Schema of a section of params.yaml, or of the sections that a stage sees.
+RENAMED = {  # old key → new key; the old ones are read until version 0.3
+    "recipe.skip_easy": "recipe.infobatch",
+    "train.micro_batches": "train.accumulate_grad_batches",
+}
 
-    Strict: no value is coerced, no key is unknown, none has a default here (params.yaml is the one place where a
-    value is written).
+
+class Section(BaseModel):
+    """Schema of a section of params.yaml, or of the sections that a stage reads.
+
+    Strict: values are not coerced, unknown keys are refused, and no key has a default, because params.yaml is the only
+    place where a value is written.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Check this section against the rest of ``params``, the content of ``file``; return warnings.
+
+        Raises:
+            UserError: the section does not fit the rest, or what it names is missing.
+        """
+        return []
 
 
 Shown = dict[str, Any]  # a section that a stage shows as it stands: what it may be, the stages say that use it
@@ -102,7 +118,7 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
         entry = value_at(content, f"{by}.{variant}", file)
         if not isinstance(entry, dict) or not isinstance(entry.get("of"), str):
             raise UserError(
-                f"{file}: {by}.{variant}: found {entry!r}, expected a mapping with of: the model to start from"
+                f"{file}: {by}.{variant}: got {entry!r}, expected a mapping with of: the model to start from"
             )
         changes = {field: value for field, value in entry.items() if field != "of"}
         if isinstance(values[name], dict):
@@ -152,8 +168,30 @@ def read_params(file: Path) -> dict[str, Any]:
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: found {type(content).__name__}, expected sections with keys")
-    return {str(name): value for name, value in content.items()}
+        raise UserError(f"{file}: got {type(content).__name__}, expected sections with keys")
+    sections = {str(name): value for name, value in content.items()}
+    for old, new in rename_keys(sections):
+        _warn_once(f"{file}: {old}: renamed to {new}; the old name works until 0.3; fix: `isoflop upgrade`")
+    return sections
+
+
+def rename_keys(sections: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rename the keys of ``RENAMED`` in place, keeping their order; return the old and the new name of each."""
+    done = []
+    for old, new in RENAMED.items():
+        section, before, after = *old.split("."), new.partition(".")[2]
+        keys = sections.get(section)
+        if isinstance(keys, dict) and before in keys and after not in keys:
+            values = [(after if name == before else name, value) for name, value in keys.items()]
+            keys.clear()
+            keys.update(values)
+            done.append((old, new))
+    return done
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _explain(
@@ -162,7 +200,9 @@ def _explain(
     first, *rest = detail["loc"]
     where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
     where = replaced.get(where, where)
-    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, found "):  # of several keys together
+    if detail["type"] == "value_error" and detail["msg"].startswith(
+        ("Value error, got ", "Value error, found ")
+    ):  # of several keys together
         return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
@@ -170,9 +210,9 @@ def _explain(
         meant, known = _meant(schema, detail), _fields_at(schema, detail["loc"][:-1])
         hint = f"did you mean {meant[-1]!r}?" if meant else f"expected one of {', '.join(known)}"
         return f"{file}: {where}: unknown key; {hint}"
-    found = detail["input"]
+    got = detail["input"]
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{file}: {where}: found {found!r} ({_yaml_type(found)}), expected {expected}"
+    return f"{file}: {where}: got {got!r} ({_yaml_type(got)}), expected {expected}"
 
 
 def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:

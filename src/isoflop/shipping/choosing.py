@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
 from isoflop.shipping.model_card import model_card
 
+_LARGE_DROP = 0.2  # of accuracy; more was probably meant in percent
 _AS_GOOD = 1.03  # times the least latency or bytes: a difference that is noise, or worth no accuracy
 SHIPPED = ("MODEL_CARD.md", "choice.json", "model.onnx")  # what ship/SHA256SUMS lists
 Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
@@ -31,6 +32,16 @@ class Ship(Section):
     objective: Literal["latency", "bytes"]  # the fastest or the smallest
     max_accuracy_drop: float = Field(ge=0, le=1)  # share of the validation images, against the base
     max_latency_ms: float | None = Field(gt=0)  # median, milliseconds; null: no limit
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Warn of a drop that was probably meant in percent."""
+        drop = self.max_accuracy_drop
+        if drop <= _LARGE_DROP:
+            return []
+        return [
+            f"{file}: ship.max_accuracy_drop: got {drop:g}, which allows a loss of {100 * drop:.4g} percentage points; "
+            "0.01 is one percentage point"
+        ]
 
 
 @dataclass(frozen=True)
