@@ -9,7 +9,7 @@ import pytest
 
 from isoflop.cli import main as cli
 from isoflop.runtime.dvc_md5 import dvc_md5
-from isoflop.runtime.executions import executions, note_execution
+from isoflop.runtime.executions import executions, log_execution
 
 
 def test_the_md5_is_that_of_dvc(smoke: Path) -> None:
@@ -28,12 +28,12 @@ def test_large_outputs_are_not_hashed_again_and_a_cut_line_is_no_matter(
     Path("large").mkdir()
     (Path("large") / "file").write_bytes(bytes(99))
     Path("small").write_text("x")
-    note_execution([Path("large"), Path("small")], 2.5)
+    log_execution([Path("large"), Path("small")], 2.5)
     with (tmp_path / ".isoflop" / "executions.jsonl").open("a") as log:
         log.write('{"output": "lar\n')
     both = {name: dvc_md5(Path(name)) for name in ("large", "small")}
     monkeypatch.setattr("isoflop.runtime.executions._LARGE", 50)
-    note_execution([Path("large"), Path("small")], 3.5)
+    log_execution([Path("large"), Path("small")], 3.5)
     assert executions(tmp_path) == [(both, 2.5), ({"small": both["small"]}, 3.5)]
 
 
@@ -41,7 +41,7 @@ def test_a_workspace_that_cannot_be_written_costs_no_output(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     Path(".isoflop").write_text("a file where the folder should be")
     Path("out").touch()
-    note_execution([Path("out")], 1.0)
+    log_execution([Path("out")], 1.0)
     assert executions(tmp_path / "elsewhere") == []
 
 

@@ -112,7 +112,7 @@ def test_durations_are_said_as_one_says_them(clock: list[float], seconds: float,
     task = Task("waiting", 2, "turns", shown=False)
     clock[0] += seconds
     task.advance()
-    assert task.told(clock[0]).endswith(f"{left} left")
+    assert task.text(clock[0]).endswith(f"{left} left")
 
 
 def test_other_processes_of_a_training_are_silent(

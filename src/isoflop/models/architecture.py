@@ -33,7 +33,8 @@ class ModelParams(Section):
         """Raise UserError if the patches of a vit do not tile images of ``image_size`` pixels a side."""
         if self.family == "vit" and image_size % self.patch_size:
             raise UserError(
-                f"params.yaml: model.patch_size: got {self.patch_size}, expected a divisor of the image size {image_size}"
+                f"params.yaml: model.patch_size: got {self.patch_size}, expected a divisor of the image size "
+                f"{image_size}"
             )
 
 

@@ -1,4 +1,4 @@
-"""``isoflop check``: all of params.yaml against the schemas of all stages, before any of them runs."""
+"""``isoflop check``: validation of params.yaml against the schemas of all stages, before any stage runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import importlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,26 +33,26 @@ from isoflop.runtime.stage_code import STAGES_PACKAGE, installed
 
 
 def stage_schemas(project: Path) -> dict[str, type[Section]]:
-    """Stage → the schema of the parameters that it sees, of all stages that see any: those in ``project``, or the
-    installed package's where it runs those.
+    """Return the schema of each stage that reads parameters, by stage name. The stages are those in ``project``, or
+    those of the installed package if the project runs them.
 
     Raises:
         UserError: the project has no stages.
     """
     package, names = _stage_modules(project)
     if not names:
-        raise UserError(f"{project / 'stages'}: found no stages, expected a module for each stage of dvc.yaml")
+        raise UserError(f"{project / 'stages'}: got no stages, expected one module per stage of dvc.yaml")
     found = {name: _schema(package, name) for name in names}
     return {name: schema for name, schema in found.items() if schema}
 
 
 def check_values_of_others(project: Path) -> None:
-    """For a stage that runs: the values of all sections that params.yaml of ``project`` has and its stages know.
+    """Validate the sections of params.yaml that other stages than the running one read.
 
-    A section that is missing or that no stage knows, and a stage that cannot be imported, are no business of it.
+    Missing and unknown sections are ignored, and so are stages that cannot be imported.
 
     Raises:
-        UserError: every wrong value or unknown key in a known section, in one line.
+        UserError: a wrong value or an unknown key in a known section; the message names all of them.
     """
     package, names = _stage_modules(project)
     schemas = []
@@ -62,12 +62,12 @@ def check_values_of_others(project: Path) -> None:
     file = project / PARAMS_FILE
     present = read_params(file).keys()
     whole = [schema for schema in schemas if {key.partition(".")[0] for key in _all_keys(schema)} <= present]
-    if mistakes := _mistakes(_seen(whole, file), file):
+    if mistakes := _mistakes(_with_variants(whole, file), file):
         raise UserError("; ".join(mistakes))
 
 
 def _stage_modules(project: Path) -> tuple[str, list[str]]:
-    """The package that has the stages of ``project``, which can be imported then, and their names."""
+    """Return the package of the stages of ``project``, now importable, and their names."""
     if runs_installed_code(project):
         return STAGES_PACKAGE, installed().stage_names()
     if str(project) not in sys.path:
@@ -76,10 +76,10 @@ def _stage_modules(project: Path) -> tuple[str, list[str]]:
 
 
 def _schema(package: str, name: str) -> type[Section] | None:
-    """Of the parameters of a stage; None where it has none."""
+    """Return the schema of a stage's parameters; None if it reads none."""
     try:
         annotations = contract(importlib.import_module(f"{package}.{name}").main).values()
-    except Exception as error:  # a stage of the user's may be anything
+    except Exception as error:  # a module that a user added may do anything
         why = " ".join(str(error).split())
         raise UserError(f"{package}/{name}.py: not a stage ({type(error).__name__}: {why})") from None
     found = [one for one in annotations if isinstance(one, type) and issubclass(one, Section)]
@@ -92,16 +92,26 @@ def _all_keys(schema: type[Section]) -> Iterator[str]:
 
 
 def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[str]:
-    """Validate ``file``: no section or key that no stage knows, every value as its schema wants it.
+    """Validate all of ``file``: sections, keys and values, then each section against the rest.
 
     Returns:
-        What is allowed, but hardly meant.
+        Warnings about values that are valid but probably not intended.
 
     Raises:
-        UserError: every mistake, in one line. The augmentation policy is looked at when all else is right, as that
-            takes the import of albumentations.
+        UserError: the message names every mistake. The augmentation policy is checked last, because that imports
+            albumentations.
     """
     schemas = list(schemas)
+    if mistakes := _structure_mistakes(_all_fields(schemas), file) or _mistakes(_with_variants(schemas, file), file):
+        raise UserError("; ".join(mistakes))
+    content = read_params(file)
+    loaded = [load_params(schema, file, variant) for schema, variant in _with_variants(schemas, file)]
+    sections = [section for values in loaded for section in dict(values).values() if isinstance(section, Section)]
+    return list(dict.fromkeys(warning for section in sections for warning in section.cross_check(content, file)))
+
+
+def _all_fields(schemas: Sequence[type[Section]]) -> dict[str, FieldInfo]:
+    """Return the field of each dotted key that a stage validates."""
     fields = {
         dotted: schema.model_fields[name]
         for schema in schemas
@@ -109,21 +119,19 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
         if schema.model_fields[name].annotation != Shown
     }
     varied = {name for schema in schemas for name in variant_keys(schema)}
-    fields |= {name: FieldInfo(annotation=fields[name].annotation) for name in varied}  # as the section stands
+    return fields | {name: FieldInfo(annotation=fields[name].annotation) for name in varied}  # without any variant
+
+
+def _structure_mistakes(fields: Mapping[str, FieldInfo], file: Path) -> list[str]:
+    """Return the missing and unknown sections, and the wrong keys and values of the known ones."""
     known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))
     present = _sections(file, known)
     unknown = {name: difflib.get_close_matches(name, known, n=1) for name in present if name not in known}
-    meant = [name for nearest in unknown.values() for name in nearest]  # not missing, but misspelled
+    meant = [name for nearest in unknown.values() for name in nearest]  # misspelled, not missing
     mistakes = [f"{file}: {name}: the key is missing" for name in known if name not in (*present, *meant)]
     mistakes += [f"{file}: {name}: unknown key; {_hint(nearest, known)}" for name, nearest in unknown.items()]
     there = {dotted: info for dotted, info in fields.items() if dotted.partition(".")[0] in present}
-    mistakes += _mistakes([(_joined(there), None)], file) or ([] if mistakes else _mistakes(_seen(schemas, file), file))
-    if mistakes:
-        raise UserError("; ".join(mistakes))
-    content = read_params(file)
-    loaded = [load_params(schema, file, variant) for schema, variant in _seen(schemas, file)]
-    sections = [section for values in loaded for section in dict(values).values() if isinstance(section, Section)]
-    return list(dict.fromkeys(warning for section in sections for warning in section.cross_check(content, file)))
+    return mistakes + _mistakes([(_joined(there), None)], file)
 
 
 def _mistakes(schemas: Iterable[tuple[type[Section], str | None]], file: Path) -> list[str]:
@@ -136,8 +144,8 @@ def _mistakes(schemas: Iterable[tuple[type[Section], str | None]], file: Path) -
     return list(dict.fromkeys(found))
 
 
-def _seen(schemas: Iterable[type[Section]], file: Path) -> Iterator[tuple[type[Section], str | None]]:
-    """Each schema as a stage sees it: one that makes variants once for each of them."""
+def _with_variants(schemas: Iterable[type[Section]], file: Path) -> Iterator[tuple[type[Section], str | None]]:
+    """Yield each schema with the variants that its stage runs for; None if it has no variants."""
     content = read_params(file)
     for schema in schemas:
         keys = variant_keys(schema).values()
@@ -147,7 +155,7 @@ def _seen(schemas: Iterable[type[Section]], file: Path) -> Iterator[tuple[type[S
 
 
 def _sections(file: Path, known: list[str]) -> list[str]:
-    """The names of the sections in ``file``; those ``known`` where it cannot be read, for load_params to say why."""
+    """Return the names of the sections in ``file``; ``known`` if it is unreadable, for load_params to report why."""
     try:
         content = OmegaConf.load(file)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
@@ -156,7 +164,7 @@ def _sections(file: Path, known: list[str]) -> list[str]:
 
 
 def _joined(fields: Mapping[str, FieldInfo]) -> type[Section]:
-    """One schema of dotted keys: a section that some stage sees whole is that; others are put together from parts."""
+    """Return one schema of dotted keys. A section that no stage reads as a whole is assembled from its parts."""
     sections: dict[str, dict[str, FieldInfo]] = {}
     for dotted, info in fields.items():
         first, _, rest = dotted.partition(".")

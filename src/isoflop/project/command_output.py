@@ -1,4 +1,4 @@
-"""What another program prints: git, and DVC of this environment."""
+"""Output of other programs: git, and the DVC of this environment."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from pathlib import Path
 
 from isoflop.runtime.errors import UserError
 
-_SAID = 4000  # characters of what a program that failed said
-_OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in a hook, of another repository than ``folder``'s
+_SAID = 4000  # characters of the output of a program that failed
+_OF_GIT = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+)  # set by a git hook, for another repository
 
 
 def command_output(command: Sequence[str], folder: Path) -> str:
-    """What ``command`` prints, run in ``folder``, with the programs of this environment before others.
+    """Run ``command`` in ``folder`` and return its output. Programs of this environment take precedence.
 
     Raises:
-        UserError: it fails, or there is no such program; with what it said.
+        UserError: the program is missing or fails; the message has its output.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {name: value for name, value in os.environ.items() if name not in _OF_GIT}

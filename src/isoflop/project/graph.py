@@ -1,4 +1,4 @@
-"""The graph of dvc.yaml as DVC sees it: which stage waits for which."""
+"""The dependency graph of dvc.yaml, as DVC resolves it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from isoflop.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Graph:
-    """Stages by name; a .dvc file counts as one, named by its path."""
+    """The stages by name; a .dvc file is a stage named by its path."""
 
-    parents: dict[str, list[str]]  # those that it directly depends on; in an order in which each comes after them
-    alone: frozenset[str]  # `meta: {alone: true}`, as what measures time has, and what depends on them
-    given: frozenset[str]  # folders that stages without parents read: what is nobody's output
+    parents: dict[str, list[str]]  # direct dependencies; in topological order
+    alone: frozenset[str]  # stages with `meta: {alone: true}`, which measure time, and their dependents
+    given: frozenset[str]  # folders that stages without parents read; no stage writes them
 
     @property
     def roots(self) -> list[str]:
@@ -24,10 +24,10 @@ class Graph:
 
 
 def read_graph(project: Path, targets: Sequence[str] = ()) -> Graph:
-    """``targets`` (all stages, if none is named; ``sweep`` is all ``sweep@…``) and what they need.
+    """Return the graph of ``targets`` (default: all stages; ``sweep`` stands for all ``sweep@…``) and their ancestors.
 
     Raises:
-        UserError: dvc.yaml is not valid, or a target is no stage of it.
+        UserError: dvc.yaml is not valid, or has no such target.
     """
     import networkx
     from dvc.exceptions import DvcException
@@ -42,15 +42,15 @@ def read_graph(project: Path, targets: Sequence[str] = ()) -> Graph:
     named = {target: [name for name in graph if target in (name, _group(name))] for target in targets}
     unknown = [target for target, stages_of in named.items() if not stages_of]
     if unknown:
-        raise UserError(f"dvc.yaml: found no stage {', '.join(unknown)}, expected of {', '.join(sorted(graph))}")
+        raise UserError(f"dvc.yaml: got no stage {', '.join(unknown)}, expected one of {', '.join(sorted(graph))}")
     wanted = [name for stages_of in named.values() for name in stages_of]
     needed = set(wanted or graph).union(*(networkx.descendants(graph, name) for name in wanted))
     graph = graph.subgraph(needed)
-    places = {name: place for place, name in enumerate(stages)}
-    first = {name: min(places[other] for other in places if _group(other) == _group(name)) for name in needed}
+    order = {name: index for index, name in enumerate(stages)}
+    first = {name: min(order[other] for other in order if _group(other) == _group(name)) for name in needed}
     in_order = networkx.lexicographical_topological_sort(
-        graph.reverse(),  # as dvc.yaml has them, but of a group the last first: of a sweep it is the largest
-        key=lambda name: (first[name], -places[name]),
+        graph.reverse(),  # in the order of dvc.yaml, but the last of a group first: in a sweep it is the largest
+        key=lambda name: (first[name], -order[name]),
     )
     parents = {stage: sorted(graph.successors(stage)) for stage in in_order}
     measures = [name for name in needed if (getattr(stages[name], "meta", None) or {}).get("alone")]

@@ -1,4 +1,4 @@
-"""``docs/params.md``: every key of params.yaml, read from the schemas that the stages check it by.
+"""``docs/params.md``: the reference of all keys of params.yaml, generated from the schemas of the stages.
 
 ``python -m isoflop.project.params_reference`` writes it; with ``--check`` it exits with 1 where the file is not
 current. The comment behind a field of a schema describes its key; the schema's docstring introduces the section.
@@ -27,22 +27,21 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section, Shown, declared_keys, read_params, untracked_keys, value_at, variant_keys
 
 REFERENCE = Path("docs/params.md")
-DEFAULTS = Path("presets/digits.yaml")  # what params.yaml is in a clone
+DEFAULTS = Path("presets/digits.yaml")  # params.yaml of a new clone
 
 _HEAD = """# Every parameter
 
-Made by `python -m isoflop.project.params_reference` from the schemas; edit those, not this page. Defaults are those of
-`presets/digits.yaml`, which `params.yaml` is in a clone; `isoflop preset` lists the others. No schema has a default:
-every key must be there. `isoflop check` names every mistake at once.
+`python -m isoflop.project.params_reference` generates this page from the schemas; edit those, not this
+page. The defaults are the values of `presets/digits.yaml`, the `params.yaml` of a new clone; `isoflop preset` lists the
+other presets. Schemas have no defaults: every key must be present. `isoflop check` reports all mistakes at once.
 
-"Seen by" names the stages that read the key: a change makes these stale, and what follows runs again where their
-outputs change. `sweep@` means a stage for each entry: a new entry is a new stage, the others stay. A stage in brackets
-reads the key and is not run again for it, as it can change none of its outputs. Not listed is `report`, which shows the
-sections as they stand and is written anew when they change. What each stage makes is in
-[architecture](architecture.md).
+"Read by" names the stages that read the key. A change makes them stale; later stages rerun if their inputs change.
+`sweep@` is one stage per entry: a new entry adds a stage and leaves the others alone. A stage in parentheses reads the
+key but does not rerun, because the key cannot change its outputs. `report` prints all sections, so it reruns for every
+key and is not listed. [Architecture](architecture.md) describes the outputs of each stage.
 """
 
-_TITLES = ("| key | allowed | default | what it is | seen by |", "|---|---|---|---|---|")
+_TITLES = ("| key | allowed | default | description | read by |", "|---|---|---|---|---|")
 
 
 @dataclass
@@ -51,20 +50,20 @@ class Key:
 
     info: FieldInfo
     about: str = ""
-    seen_by: list[str] = field(default_factory=list)
+    read_by: list[str] = field(default_factory=list)
 
 
 def reference(project: Path) -> str:
-    """The whole page, of the stages, dvc.yaml and default preset in ``project``."""
+    """Return the page, from the stages, dvc.yaml and default preset of ``project``."""
     schemas = stage_schemas(project)
     keys, intros = _keys(schemas)
     for dotted, stage in _entries(project / "dvc.yaml"):
-        keys[dotted].seen_by = [name for name in keys[dotted].seen_by if name != stage] + [f"{stage}@"]
+        keys[dotted].read_by = [name for name in keys[dotted].read_by if name != stage] + [f"{stage}@"]
     defaults = read_params(project / DEFAULTS)
     parts = [_HEAD]
     for name, section in defaults.items():
         inside = [dotted for dotted in _leaves(section, name, keys)]
-        stages = dict.fromkeys(stage.strip("@()") for dotted in inside for stage in keys[dotted].seen_by)
+        stages = dict.fromkeys(stage.strip("@()") for dotted in inside for stage in keys[dotted].read_by)
         parts += [f"## {name}\n", *(f"{_wrapped(text)}\n" for text in _introductions(name, intros, stages, project))]
         rows = [_row(dotted, keys[dotted], value_at(defaults, dotted, DEFAULTS)) for dotted in inside]
         parts.append("\n".join([*_TITLES, *rows]) + "\n")
@@ -72,20 +71,20 @@ def reference(project: Path) -> str:
 
 
 def _keys(schemas: Mapping[str, type[Section]]) -> tuple[dict[str, Key], dict[str, str]]:
-    """Dotted key → what is known of it, and dotted section → the docstring of its schema."""
+    """Return the description of each dotted key, and the docstring of each section's schema."""
     keys: dict[str, Key] = {}
     intros: dict[str, str] = {}
     for stage, schema in schemas.items():
         untracked = set(untracked_keys(schema))
         for dotted, info, about, of_section in _fields(schema, "", declared_keys(schema), intros):
             known = keys.setdefault(dotted, Key(info, about))
-            if of_section:  # a stage that takes the key alone may say less
+            if of_section:  # a stage that reads this key only may describe less
                 known.info, known.about = info, about
             known.about = known.about or about
-            known.seen_by.append(f"({stage})" if dotted in untracked else stage)
+            known.read_by.append(f"({stage})" if dotted in untracked else stage)
     for stage, schema in schemas.items():
         for by in variant_keys(schema).values():
-            keys[by].seen_by.append(stage)
+            keys[by].read_by.append(stage)
     return keys, intros
 
 
@@ -106,7 +105,7 @@ def _fields(
 
 
 def field_comments(schema: type[Section]) -> dict[str, str]:
-    """Field → the comment behind it in the source of ``schema``."""
+    """Return the comment behind each field in the source of ``schema``, by field."""
     source = inspect.getsource(schema)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
@@ -117,7 +116,7 @@ def field_comments(schema: type[Section]) -> dict[str, str]:
 
 
 def _entries(graph: Path) -> Iterator[tuple[str, str]]:
-    """The keys whose entries are a stage each in dvc.yaml, by ``foreach`` or ``matrix``, with the stage."""
+    """Yield the keys with one stage per entry (``foreach`` or ``matrix`` in dvc.yaml), and the stage."""
     for name, stage in yaml.safe_load(graph.read_text())["stages"].items():
         for template in (stage.get("foreach"), *stage.get("matrix", {}).values()):
             if template:
@@ -125,7 +124,7 @@ def _entries(graph: Path) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(tree: Any, prefix: str, keys: Mapping[str, Key]) -> Iterator[str]:
-    """The keys below ``prefix``, in the order of the file; what is no key of a schema is a section."""
+    """Yield the keys below ``prefix`` in file order; a name that no schema has as a key is a section."""
     if prefix in keys:
         yield prefix
     else:
@@ -134,7 +133,7 @@ def _leaves(tree: Any, prefix: str, keys: Mapping[str, Key]) -> Iterator[str]:
 
 
 def _introductions(name: str, intros: Mapping[str, str], stages: Mapping[str, None], project: Path) -> Iterator[str]:
-    """The docstrings of the section's schemas, or of its stages where it has no schema of its own."""
+    """Yield the docstrings of the section's schemas, or of its stages if it has no schema."""
     own = {dotted: text for dotted, text in intros.items() if dotted.split(".")[0] == name}
     if not own:
         for stage in stages:
@@ -148,12 +147,12 @@ def _introductions(name: str, intros: Mapping[str, str], stages: Mapping[str, No
 
 def _row(dotted: str, known: Key, default: Any) -> str:
     shown = yaml.safe_dump(default, default_flow_style=True, width=4096).removesuffix("\n").removesuffix("\n...")
-    cells = (f"`{dotted}`", allowed(known.info), f"`{shown}`", _plain(known.about), ", ".join(known.seen_by))
+    cells = (f"`{dotted}`", allowed(known.info), f"`{shown}`", _plain(known.about), ", ".join(known.read_by))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def allowed(info: FieldInfo) -> str:
-    """The values that a field takes, in words: types, bounds and choices, from pydantic's own JSON schema."""
+    """Return the allowed values of a field in words: types, bounds and choices, from its JSON schema."""
     definition: Any = (Annotated[info.annotation, info], ...)
     one = create_model("One", __base__=Section, value=definition)
     return _in_words(one.model_json_schema()["properties"]["value"])
@@ -172,7 +171,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     if kind in ("integer", "number"):
         return _range(schema, "whole number" if kind == "integer" else "number")
     if kind == "string":
-        return f"string that fits `{schema['pattern']}`" if "pattern" in schema else "string"
+        return f"string that matches `{schema['pattern']}`" if "pattern" in schema else "string"
     return {"boolean": "`true` or `false`", "null": "null", "object": "mapping"}[str(kind)]
 
 
@@ -199,7 +198,7 @@ def _wrapped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line of Markdown of a docstring's reStructuredText."""
+    """Return a docstring as one line of Markdown."""
     return " ".join(text.replace("``", "`").split())
 
 
@@ -207,15 +206,15 @@ def main(arguments: list[str], project: Path) -> None:
     """Write the page, or with ``--check`` compare it.
 
     Raises:
-        UserError: an unknown argument, or a page that is not current.
+        UserError: the argument is unknown, or the page is not current.
     """
     if arguments not in ([], ["--check"]):
-        raise UserError(f"found {' '.join(arguments)}, expected nothing or --check")
+        raise UserError(f"got {' '.join(arguments)}, expected no argument or --check")
     text, file = reference(project), project / REFERENCE
     if not arguments:
         file.write_text(text)
     elif not file.is_file() or file.read_text() != text:
-        raise UserError(f"{REFERENCE}: not what the schemas say; run `python -m isoflop.project.params_reference`")
+        raise UserError(f"{REFERENCE}: differs from the schemas; fix: `python -m isoflop.project.params_reference`")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Presets: whole params.yaml files in ``presets/``, written over params.yaml only where nothing is lost.
+"""Presets: complete params.yaml files in ``presets/``, written over params.yaml only if that loses nothing.
 
-A project that `isoflop init` made has none of its own, and takes those of the installed package.
+A project that `isoflop init` created has no presets of its own and uses those of the installed package.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PARAMS = "params.yaml"
 
 @dataclass(frozen=True)
 class Preset:
-    """A file of ``presets/``: its name, its first comment line and its bytes."""
+    """A file in ``presets/``: name, first comment line, content."""
 
     name: str
     description: str
@@ -31,46 +31,47 @@ class Preset:
 
 
 def read_presets(project: Path) -> list[Preset]:
-    """All presets of ``project``, by name.
+    """Return all presets of ``project``, sorted by name.
 
     Raises:
-        UserError: there are none.
+        UserError: it has none.
     """
     folder = project / _FOLDER
     if not folder.is_dir() and runs_installed_code(project):
         return presets_of_package()
     if not (presets := _presets_in(folder)):
-        raise UserError(f"{folder}: found no presets, expected files NAME.yaml")
+        raise UserError(f"{folder}: got no presets, expected files NAME.yaml")
     return presets
 
 
 def presets_of_package() -> list[Preset]:
-    """Those that the installed package carries, by name."""
+    """Return the presets of the installed package, sorted by name."""
     return _presets_in(package_folder() / _FOLDER)
 
 
 def apply_preset(project: Path, name: str, *, force: bool) -> Preset:
-    """Write the preset ``name`` to params.yaml of ``project``, whole or not at all.
+    """Write the preset ``name`` to params.yaml of ``project``, atomically.
 
     Raises:
-        UserError: no such preset (the nearest is named), or params.yaml holds changes that neither git's HEAD nor a
-            preset has, and ``force`` is not given.
+        UserError: there is no such preset (the message names the nearest), or params.yaml has changes that are in
+            neither git's HEAD nor a preset, and ``force`` is not set.
     """
     presets = read_presets(project)
     chosen = named_preset(presets, name)
     target = project / _PARAMS
     if not force and target.exists() and not _is_kept(project, target.read_bytes(), presets):
         raise UserError(
-            f"{_PARAMS}: has changes that are neither committed nor a preset; commit them, or give --force to lose them"
+            f"{_PARAMS}: got changes that are neither committed nor in a preset; fix: commit them (--force loses them)"
         )
     write_atomically(target, chosen.content)
     return chosen
 
 
 def named_preset(presets: Sequence[Preset], name: str) -> Preset:
-    """
+    """Return the preset of that name.
+
     Raises:
-        UserError: no such preset; the nearest is named.
+        UserError: there is no such preset; the message names the nearest.
     """
     by_name = {preset.name: preset for preset in presets}
     if name not in by_name:
@@ -89,13 +90,13 @@ def _is_kept(project: Path, content: bytes, presets: Sequence[Preset]) -> bool:
     values = _values(content)
     if any(_values(preset.content) == values for preset in presets):
         return True
-    with contextlib.suppress(UserError):  # no git on this machine, no commit, or no such file in it
+    with contextlib.suppress(UserError):  # git is not installed, or HEAD has no such file
         return bool(_values(command_output(["git", "show", f"HEAD:./{_PARAMS}"], project).encode()) == values)
     return False
 
 
 def _values(content: bytes) -> Any:
-    """What a params.yaml says, however it is written: `dvc exp run` rewrites it. What is no YAML is itself."""
+    """Return the values of a params.yaml, because `dvc exp run` changes its layout; content that is not YAML as is."""
     import yaml
 
     try:

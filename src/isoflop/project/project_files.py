@@ -1,6 +1,6 @@
-"""What a project gets from the installed package: the graph, wired to the package's stages, and the code's digests.
+"""Files that a project takes from the installed package: the graph, wired to its stages, and the code digests.
 
-The package carries the repository's own dvc.yaml, presets and ignore files. In a checkout they lie at its top.
+The package contains the dvc.yaml, presets and ignore files of the repository. In a checkout they are at its root.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 from isoflop.project.command_output import command_output
+from isoflop.project.migration import migrate
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_atomically
 from isoflop.runtime.stage_code import (
@@ -34,26 +35,26 @@ _HEAD = """\
 
 
 def package_folder() -> Path:
-    """Where the package has its dvc.yaml and presets/."""
+    """Return the folder of the package's dvc.yaml and presets/."""
     package = installed().package
     inside = package / "template"
     return inside if inside.is_dir() else package.parents[1]
 
 
 def runs_installed_code(project: Path) -> bool:
-    """Whether ``project`` runs the stages of the installed package, and not stages of its own."""
+    """Return whether ``project`` runs the stages of the installed package, not its own."""
     return (project / CODE_FILE).is_file() and not has_own_stages(project)
 
 
 def project_texts() -> dict[str, str]:
-    """The files of a new project that are the same in every one, by name."""
+    """Return the text of each file that all new projects share, by name."""
     graph = wired_graph((package_folder() / _GRAPH).read_text())
     ignored = {name: (package_folder() / name).read_text() for name in _IGNORE_FILES}
     return {_GRAPH: graph, CODE_FILE.name: code_text(installed(), isoflop=version(), graph=_digest(graph)), **ignored}
 
 
 def plot_templates() -> dict[str, str]:
-    """What dvc.yaml's plots are drawn by, by name; for a folder in which `dvc init` has run."""
+    """Return the plot templates that dvc.yaml names, by path; they need a folder in which `dvc init` has run."""
     files = sorted((package_folder() / _PLOTS).glob("*.json"))
     return {(_PLOTS / file.name).as_posix(): file.read_text() for file in files}
 
@@ -70,16 +71,23 @@ def wired_graph(text: str) -> str:
 
 
 def upgrade(project: Path, *, force: bool) -> list[str]:
-    """Write dvc.yaml and code.yaml of ``project`` for the installed package; returns the stages whose code changed.
+    """Write dvc.yaml and code.yaml of ``project`` for the installed package; return the stages whose code changed.
 
-    A dvc.yaml with changes of the user's stays as it is where the package's own is the one that it was made from.
+    A checkout has its own: there only what ``migrate`` renames is rewritten.
+
+    An edited dvc.yaml stays if it was made from the dvc.yaml that the package has now.
 
     Raises:
-        UserError: ``project`` has stages of its own, or its dvc.yaml has changes that would be lost, and ``force`` is
-            not given or git does not have them either.
+        UserError: ``project`` has its own stages, or the upgrade would lose edits of dvc.yaml that are not committed or
+            for which ``force`` is not set.
     """
+    renamed = migrate(project)
+    for line in renamed:
+        print(line)
     if has_own_stages(project):
-        raise UserError(f"{project}: has stages/ of its own, expected a project that `isoflop init` made")
+        if renamed:
+            return []
+        raise UserError(f"{project}: got a checkout with its own stages/, expected a project of `isoflop init`")
     files = project_texts()
     there = (project / _GRAPH).read_text()
     recorded = recorded_code(project) if (project / CODE_FILE).exists() else {}
@@ -89,11 +97,11 @@ def upgrade(project: Path, *, force: bool) -> list[str]:
     if is_edited and not keeps:
         if not force:
             raise UserError(
-                f"{_GRAPH}: has changes of yours, and isoflop {version()} has another graph than it was made from; "
-                f"--force writes that one, and `git diff {_GRAPH}` then shows what to bring back"
+                f"{_GRAPH}: got edits of the graph of another version than isoflop {version()}; fix: "
+                f"`isoflop upgrade --force` writes the new one, then `git diff {_GRAPH}` shows your edits"
             )
         if not _is_committed(project, there):
-            raise UserError(f"{_GRAPH}: has changes that are not committed, which --force would lose; commit them")
+            raise UserError(f"{_GRAPH}: got uncommitted edits, which --force would lose; fix: commit them")
     written = {CODE_FILE.name: files[CODE_FILE.name]} | ({} if keeps else {_GRAPH: files[_GRAPH]})
     (project / _PLOTS).mkdir(parents=True, exist_ok=True)
     for name, text in (written | plot_templates()).items():

@@ -1,4 +1,4 @@
-"""YAML that is read, changed and written again, with its comments and its form kept."""
+"""YAML round trips that keep comments and layout."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 
 def load(text: str) -> Any:
-    """The content of ``text``, which remembers how it was written."""
+    """Parse ``text``; the result keeps its comments and layout."""
     return _yaml().load(text)
 
 
 def dump(content: Any) -> str:
-    """The text of what ``load`` gave."""
+    """Return the text of a result of ``load``."""
     text = io.StringIO()
     _yaml().dump(content, text)
     return text.getvalue()
 
 
 def dump_graph(content: Any) -> str:
-    """The text of a dvc.yaml, with an empty line before each stage."""
+    """Return the text of a dvc.yaml, with an empty line before each stage."""
     spaced = re.sub(r"\n+(  \w+:\n    (?:matrix|foreach|meta|cmd):)", r"\n\n\1", dump(content))
     return spaced.replace("stages:\n\n", "stages:\n")
 
 
 def flow(items: list[Any]) -> Any:
-    """A list that is written on one line, in brackets."""
+    """Return a list that is written on one line, in brackets."""
     sequence = CommentedSeq(items)
     sequence.fa.set_flow_style()
     return sequence
 
 
 def flow_mapping(content: dict[str, Any]) -> Any:
-    """A mapping that is written on one line, in braces."""
+    """Return a mapping that is written on one line, in braces."""
     mapping = CommentedMap(content)
     mapping.fa.set_flow_style()
     return mapping

@@ -1,8 +1,8 @@
-"""What is in DVC's cache and in the workspace against the MD5s that they should have.
+"""Detection of damaged files in the workspace and in DVC's cache, by their MD5.
 
-DVC itself does not look: it takes a file of its cache for whole by its name, hands it out, and even puts it in the
-place of what a stage has just written (docs/decisions/009). So stages check what they read against dvc.lock, and
-``isoflop doctor --cache`` reads all of the cache again.
+DVC trusts the name of a cached file and never reads its content again: it checks a damaged file out, and even replaces
+the fresh output of a stage with it (docs/decisions/009). So each stage compares its inputs with dvc.lock, and
+``isoflop doctor --cache`` reads the whole cache.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LOCK = Path("dvc.lock")
 
 
 def check_inputs(inputs: Iterable[Path]) -> None:
-    """Compare what a stage is about to read with what dvc.lock says of it; what is not in there is not looked at.
+    """Compare the inputs of a stage with dvc.lock; inputs that it does not list are skipped.
 
     Raises:
-        UserError: an input is not what the stage before it wrote.
+        UserError: an input is not what an earlier stage wrote.
     """
     read = [path.as_posix() for path in inputs]
     for output, wanted in locked_outputs(_LOCK).items():
@@ -34,14 +34,13 @@ def check_inputs(inputs: Iterable[Path]) -> None:
             found = dvc_md5(Path(output))
             if found not in wanted:
                 raise UserError(
-                    f"{output}: found MD5 {found}, expected {' or '.join(sorted(wanted))} by dvc.lock: changed since "
-                    "(`dvc repro` makes it again, `dvc commit` keeps it), or damaged in a cache (`isoflop doctor "
-                    "--cache` says so)"
+                    f"{output}: got MD5 {found}, expected {' or '.join(sorted(wanted))} as in dvc.lock; fix: "
+                    "`dvc repro` rewrites it, `dvc commit` keeps your edit, `isoflop doctor --cache` finds damage"
                 )
 
 
 def locked_outputs(lock: Path) -> dict[str, set[str]]:
-    """Output → its MD5s in dvc.lock, several where a stage was renamed; nothing where that cannot be read."""
+    """Return the MD5s of each output in dvc.lock (several if a stage was renamed); none if it is unreadable."""
     found: dict[str, set[str]] = {}
     try:
         stages = yaml.load(lock.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
@@ -54,7 +53,7 @@ def locked_outputs(lock: Path) -> dict[str, set[str]]:
 
 
 def changed_outputs(project: Path) -> list[Path]:
-    """Outputs in the workspace of ``project`` that are not what dvc.lock says."""
+    """Return the outputs in the workspace of ``project`` whose content differs from dvc.lock."""
     wanted = {project / output: md5s for output, md5s in locked_outputs(project / _LOCK).items()}
     there = [output for output in wanted if output.exists()]
     with ThreadPoolExecutor() as pool:
@@ -64,7 +63,7 @@ def changed_outputs(project: Path) -> list[Path]:
 
 
 def damaged_objects(cache: Path) -> dict[Path, str]:
-    """Objects of a DVC cache whose content is not what their name says, and the MD5 that it has."""
+    """Return the objects of a DVC cache whose content does not match their name, and the MD5 of that content."""
     objects = sorted(_objects(cache))
     with ThreadPoolExecutor() as pool:
         read = tracked(pool.map(dvc_md5, objects), "reading the cache", "files", len(objects))
@@ -73,7 +72,7 @@ def damaged_objects(cache: Path) -> dict[Path, str]:
 
 
 def copies(damaged: dict[Path, str], outputs: Iterable[Path]) -> list[Path]:
-    """Those of ``outputs`` that hold a copy of, or a link to, a damaged object: theirs is no content of anybody's."""
+    """Return those of ``outputs`` that contain a copy of, or a link to, a damaged object."""
     bad = set(damaged.values())
     files = {output: output.rglob("*") if output.is_dir() else [output] for output in outputs}
     return [
@@ -82,7 +81,7 @@ def copies(damaged: dict[Path, str], outputs: Iterable[Path]) -> list[Path]:
 
 
 def remove(outputs: Iterable[Path], objects: Iterable[Path]) -> None:
-    """Delete outputs and objects of the cache, for DVC to restore them or to run their stages again."""
+    """Delete outputs and cache objects, so that DVC restores them or reruns their stages."""
     for output in outputs:
         shutil.rmtree(output) if output.is_dir() and not output.is_symlink() else output.unlink()
     for file in objects:

@@ -1,4 +1,4 @@
-"""The hashes by which DVC knows files and folders."""
+"""The MD5 hashes by which DVC identifies files and folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def dvc_md5(output: Path) -> str:
-    """The MD5 that DVC gives a file, or a folder: that of a list of its files' own."""
+    """Return DVC's MD5 of a file, or of a folder: the hash of the list of its files' hashes."""
     if not output.is_dir():
         return _md5(output)
     entries = [{"md5": _md5(file), "relpath": file.relative_to(output).as_posix()} for file in files_in(output)]
@@ -17,7 +17,7 @@ def dvc_md5(output: Path) -> str:
 
 
 def files_in(output: Path) -> list[Path]:
-    """All files in a folder, however deep; a file itself."""
+    """Return all files below a folder; for a file, the file itself."""
     return [file for file in output.rglob("*") if file.is_file()] if output.is_dir() else [output]
 
 

@@ -1,4 +1,4 @@
-"""The error that a user can mend, and how to tell that there was too little memory."""
+"""The exception for mistakes that a user can fix, and the detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 _OUT_OF_MEMORY = (
     "out of memory",  # torch on a GPU
     "can't allocate memory",  # torch on a CPU
-    "could not create a primitive",  # oneDNN, without another word
+    "could not create a primitive",  # oneDNN, without any other hint
     "could not create a memory",
 )
 
 
 class UserError(Exception):
-    """A mistake in the input, said in one line: the key or file, what was found, what was expected.
+    """A mistake in the input. The message is one line: the key or file, what it got, what it expected, the fix.
 
-    Commands and stages print its message and exit with status 1; any other exception is a bug of ours and
-    keeps its traceback.
+    Commands and stages print the message and exit with status 1. Any other exception is a bug in isoflop and keeps its
+    traceback.
     """
 
 
 def unmade(file: Path, stage: str = "") -> UserError:
-    """That a file which the pipeline makes, or one stage of it, is not there."""
-    return UserError(f"{file}: not found; `dvc repro{stage and f' {stage}'}` makes it")
+    """Return the error for a missing file that the pipeline, or one stage of it, writes."""
+    return UserError(f"{file}: not found; fix: `dvc repro{stage and f' {stage}'}` writes it")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that there was too little memory, on a CPU or a GPU."""
+    """Return whether the error reports too little memory, on a CPU or a GPU."""
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)

@@ -1,4 +1,4 @@
-"""What stages ran in this workspace, in how many seconds: it tells their outputs from those that a cache restored."""
+"""A log of the stages that ran in this workspace and their seconds; other outputs were restored from a cache."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 from isoflop.runtime.dvc_md5 import dvc_md5, files_in
 
-_LOG = Path(".isoflop") / "executions.jsonl"  # in the folder the command runs in; ignored by git and DVC
+_LOG = Path(".isoflop") / "executions.jsonl"  # relative to the working directory; ignored by git and DVC
 _LARGE = 64 << 20  # bytes
 
 
-def note_execution(outputs: Iterable[Path], seconds: float) -> None:
-    """Remember that these outputs were made here. They are hashed once more for it, but for large ones."""
+def log_execution(outputs: Iterable[Path], seconds: float) -> None:
+    """Log that a stage wrote ``outputs`` here, with their hashes, except those of large ones."""
     sizes = {output: sum(file.stat().st_size for file in files_in(output)) for output in outputs}
-    noted = [output for output, size in sizes.items() if size <= max(_LARGE, min(sizes.values()))]
-    line = {"outputs": {output.as_posix(): dvc_md5(output) for output in noted}, "seconds": round(seconds, 2)}
-    with contextlib.suppress(OSError):  # the outputs are whole, whether this can be written or not
+    logged = [output for output, size in sizes.items() if size <= max(_LARGE, min(sizes.values()))]
+    line = {"outputs": {output.as_posix(): dvc_md5(output) for output in logged}, "seconds": round(seconds, 2)}
+    with contextlib.suppress(OSError):  # a full disk must not fail a stage that is done
         append_log(Path(), json.dumps(line) + "\n")
 
 
 def executions(project: Path) -> list[tuple[dict[str, str], float]]:
-    """Of each execution in this workspace, oldest first: outputs with their MD5 as dvc.lock has it, and seconds."""
+    """Return the executions in this workspace, oldest first: MD5 by output, as in dvc.lock, and seconds."""
     found = []
     for line in read_log(project).splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut short by a kill
@@ -33,14 +33,14 @@ def executions(project: Path) -> list[tuple[dict[str, str], float]]:
 
 
 def read_log(project: Path) -> str:
-    """The lines that ``note_execution`` wrote in ``project``."""
+    """Return the lines that ``log_execution`` wrote in ``project``."""
     with contextlib.suppress(FileNotFoundError):
         return (project / _LOG).read_text()
     return ""
 
 
 def append_log(project: Path, lines: str) -> None:
-    """Add what another workspace of the project has noted."""
+    """Append the log of another workspace of the project."""
     if lines:
         (project / _LOG).parent.mkdir(exist_ok=True)
         with (project / _LOG).open("a") as log:

@@ -1,7 +1,7 @@
-"""What the base's training is also told to, by ``train.logger``: TensorBoard, MLflow or Weights & Biases.
+"""Logging of the base model's training to TensorBoard, MLflow or Weights & Biases (``train.logger``).
 
-It goes to ``.isoflop/logs``, which neither git nor DVC looks at: no output of a stage depends on it, and so no stage
-depends on this module or on that key (see ``untracked`` in ``isoflop.runtime.params``).
+Logs go to ``.isoflop/logs``, which git and DVC ignore. They are no output of a stage, so that no stage reruns when the
+key changes (see ``untracked`` in ``isoflop.runtime.params``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy",
 
 
 class ExperimentLog:
-    """One training, told to a logger an epoch at a time: parameters at the start, then each row of its history."""
+    """One training in a logger: its parameters at the start, then one row of metrics per epoch."""
 
     def __init__(self, name: str, run: str, params: dict[str, Any]) -> None:
         """
         Args:
             name: ``tensorboard``, ``mlflow`` or ``wandb``.
-            run: what to call the training there.
+            run: name of the training in the logger.
 
         Raises:
             UserError: its package is not installed.
@@ -35,17 +35,17 @@ class ExperimentLog:
         lacking = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
         if lacking:
             raise UserError(
-                f"params.yaml: train.logger: found {name!r}, which takes {', '.join(lacking)}: "
+                f"params.yaml: train.logger: got {name!r}, which needs {', '.join(lacking)}; fix: "
                 f"`pip install 'isoflop[{name}]'`"
             )
         self._logged = 0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations within the loggers' own packages
+            warnings.simplefilter("ignore")  # deprecations inside the loggers' packages
             self._logger = _opened(name, run)
             self._logger.log_hyperparams(params)
 
     def write(self, history: list[dict[str, float]]) -> None:
-        """Log the rows of ``history`` that are new; of a training that was taken up again, those before it too."""
+        """Log the new rows of ``history``; after a resume, also those of before it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for epoch, row in enumerate(history[self._logged :], self._logged + 1):
@@ -57,7 +57,7 @@ class ExperimentLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close the run, as a failed one where the training failed, whose error a logger's must not hide."""
+        """Close the run, marked as failed if the training failed, whose error must not be hidden by a logger's."""
         if kind is None:
             self._end(whole=True)
         else:
@@ -68,19 +68,19 @@ class ExperimentLog:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._logger.finalize("success" if whole else "failed")
-            if finish := getattr(self._logger.experiment, "finish", None):  # of W&B, which has a process of its own
+            if finish := getattr(self._logger.experiment, "finish", None):  # W&B runs a process of its own
                 finish(exit_code=0 if whole else 1)
 
 
 def _opened(name: str, run: str) -> Any:
-    """The Lightning logger; MLflow's tracking server by its own variable, W&B never by the network."""
+    """Return the Lightning logger. MLFLOW_TRACKING_URI selects MLflow's server; W&B stays offline."""
     from pytorch_lightning import loggers
 
     _FOLDER.mkdir(parents=True, exist_ok=True)
     if name == "tensorboard":
         return loggers.TensorBoardLogger(_FOLDER / name, run, default_hp_metric=False)
     if name == "mlflow":
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # says that it makes its tables
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # reports the creation of its tables
         logging.getLogger("alembic").setLevel(logging.WARNING)
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(_FOLDER / 'mlflow.db').as_posix()}"
         return loggers.MLFlowLogger("isoflop", run, store)

@@ -1,4 +1,4 @@
-"""Loading params.yaml: strictly typed sections, and errors that name the key, what was found and what was expected."""
+"""Loading of params.yaml: strictly typed sections, and errors that name the key, the value and what was expected."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from yaml import YAMLError
 from isoflop.runtime.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
-
-
 RENAMED = {  # old key → new key; the old ones are read until version 0.3
     "recipe.skip_easy": "recipe.infobatch",
     "train.micro_batches": "train.accumulate_grad_batches",
@@ -45,43 +43,43 @@ class Section(BaseModel):
         return []
 
 
-Shown = dict[str, Any]  # a section that a stage shows as it stands: what it may be, the stages say that use it
+Shown = dict[str, Any]  # a section that a stage prints without validating it; the stages that use it do
 
 SectionT = TypeVar("SectionT", bound=Section)
 
 
 def key(dotted: str, **constraints: Any) -> Any:
-    """A field that stands for the part ``dotted`` of params.yaml (say ``train.width``), not a whole section."""
+    """Declare a field that is the key ``dotted`` of params.yaml, such as ``train.width``, not a whole section."""
     return Field(json_schema_extra={"key": dotted}, **constraints)
 
 
 def varied(by: str) -> Any:
-    """A field that is a section with some values replaced by those under ``by``, of which the stage makes one.
+    """Declare a field that is a section in which one variant's entry under ``by`` replaces some values.
 
-    ``prune: Prune = varied(by="variants.prune")`` is section ``prune`` with what ``variants.prune.NAME`` says, NAME
-    being the stage's argument ``variant``.
+    ``prune: Prune = varied(by="variants.prune")`` is section ``prune`` with the values of ``variants.prune.NAME``,
+    where NAME is the stage's argument ``variant``.
     """
     return Field(json_schema_extra={"varied_by": by})
 
 
 def untracked(**constraints: Any) -> Any:
-    """A field of a section that can change no output: no stage is run again for it."""
+    """Declare a field of a section that cannot change any output: no stage reruns when it changes."""
     return Field(json_schema_extra={"untracked": True}, **constraints)
 
 
 def declared_keys(schema: type[Section]) -> dict[str, str]:
-    """Field name → the dotted key of params.yaml that it stands for."""
+    """Return the dotted key of params.yaml by field name."""
     return {name: _extra(info, "key") or name for name, info in schema.model_fields.items()}
 
 
 def variant_keys(schema: type[Section]) -> dict[str, str]:
-    """Field name → the dotted key whose entries vary it, of the fields that are ``varied``."""
+    """Return the dotted key whose entries vary a field, by field name, of the ``varied`` fields."""
     found = {name: _extra(info, "varied_by") for name, info in schema.model_fields.items()}
     return {name: by for name, by in found.items() if by}
 
 
 def tracked_keys(schema: type[Section]) -> Iterator[str]:
-    """The dotted keys whose values decide what a stage makes: a section's own, or those within it where some do not."""
+    """Yield the dotted keys that decide a stage's outputs: sections, or the tracked keys of a section."""
     apart = set(untracked_keys(schema))
     for name, dotted in declared_keys(schema).items():
         section = schema.model_fields[name].annotation
@@ -91,7 +89,7 @@ def tracked_keys(schema: type[Section]) -> Iterator[str]:
 
 
 def untracked_keys(schema: type[Section]) -> Iterator[str]:
-    """The dotted keys that a stage reads and that can change no output of it."""
+    """Yield the dotted keys that a stage reads and that cannot change any of its outputs."""
     for name, dotted in declared_keys(schema).items():
         section = schema.model_fields[name].annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
@@ -101,24 +99,24 @@ def untracked_keys(schema: type[Section]) -> Iterator[str]:
 
 
 def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str | None = None) -> SectionT:
-    """Read from ``file`` only the keys that ``schema`` declares, and validate them.
+    """Read only the keys that ``schema`` declares from ``file``, and validate them.
 
     Args:
-        variant: which entry replaces values of the fields that are ``varied``.
+        variant: name of the entry whose values replace those of the ``varied`` fields.
 
     Raises:
-        UserError: the file is missing or is not YAML, a key is missing or unknown, a value has another type or is
-            out of range; the message names the key, what was found and what was expected.
+        UserError: the file is missing or not YAML, a key is missing or unknown, or a value has the wrong type or is out
+            of range. The message names the key, the value and what was expected.
     """
     content = read_params(file)
     keys = declared_keys(schema)
     values = {name: value_at(content, dotted, file) for name, dotted in keys.items()}
-    replaced: dict[str, str] = {}  # dotted key of a section's value → that of the variant's in its place
+    replaced: dict[str, str] = {}  # dotted key in the section → the variant's key that replaces it
     for name, by in variant_keys(schema).items():
         entry = value_at(content, f"{by}.{variant}", file)
         if not isinstance(entry, dict) or not isinstance(entry.get("of"), str):
             raise UserError(
-                f"{file}: {by}.{variant}: got {entry!r}, expected a mapping with of: the model to start from"
+                f"{file}: {by}.{variant}: got {entry!r}, expected a mapping with `of`, the model to start from"
             )
         changes = {field: value for field, value in entry.items() if field != "of"}
         if isinstance(values[name], dict):
@@ -132,7 +130,9 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
         said = [
             _explain(file, schema, keys, replaced, detail)
             for detail in error.errors()
-            if not (detail["type"] == "missing" and detail["loc"] in meant)  # said once: it is there, misspelled
+            if not (
+                detail["type"] == "missing" and detail["loc"] in meant
+            )  # reported once: the key is there, misspelled
         ]
         raise UserError("; ".join(said)) from None
 
@@ -143,10 +143,10 @@ def _extra(info: FieldInfo, name: str) -> str | None:
 
 
 def value_at(content: Any, dotted: str, file: Path) -> Any:
-    """What ``content``, read of ``file``, has under a dotted key.
+    """Return the value of a dotted key in ``content``, which was read from ``file``.
 
     Raises:
-        UserError: nothing.
+        UserError: there is no such key.
     """
     for part in dotted.split("."):
         if not isinstance(content, dict) or part not in content:
@@ -156,15 +156,15 @@ def value_at(content: Any, dotted: str, file: Path) -> Any:
 
 
 def read_params(file: Path) -> dict[str, Any]:
-    """All of ``file``, unchecked.
+    """Return the sections of ``file`` without validation.
 
     Raises:
-        UserError: it is missing, or is not a YAML mapping.
+        UserError: the file is missing, or is not a YAML mapping.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; expected it in the folder the command runs in") from None
+        raise UserError(f"{file}: not found; expected it in the working directory") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -202,7 +202,7 @@ def _explain(
     where = replaced.get(where, where)
     if detail["type"] == "value_error" and detail["msg"].startswith(
         ("Value error, got ", "Value error, found ")
-    ):  # of several keys together
+    ):  # about several keys
         return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
@@ -216,7 +216,7 @@ def _explain(
 
 
 def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:
-    """The place of the key that an unknown one looks like; empty where there is none."""
+    """Return the path of the known key that is most similar to an unknown one; empty if none is similar."""
     *path, name = detail["loc"]
     nearest = difflib.get_close_matches(str(name), _fields_at(schema, path), n=1)
     return (*path, *nearest) if nearest else ()

@@ -1,4 +1,4 @@
-"""Which of the processes that train one network together this one is."""
+"""The rank of this process among those that train one network together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _RANKS = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")  # of Lightni
 
 
 def process_name() -> str:
-    """A name that no other process of this training has; empty for the first, which is the one that writes."""
+    """Return a name unique among the processes of this training; empty for the first, which writes the outputs."""
     ranks = {name: os.environ.get(name, "0") for name in _RANKS}
     return "-".join(f"{name.lower()}{rank}" for name, rank in ranks.items() if rank != "0")
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes."""
+    """Return whether this process writes the outputs."""
     return process_name() == ""

@@ -1,7 +1,7 @@
-"""How far a long loop is, on standard error: a bar on a terminal, elsewhere a line now and then; in one style.
+"""Progress of long loops on standard error: a bar on a terminal, elsewhere a line every ten seconds.
 
-It is drawn when the loop says how far it is, and by no thread: nothing runs beside what is timed. What is short says
-nothing where lines are all there is. Loops within loops share the display. Colors go by rich: none with ``NO_COLOR``.
+The display is drawn from within the loop, not by a thread, so that nothing runs in parallel with code that is timed.
+Off a terminal, short loops print nothing. Nested loops share the display. rich chooses colors: none with ``NO_COLOR``.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _REDRAW_S = 0.1
-_FIRST_LINE_S, _NEXT_LINE_S = 3.0, 10.0  # of lines, where there is no terminal
+_FIRST_LINE_S, _NEXT_LINE_S = 3.0, 10.0  # to the first and the next line, without a terminal
 
 Item = TypeVar("Item")
 
 
 class Task:
-    """One loop: what it does, and how far it is in ``unit``s (``B``: bytes)."""
+    """Progress of one loop, counted in ``unit`` (``B``: bytes)."""
 
     def __init__(self, what: str, total: float | None, unit: str, shown: bool) -> None:
         self.what, self.done, self.total, self.unit = what, 0.0, total, unit
         self._first, self._began = 0.0, time.monotonic()
-        self._next = self._began if shown else float("inf")  # when to show it again
+        self._next = self._began if shown else float("inf")  # time of the next redraw
 
     def begin(self, done: float) -> None:
-        """So much was done before, by an earlier process: it does not count as fast."""
+        """Start at ``done``, which an earlier process did, so that it does not count toward the speed."""
         self.done = self._first = done
         self._began = time.monotonic()
 
@@ -41,7 +41,7 @@ class Task:
         self.update(self.done + count)
 
     def update(self, done: float, total: float | None = None) -> None:
-        """Say how far it is, and how far it goes where that has changed; cheap, however often it is called."""
+        """Set what is done, and the total if it has changed. Cheap enough to call at every step."""
         self.done = done
         self.total = self.total if total is None else total
         now = time.monotonic()
@@ -49,12 +49,12 @@ class Task:
             self._next = now + _REDRAW_S
             _display.show(self, now)
 
-    def told(self, now: float) -> str:
-        """How far, how fast, and how long still."""
-        taken, made = now - self._began, self.done - self._first
+    def text(self, now: float) -> str:
+        """Return what is done, the speed, and the time left."""
+        seconds, done = now - self._began, self.done - self._first
         parts = [self._amount(self.done) if self.total is None else self._of_total(self.total)]
-        if made > 0 and taken > 0:
-            rate = made / taken
+        if done > 0 and seconds > 0:
+            rate = done / seconds
             parts.append(f"{self._amount(rate)}/s" if rate >= 1 or self.unit == "B" else f"{1 / rate:.3g} s each")
             if self.total is not None and self.done < self.total:
                 parts.append(f"{_duration((self.total - self.done) / rate)} left")
@@ -78,7 +78,7 @@ class Task:
 
 @contextmanager
 def progress(what: str, unit: str, total: float | None = None) -> Iterator[Task]:
-    """Show a loop that calls ``advance`` or ``update`` of what it is given, as long as the block lasts."""
+    """Show the progress of a loop inside the block, which calls ``advance`` or ``update`` of the task."""
     task = Task(what, total, unit, shown=is_first_process())
     _display.enter(task)
     try:
@@ -90,7 +90,7 @@ def progress(what: str, unit: str, total: float | None = None) -> Iterator[Task]
 
 
 def tracked(items: Iterable[Item], what: str, unit: str, total: float | None = None) -> Iterator[Item]:
-    """The items, as one goes through them; how many there are is known of what has a length."""
+    """Yield the items and show the progress; the total is ``total``, or the length of ``items`` if it has one."""
     with progress(what, unit, len(items) if total is None and isinstance(items, Sized) else total) as task:
         for item in items:
             yield item
@@ -98,48 +98,48 @@ def tracked(items: Iterable[Item], what: str, unit: str, total: float | None = N
 
 
 class _Display:
-    """What is shown of the loops that run, the outer ones first."""
+    """The display of all running loops, outer loops first."""
 
     def __init__(self) -> None:
         self._tasks: dict[Task, TaskID | None] = {}
         self._bars: Progress | None = None
         self._next_line = 0.0
-        self._said = False
+        self._printed = False
 
     def enter(self, task: Task) -> None:
         if not self._tasks:
-            self._said, self._next_line = False, time.monotonic() + _FIRST_LINE_S
+            self._printed, self._next_line = False, time.monotonic() + _FIRST_LINE_S
             self._bars = _bars() if is_first_process() and _on_terminal() else None
             if self._bars:
                 self._bars.start()
-        self._tasks[task] = self._bars.add_task(task.what, total=task.total, told="") if self._bars else None
+        self._tasks[task] = self._bars.add_task(task.what, total=task.total, text="") if self._bars else None
         if self._bars:
             self._bars.refresh()
 
     def show(self, task: Task, now: float) -> None:
-        number = self._tasks.get(task)
-        if self._bars and number is not None:
-            self._bars.update(number, completed=task.done, total=task.total, told=task.told(now))
+        bar = self._tasks.get(task)
+        if self._bars and bar is not None:
+            self._bars.update(bar, completed=task.done, total=task.total, text=task.text(now))
             self._bars.refresh()
         elif now >= self._next_line:
             outer = [one for one in self._tasks if one is not task]
-            where = "".join(f"{one.what} ({one.told(now).partition(',')[0]}), " for one in outer)
-            self._say(f"{where}{task.what}: {task.told(now)}", now)
+            where = "".join(f"{one.what} ({one.text(now).partition(',')[0]}), " for one in outer)
+            self._print(f"{where}{task.what}: {task.text(now)}", now)
 
     def leave(self, task: Task, whole: bool) -> None:
-        number = self._tasks.pop(task, None)
-        if self._bars and number is not None:
-            self._bars.remove_task(number)
-        elif whole and self._said and not self._tasks:
+        bar = self._tasks.pop(task, None)
+        if self._bars and bar is not None:
+            self._bars.remove_task(bar)
+        elif whole and self._printed and not self._tasks:
             now = time.monotonic()
-            self._say(f"{task.what}: {task.ended(now)}", now)
+            self._print(f"{task.what}: {task.ended(now)}", now)
         if not self._tasks and self._bars:
             self._bars.stop()
             self._bars = None
 
-    def _say(self, line: str, now: float) -> None:
+    def _print(self, line: str, now: float) -> None:
         print(line, file=sys.stderr, flush=True)
-        self._said, self._next_line = True, now + _NEXT_LINE_S
+        self._printed, self._next_line = True, now + _NEXT_LINE_S
 
 
 _display = _Display()
@@ -153,7 +153,7 @@ def _bars() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}")
+    columns = TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}")
     return Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
 
 

@@ -14,17 +14,17 @@ Out = Annotated[Path, "output"]
 
 
 def contract(main: Callable[..., None]) -> dict[str, Any]:
-    """The annotation of each argument of ``main``, in order: a Section, ``In``, ``list[In]``, ``Out``, int or str."""
+    """Return the annotation of each argument of ``main``: a Section, ``In``, ``list[In]``, ``Out``, int or str."""
     hints = get_type_hints(main, include_extras=True)
     return {name: hints[name] for name in inspect.signature(main).parameters}
 
 
 def is_varied(arguments: dict[str, Any]) -> bool:
-    """Whether the stage makes one of several variants, whose name its command is given."""
+    """Return whether the stage makes one of several variants, which its command names with ``--variant``."""
     sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
     return any(variant_keys(section) for section in sections)
 
 
 def option(argument: str) -> str:
-    """The command-line option of an argument of ``main``."""
+    """Return the command-line option of an argument of ``main``."""
     return "--" + argument.replace("_", "-")

@@ -1,8 +1,8 @@
-"""Turns a typed function into a pipeline stage: its signature is the stage's contract.
+"""Running a typed function as a pipeline stage: its signature is the contract of the stage.
 
 ``main(params: Params, data: In, model: Out)`` becomes ``--data PATH --model PATH``, with ``--variant NAME`` where a
-field of ``Params`` is ``varied``. Outputs are written beside their final place and renamed once the function has
-returned, so nothing half-written is taken for whole.
+field of ``Params`` is ``varied``. Outputs are written to temporary paths and renamed when the function has
+returned, so that a partial output is never mistaken for a complete one.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from typing import Annotated, Any, get_args, get_origin
 from isoflop.runtime.command_help import CommandParser
 from isoflop.runtime.damage import check_inputs
 from isoflop.runtime.errors import UserError, is_out_of_memory
-from isoflop.runtime.executions import note_execution
+from isoflop.runtime.executions import log_execution
 from isoflop.runtime.params import Section, load_params
 from isoflop.runtime.processes import is_first_process, process_name
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
 from isoflop.runtime.stage_code import check_own_code
 
 _INTERRUPTED = 130  # 128 + SIGINT
-_LEAST_FREE_BYTES = 16 * 1024  # a few blocks: a disk with less takes no output
+_LEAST_FREE_BYTES = 16 * 1024  # a few blocks: with less the disk counts as full
 
 
 def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
     """Run ``main`` as a command: arguments from the command line, parameters from params.yaml.
 
-    With ``whole_params`` the values of all other stages are looked at, too: of a stage that comes first or takes long,
-    lest a slip that only a later one would find comes out after hours.
+    ``whole_params`` also validates the sections of all other stages. The first and the long stages use it, so that a
+    mistake in a later section is reported before hours of training, not after.
 
-    Exits with status 1 and one line on stderr for a mistake that the user can mend (UserError, a full disk, too little
-    memory, a file that cannot be read), and with 130 where it is interrupted; any other exception keeps its traceback.
-    Of several processes that train together, each runs the whole function, and only the first one's outputs are kept.
+    Exits with status 1 and one line on stderr for a mistake that the user can fix (UserError, a full disk, too little
+    memory, an unreadable file) and with 130 on an interrupt; any other exception keeps its traceback. If several
+    processes train together, each runs the whole function, and only the outputs of the first are kept.
     """
     arguments = contract(main)
     variant: str | None = None
     outputs: dict[Path, Path] = {}
     began = time.monotonic()
     try:
-        check_own_code()  # first, as other code may have other options
+        check_own_code()  # first: other code may have other options
         values = vars(_parser(main, arguments).parse_args())
         variant = values.pop("variant", None)
         if whole_params:
-            # by name, as an import would make the code of all stages that of this one
+            # by name: an import statement would add all stages to the import closure of this one
             importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -64,15 +64,15 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         if is_first_process():
             for final, partial in outputs.items():
                 _replace(partial, final)
-            note_execution(outputs, time.monotonic() - began)
+            log_execution(outputs, time.monotonic() - began)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except Exception as error:
-        said = _one_line(error, outputs)
-        if said is None:
+        message = _one_line(error, outputs)
+        if message is None:
             raise
         stage = Path(sys.argv[0]).stem
-        sys.exit(f"error: {stage}@{variant}: {said}" if variant else f"error: {stage}: {said}")
+        sys.exit(f"error: {stage}@{variant}: {message}" if variant else f"error: {stage}: {message}")
     finally:
         for partial in outputs.values():
             _remove(partial)
@@ -126,17 +126,17 @@ def _remove(path: Path) -> None:
 
 
 def _one_line(error: Exception, outputs: Iterable[Path]) -> str | None:
-    """What to say of a mistake that the user can mend; None for any other."""
+    """Return the message for a mistake that the user can fix; None for any other error."""
     said = " ".join(str(error).split())
     if isinstance(error, UserError):
         return said
     named = error.filename if isinstance(error, OSError) else None
-    # libraries report a full disk in errors of their own, some without a word of it
+    # libraries report a full disk in errors of their own, some without naming the cause
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in said or _is_full(outputs):
         where = named or ", ".join(map(str, outputs))
-        return f"{where}: the disk is full; free some space and run it again"
+        return f"{where}: the disk is full; fix: free some space and rerun the command"
     if is_out_of_memory(error):
-        return f"out of memory; a smaller recipe.batch_size or train.width needs less ({said[:200]})"
+        return f"out of memory; fix: a smaller recipe.batch_size or train.width ({said[:200]})"
     if isinstance(error, OSError):
         return f"{named}: {error.strerror}" if error.errno is not None else said
     return None
