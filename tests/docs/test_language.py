@@ -58,7 +58,7 @@ PHRASES = {
     r"\b(a|an|one) (folder|row|line|file|module|noun|thread|key) (a|an) \w": "one … per …",
 }
 
-HISTORY = ("LOG.md", "CHANGELOG.md")
+HISTORY = ("LOG.md", "CHANGELOG.md", "migration.py")  # they name what was
 
 
 def _files(top: Path, *suffixes: str) -> Iterator[Path]:
