@@ -1,4 +1,4 @@
-# Two commands: `make repro` and `make test`. Both set up .venv first; set PYTHON to choose another interpreter.
+# Two commands: `make repro` and `make test`. Both create .venv first; set PYTHON to choose another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -26,17 +26,17 @@ bench: .venv/installed
 	python -m benchmarks.scaling_fit
 	python -m benchmarks.training_loop
 
-# What is installed as an SBOM (CycloneDX), and what is known to be wrong with it (asks a service on the network).
+# An SBOM (CycloneDX) of the environment, and its known vulnerabilities (queries a service on the network).
 audit: .venv/installed
 	python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[audit]'
 	cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json .venv
 	pip-audit --progress-spinner off --skip-editable
 
-# The stamp is written last: an interrupted install is taken up again.
+# The stamp is written last, so that an interrupted installation is repeated.
 .venv/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), isoflop needs Python 3.11 or later (make PYTHON=python3.12 ...)" >&2; exit 1; }
-	@echo "installing into .venv: some minutes, without a word"
+	@echo "installing into .venv: takes minutes, prints nothing"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
 	@touch $@

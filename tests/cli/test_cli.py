@@ -165,7 +165,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as leave:
         cli.main(["--version"])
     assert leave.value.code == 0
-    assert capsys.readouterr().out.split() == ["isoflop", "0.1.0"]
+    assert capsys.readouterr().out.split() == ["isoflop", "0.2.0"]
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

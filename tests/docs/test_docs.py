@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
@@ -71,7 +72,7 @@ def paths(page: Path) -> Iterator[str]:
     text = prose(page.read_text())
     tops = {name.partition("/")[0] for name in (*tracked(), *made()) if "/" in name} | {"ship", "report"}
     tops -= {".dvc"}  # what DVC puts there is its own
-    new = re.findall(r"A new file `([^`]+)`", text)
+    new = new_files(page)
     for span in re.findall(r"`([^`\n]+)`", text):
         if re.fullmatch(r"[\w.*-]+(/[\w.*{},-]+)+/?", span) and span.partition("/")[0] in tops and span not in new:
             before, _, choices = span.rstrip("/").partition("{")
@@ -79,6 +80,11 @@ def paths(page: Path) -> Iterator[str]:
             yield from (f"{before}{choice}{after}" for choice in inside.split(","))
         elif re.fullmatch(r"[\w-]+\.(py|toml|md|lock)", span):
             yield f"**/{span}"
+
+
+def new_files(page: Path) -> list[str]:
+    """Files that the reader of a how-to writes."""
+    return re.findall(r"A new file `([^`]+)`", page.read_text())
 
 
 def exists(path: str) -> bool:
@@ -115,6 +121,7 @@ def commands() -> dict[str, set[str]]:
 @pytest.mark.parametrize("page", NOW, ids=identity)
 def test_commands_exist_with_their_options(page: Path) -> None:
     unknown = []
+    there = tracked() | set(new_files(page))
     for line in code(page.read_text()):
         for called in re.findall(r"(?:^|[\s;&(])isoflop ([a-z][^;&|#)]*)", line):
             command, *words = called.split()
@@ -123,7 +130,7 @@ def test_commands_exist_with_their_options(page: Path) -> None:
                 unknown.append(f"isoflop {called}")
         for module in re.findall(r"python -m ((?:isoflop|benchmarks|stages)\.[a-z_0-9.]+)", line):
             base = "src/" if module.startswith("isoflop") else ""
-            if f"{base}{module.rstrip('.').replace('.', '/')}.py" not in tracked():
+            if f"{base}{module.rstrip('.').replace('.', '/')}.py" not in there:
                 unknown.append(f"python -m {module}")
     assert unknown == []
 
@@ -134,7 +141,8 @@ def test_parameters_exist(page: Path) -> None:
     known = {".".join(row.split(".")[:length]) for row in rows for length in range(1, row.count(".") + 2)}
     sections = {row.partition(".")[0] for row in rows}
     named = set(re.findall(r"(?<![\w./-])([a-z]+(?:\.[a-z_0-9]+)+)(?![\w/(]|\.\w)", "\n".join(code(page.read_text()))))
-    free = ("variants.distill.", "variants.prune.", "variants.sparsify.", "variants.qat.")  # names of the user's
+    methods = ("distill.", "prune.", "sparsify.", "qat.", *(Path(file).stem for file in new_files(page)))
+    free = tuple(f"variants.{method}" for method in methods)  # names that users choose
     modules = {name.removeprefix("src/isoflop/").removesuffix(".py").replace("/", ".") for name in tracked()}
     files = (".py", ".json", ".csv", ".yaml", ".md", ".png", ".onnx", ".html")
     wrong = [
@@ -147,17 +155,59 @@ def test_parameters_exist(page: Path) -> None:
 
 
 def test_the_architecture_names_every_module_and_stage() -> None:
+    """Each package has a paragraph that starts with its name and names exactly its modules."""
     text = (DOCS / "architecture.md").read_text()
-    section = text[text.index("\n## The modules") : text.index("\n## What holds")]
-    named = set(re.findall(r"`([a-z_0-9.]+)`", section))
-    files = [file.relative_to(ROOT / "src" / "isoflop") for file in (ROOT / "src" / "isoflop").rglob("*.py")]
-    modules = {".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files} - {"__init__"}
-    assert modules - named == set(), "modules that the page lacks"
-    packages = tuple(f"{name}." for name in modules if any(other.startswith(f"{name}.") for other in modules))
-    assert {name for name in named if name.startswith(packages)} <= modules, "modules that are no more"
+    section = text[text.index("\n## The modules") : text.index("\n## What is guaranteed")]
+    _, *parts = re.split(r"^\*\*`(\w+)`\*\*", section, flags=re.MULTILINE)
+    named = {package: set(re.findall(r"`(\w+)\.py`", content)) for package, content in pairs(parts)}
+    source = ROOT / "src" / "isoflop"
+    packages = {file.parent.name for file in source.glob("*/*.py")}
+    assert named == {name: {file.stem for file in (source / name).glob("[!_]*.py")} for name in packages}
+    assert {file.stem for file in source.glob("[!_]*.py")} <= set(re.findall(r"`(\w+)`", section))
     graph = text[text.index("\n## The graph") : text.index("\n## How a stage")]
     stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
     assert stages - set(re.findall(r"`(\w+)`", graph)) == set()
+
+
+def pairs(parts: list[str]) -> Iterator[tuple[str, str]]:
+    """The first and second item, the third and fourth, and so on."""
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def test_the_architecture_states_the_layers_of_pyproject() -> None:
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    text = (DOCS / "architecture.md").read_text()
+    table = text[text.index("| layer, top to bottom") : text.index("`scaling` knows")]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
+    assert rows == [re.findall(r"\w+", layer) for layer in layers]
+
+
+def test_the_readme_is_short_and_its_tree_names_every_package() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    tree = text[text.index("\n## The tree") :]
+    packages = {file.parent.name for file in (ROOT / "src" / "isoflop").glob("*/__init__.py")}
+    assert {name for name in packages if f"\n  {name}/ " not in tree} == set()
+    table = text[text.index(" variant  ") : text.index("latency: median")]
+    assert max(map(len, table.splitlines())) <= 100
+    assert len(re.findall(r"^\d\. `([^`]+)`", tree, flags=re.MULTILINE)) == 6
+
+
+def test_version_and_licence_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"\n## {project['version']} - " in (ROOT / "CHANGELOG.md").read_text()
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence and "The isoflop authors" in licence
+
+
+def test_pre_commit_runs_what_make_check_runs() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = makefile[makefile.index("\ncheck:") :].split("\n\n")[0].splitlines()[2:]
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook["entry"] for repository in config["repos"] for hook in repository["hooks"]]
+    assert hooks == [line.strip() for line in recipe]
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -166,11 +216,11 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_no_page_but_the_tutorial_and_howtos_looks_as_if_it_were_run() -> None:
-    run = ("tutorial.md", "model-family.md")
+    run = ("tutorial.md", "model-family.md", "add-a-compression-method.md")
     assert [identity(page) for page in PAGES if page.name not in run and blocks(page.read_text(), "console")] == []
 
 
-def test_the_doubts_that_forbid_belief_are_those_of_the_code() -> None:
+def test_the_warnings_that_forbid_extrapolation_are_those_of_the_code() -> None:
     text = (DOCS / "explanation" / "scaling-law.md").read_text()
     table = [line.split("|")[1] for line in text[text.index("\n## When not") :].splitlines() if line.startswith("| `")]
     assert set(re.findall(r"`(\w+)`", " ".join(table))) == WARNINGS
