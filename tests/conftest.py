@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,15 +12,33 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_server
+
 ROOT = Path(__file__).resolve().parents[1]
 # two test processes with a thread a core each fight for the cores, and are several times slower; set before torch loads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))  # the tests import stages.*, as `python -m stages.NAME` does
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One fork server for all test processes."""
+    if not hasattr(config, "workerinput"):
+        server = contextlib.ExitStack()
+        server.enter_context(fork_server.running())
+        config.add_cleanup(server.close)
+
+
 def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with this environment's programs first on the PATH; its output comes back as text."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """Run a command with this environment's programs first on the PATH; its output comes back as text.
+
+    Its Python processes are forks of ``tests.fork_server``; with ``ISOFLOP_TESTS_REAL="1"`` they are processes of
+    their own, for a test of what a process does when it starts, is killed, or starts others.
+    """
+    programs = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if (forks := os.environ.get(fork_server.VARIABLE)) and not env.get(fork_server.REAL):
+        programs.insert(0, forks)
+        command = ("python" if command[0] == sys.executable else command[0], *command[1:])
+    path = os.pathsep.join(programs)
     # a mirror of this machine must not decide what the tests see
     inherited = {name: value for name, value in os.environ.items() if name != "ISOFLOP_MIRROR"}
     environment = {**inherited, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
