@@ -28,6 +28,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(server.close)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the smoke project comes first: of two processes one makes it while the other runs its own half."""
+
+    def place(item: pytest.Item) -> int:
+        needed = getattr(item, "fixturenames", ())
+        return 0 if "wider" in needed else 1 if "smoke" in needed else 2
+
+    items.sort(key=place)
+
+
 def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command with this environment's programs first on the PATH; its output comes back as text.
 
@@ -86,16 +96,27 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
 
 @pytest.fixture(scope="session")
 def smoke(shared_folder: Path) -> Path:
-    """A clone in which the whole smoke pipeline has run, for reading."""
+    """A clone in which the whole smoke pipeline has run, for reading.
+
+    In processes of their own: what the tests compare with it has run in forks.
+    """
 
     def make(clone: Path) -> None:
         copy_project(clone)
-        done = run_command("dvc", "repro", cwd=clone)
+        done = run_command("dvc", "repro", cwd=clone, ISOFLOP_TESTS_REAL="1")
         (clone / ".isoflop").mkdir(exist_ok=True)
         (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
         commit(clone, "reproduced")
 
     return _made_once(shared_folder / "smoke", make)
+
+
+@pytest.fixture
+def clone(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of the reproduced clone, cache and all, to change."""
+    target = tmp_path / "clone"
+    shutil.copytree(smoke, target, symlinks=True)
+    return target
 
 
 @pytest.fixture(scope="session")

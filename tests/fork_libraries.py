@@ -68,11 +68,9 @@ def _parse_each_text_once(folder: Path) -> None:
     folder.mkdir()
 
     def parse_once(text: str, path: str, typ: str = "safe") -> Any:
-        if typ != "safe":
-            return parse(text, path, typ)
-        file = folder / hashlib.sha256(text.encode()).hexdigest()
+        file = folder / f"{typ}-{hashlib.sha256(text.encode()).hexdigest()}"
         if not file.exists():
-            content = parse(text, path)
+            content = parse(text, path, typ)
             partial = file.with_suffix(f".{os.getpid()}")
             partial.write_bytes(pickle.dumps(content))
             partial.replace(file)

@@ -157,6 +157,8 @@ class Server:
         module = _module(request)
         if request["program"] == "python" and not (module == "dvc" or module.startswith(("stages.", "isoflop."))):
             return False
+        if request["program"] == "isoflop" and request["arguments"][:1] == ["launch"]:
+            return False  # Ray's processes find each other by their parents
         if request["surroundings"] != self.surroundings or _read_at_start(request["environment"]) != self.environment:
             return False
         is_dvc = "dvc" in (request["program"], module)
@@ -297,7 +299,7 @@ def _run(request: dict[str, Any], path: list[str], loaded: set[str]) -> NoReturn
         code = _status(ended.code)
     except BaseException as error:
         trace = error.__traceback__.tb_next if error.__traceback__ else None  # without this function
-        sys.excepthook(type(error), error, trace)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         code = 1
         if isinstance(error, KeyboardInterrupt):
             code = -signal.SIGINT

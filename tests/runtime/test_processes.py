@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,13 +15,6 @@ import yaml
 from safetensors.numpy import load_file
 
 from tests.conftest import run_command
-
-
-@pytest.fixture
-def clone(smoke: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "clone"
-    shutil.copytree(smoke, target, symlinks=True)
-    return target
 
 
 def train(

@@ -22,7 +22,7 @@ from isoflop.scaling.laws import fit_law
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study
 from isoflop.scaling.uncertainty import Noise, floor_interval
-from tests.scaling.test_scaling_tables import LAW, simulated
+from tests.scaling_tables import LAW, simulated
 
 
 @settings(max_examples=15, deadline=None)
