@@ -268,8 +268,9 @@ def become(request: dict[str, Any], streams: list[int], path: list[str]) -> NoRe
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tempfile.tempdir = None
     random.seed()
-    if "numpy" in sys.modules:
+    if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()
+        sys.modules["torch"].seed()
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]  # it may have tests of its own

@@ -21,15 +21,15 @@ from tests.conftest import run_command
 pytestmark = pytest.mark.skipif(fork_server.VARIABLE not in os.environ, reason="no fork server on this machine")
 
 SHOWS = """
-import os, random, signal, sys, threading, warnings
+import os, signal, sys, threading
 import numpy
 import torch
 print(sys.argv, sys.orig_argv[1:], sys.executable, sys.path, os.getcwd(), __name__, __spec__.name, __file__)
-print(sys.modules["__main__"].__dict__ is globals(), sys.flags, sys.stdout.encoding, sys.stdout.line_buffering)
+print(sys.modules["__main__"].__dict__ is globals(), sys.dont_write_bytecode, sys.flags.isolated, sys.stdout.encoding, sys.stdout.line_buffering)
 print(sorted((name, value) for name, value in os.environ.items() if name not in ("_", "SHLVL")))
 print({number: signal.getsignal(number) for number in signal.valid_signals() if number < 32})
 print(os.umask(0o22), os.isatty(1), threading.active_count(), threading.current_thread() is threading.main_thread())
-print(torch.get_num_threads(), torch.initial_seed(), torch.rand(3), warnings.filters[-4:])
+print(torch.get_num_threads(), torch.get_default_dtype(), numpy.geterr())
 print(sys.stdin.read())
 """
 ENDS = {
@@ -67,7 +67,9 @@ def both_ways(project: Path, *arguments: str, **env: str) -> list[tuple[int, str
     for how in ({"ISOFLOP_FORK_LOG": str(log)}, {fork_server.REAL: "1"}):
         command = f"echo given | exec python -m stages.probe {shlex.join(arguments)}"
         done = run_command("bash", "-o", "pipefail", "-c", command, cwd=project, check=False, **(how | env))
-        results.append((done.returncode, done.stdout, re.sub(r"(?m)(^| )\d+ ", "", done.stderr)))  # bash shows process ids
+        results.append(
+            (done.returncode, done.stdout, re.sub(r"(?m)(^| )\d+ ", "", done.stderr))
+        )  # bash shows process ids
     return results
 
 
@@ -90,15 +92,20 @@ def test_it_finds_itself_in_the_same_place(project: Path) -> None:
         lines = output.splitlines()
         lines[2] = str([pair for pair in eval(lines[2]) if pair[0] not in own])
         shown.append((status, lines, errors))
+    for in_fork, in_process in zip(shown[0][1], shown[1][1], strict=True):
+        assert in_fork == in_process
     assert shown[0] == shown[1]
     assert "given" in forked[1] and "('ANOTHER', 'value')" in forked[1]
 
 
 def test_no_two_have_the_same_random_numbers(project: Path) -> None:
     """Unless they set a seed: as new processes."""
-    write(project, "import random, numpy\nprint(random.random(), numpy.random.rand())")
+    write(
+        project,
+        "import random, numpy, torch\nprint(*(draw() for draw in (random.random, numpy.random.rand, torch.initial_seed)))",
+    )
     drawn = {run_command("python", "-m", "stages.probe", cwd=project).stdout for _ in range(2)}
-    assert len(drawn) == 2
+    assert all(first != second for first, second in zip(*(line.split() for line in drawn), strict=True))
 
 
 @pytest.mark.parametrize("name", ["train", "export@base"])
