@@ -25,7 +25,8 @@ import os, signal, sys, threading
 import numpy
 import torch
 print(sys.argv, sys.orig_argv[1:], sys.executable, sys.path, os.getcwd(), __name__, __spec__.name, __file__)
-print(sys.modules["__main__"].__dict__ is globals(), sys.dont_write_bytecode, sys.flags.isolated, sys.stdout.encoding, sys.stdout.line_buffering)
+print(sys.modules["__main__"].__dict__ is globals())
+print(sys.dont_write_bytecode, sys.flags.isolated, sys.stdout.encoding, sys.stdout.line_buffering)
 print(sorted((name, value) for name, value in os.environ.items() if name not in ("_", "SHLVL")))
 print({number: signal.getsignal(number) for number in signal.valid_signals() if number < 32})
 print(os.umask(0o22), os.isatty(1), threading.active_count(), threading.current_thread() is threading.main_thread())
@@ -90,7 +91,7 @@ def test_it_finds_itself_in_the_same_place(project: Path) -> None:
     shown = []
     for status, output, errors in (forked, real):
         lines = output.splitlines()
-        lines[2] = str([pair for pair in eval(lines[2]) if pair[0] not in own])
+        lines[3] = str([pair for pair in eval(lines[3]) if pair[0] not in own])
         shown.append((status, lines, errors))
     for in_fork, in_process in zip(shown[0][1], shown[1][1], strict=True):
         assert in_fork == in_process
@@ -100,10 +101,8 @@ def test_it_finds_itself_in_the_same_place(project: Path) -> None:
 
 def test_no_two_have_the_same_random_numbers(project: Path) -> None:
     """Unless they set a seed: as new processes."""
-    write(
-        project,
-        "import random, numpy, torch\nprint(*(draw() for draw in (random.random, numpy.random.rand, torch.initial_seed)))",
-    )
+    draws = "random.random(), numpy.random.rand(), torch.initial_seed()"
+    write(project, f"import random, numpy, torch\nprint({draws})")
     drawn = {run_command("python", "-m", "stages.probe", cwd=project).stdout for _ in range(2)}
     assert all(first != second for first, second in zip(*(line.split() for line in drawn), strict=True))
 
