@@ -157,8 +157,8 @@ class Server:
         module = _module(request)
         if request["program"] == "python" and not (module == "dvc" or module.startswith(("stages.", "isoflop."))):
             return False
-        if request["program"] == "isoflop" and request["arguments"][:1] == ["launch"]:
-            return False  # Ray's processes find each other by their parents
+        if "launch" in request["arguments"][:3]:
+            return False  # `isoflop launch`: Ray keeps track of its processes by their parents
         if request["surroundings"] != self.surroundings or _read_at_start(request["environment"]) != self.environment:
             return False
         is_dvc = "dvc" in (request["program"], module)
