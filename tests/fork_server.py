@@ -10,14 +10,10 @@ The client then starts the real program. ISOFLOP_TESTS_REAL=1 makes every comman
 from __future__ import annotations
 
 import array
-import atexit
 import contextlib
 import gc
-import importlib
 import marshal
 import os
-import random
-import runpy
 import selectors
 import shutil
 import signal
@@ -25,20 +21,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from tests import fork_client, fork_libraries
+from tests import fork_child, fork_client, fork_libraries
 
 _ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("python", "dvc", "isoflop")
 VARIABLE = "ISOFLOP_TEST_PROGRAMS"  # the folder of the clients
 REAL = "ISOFLOP_TESTS_REAL"
-_FORK_LOG = "ISOFLOP_FORK_LOG"  # a file to which every fork appends its CPU time and what it still had to import
 
 # Prefixes of variables that the interpreter or a library reads once, when it starts: a fork has the server's.
 _READ_AT_START = (
@@ -64,8 +56,16 @@ def running() -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="isoflop-tests-"))
     _write_clients(folder)
     environment = {name: value for name, value in os.environ.items() if name not in _APPLIED}
-    command = [sys.executable, "-m", "tests.fork_server", str(folder)]
-    with subprocess.Popen(command, cwd=_ROOT, env=environment, stdin=subprocess.PIPE, start_new_session=True) as server:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen(64)
+        number = listener.fileno()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.fork_server", str(folder), str(number)],
+            cwd=_ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[number],
+            start_new_session=True,
+        )  # fmt: skip
+    with server:
         os.environ[VARIABLE] = str(folder)
         try:
             yield
@@ -98,15 +98,13 @@ def _write_clients(folder: Path) -> None:
 class Server:
     """Takes requests one at a time; of each that runs it knows the process and the connection of its client."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, listener: socket.socket) -> None:
         self.folder = folder
         self.surroundings = fork_client.surroundings()
         self.environment = _read_at_start(os.environ)
         self.path = sys.path[1:]  # without the folder of the tests
         self.selector = selectors.DefaultSelector()
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(folder / "socket"))
-        self.listener.listen(64)
+        self.listener = listener
         self.running: dict[int, socket.socket] = {}
         self.ended, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.owned = [self.ended, wakes, self.listener.fileno()]
@@ -138,7 +136,7 @@ class Server:
             connection.settimeout(30)
             request, streams = _received(connection)
             connection.settimeout(None)
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError, ValueError, TypeError):
             connection.close()
             return
         pid = self._fork(request, streams, connection) if self._fits(request) else None
@@ -154,7 +152,7 @@ class Server:
 
     def _fits(self, request: dict[str, Any]) -> bool:
         """Whether a fork can be what a new process would be."""
-        module = _module(request)
+        module = fork_child.module_of(request)
         if request["program"] == "python" and not (module == "dvc" or module.startswith(("stages.", "isoflop."))):
             return False
         if "launch" in request["arguments"][:3]:
@@ -179,7 +177,7 @@ class Server:
                 os.close(number)
             for other in (connection, *self.running.values()):
                 other.close()
-            become(request, streams, self.path)
+            fork_child.become(request, streams, self.path)
         finally:
             os._exit(124)
 
@@ -213,12 +211,6 @@ class Server:
         return connection
 
 
-def _module(request: dict[str, Any]) -> str:
-    """Which module ``python -m`` is to run; empty for any other command line."""
-    arguments = request["arguments"]
-    return arguments[1] if request["program"] == "python" and len(arguments) > 1 and arguments[0] == "-m" else ""
-
-
 def _read_at_start(environment: Any) -> dict[str, str]:
     return {
         name: value for name, value in environment.items() if name.startswith(_READ_AT_START) and name not in _APPLIED
@@ -250,94 +242,8 @@ def _kill(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-# What follows runs in a fork.
-
-
-def become(request: dict[str, Any], streams: list[int], path: list[str]) -> NoReturn:
-    """Make this process the one that was asked for, run it, and end as it would."""
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
-    for text, number in ((sys.stdin, 0), (sys.stdout, 1), (sys.stderr, 2)):
-        if os.isatty(number):
-            text.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os.chdir(request["cwd"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    time.tzset()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    tempfile.tempdir = None
-    random.seed()
-    if "torch" in sys.modules:
-        sys.modules["numpy"].random.seed()
-        sys.modules["torch"].seed()
-    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-        del sys.modules[name]  # it may have tests of its own
-    loaded = set(sys.modules)
-    _run(request, path, loaded)
-
-
-def _run(request: dict[str, Any], path: list[str], loaded: set[str]) -> NoReturn:
-    program = Path(sys.executable).with_name(request["program"])
-    module = _module(request)
-    first = request["cwd"] if module else str(program.parent)
-    given = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [first, *dict.fromkeys(given), *(entry for entry in path if entry not in given)]
-    importlib.invalidate_caches()
-    sys.orig_argv[:] = [sys.executable, *([] if module else [str(program)]), *request["arguments"]]
-    main = sys.modules["__main__"] = types.ModuleType("__main__")
-    code = 0
-    try:
-        if module:
-            sys.argv[:] = ["-m", *request["arguments"][2:]]
-            runpy._run_module_as_main(module)  # type: ignore[attr-defined]
-        else:
-            sys.argv[:] = [str(program), *request["arguments"]]
-            main.__file__ = str(program)
-            exec(compile(program.read_bytes(), program, "exec"), main.__dict__)
-    except SystemExit as ended:
-        code = _status(ended.code)
-    except BaseException as error:
-        trace = error.__traceback__.tb_next if error.__traceback__ else None  # without this function
-        sys.excepthook(type(error), error.with_traceback(trace), trace)
-        code = 1
-        if isinstance(error, KeyboardInterrupt):
-            code = -signal.SIGINT
-    _end(code, loaded)
-
-
-def _status(code: Any) -> int:
-    if code is None or isinstance(code, int):
-        return int(code or 0) & 0xFF
-    print(code, file=sys.stderr)
-    return 1
-
-
-def _end(code: int, loaded: set[str]) -> NoReturn:
-    """As the interpreter does: the other threads, what is to be done at exit, the streams."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    finally:
-        try:
-            sys.stdout.flush()
-        except (OSError, ValueError):
-            code = code or 120
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
-        if log := os.environ.get(_FORK_LOG):
-            new = sorted(name for name in set(sys.modules) - loaded if not name.startswith(("isoflop", "stages")))
-            with open(log, "a") as file:
-                file.write(f"{time.process_time():.2f} s {len(new)} {' '.join(sys.orig_argv[1:])[:80]}: {new}\n")
-        if code < 0:
-            signal.signal(-code, signal.SIG_DFL)
-            os.kill(os.getpid(), -code)
-        os._exit(code)
-
-
 if __name__ == "__main__":
-    server = Server(Path(sys.argv[1]))
+    server = Server(Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])))
     try:
         server.serve()
     finally:
