@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro install test check bench audit clean-venv
+.PHONY: repro install test nightly check bench audit clean-venv
 
 repro: .venv/installed
 	isoflop check
@@ -15,6 +15,10 @@ install: .venv/installed
 
 test: .venv/installed
 	python -m pytest -n 2 --dist worksteal
+
+# Every case, and every command as a process of its own.
+nightly: .venv/installed
+	ISOFLOP_TESTS_REAL=1 python -m pytest -n 2 --dist worksteal -m ''
 
 check: .venv/installed
 	ruff check .

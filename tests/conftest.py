@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.runtime.stage_code import checkout, code_text
+from tests import fork_server
 
 ROOT = Path(__file__).resolve().parents[1]
 # two test processes with a thread a core each fight for the cores, and are several times slower; set before torch loads
@@ -19,9 +21,35 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))  # the tests import stages.*, as `python -m stages.NAME` does
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One fork server for all test processes."""
+    if not hasattr(config, "workerinput"):
+        server = contextlib.ExitStack()
+        server.enter_context(fork_server.running())
+        config.add_cleanup(server.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the smoke project comes first: of two processes one makes it while the other runs its own half."""
+
+    def place(item: pytest.Item) -> int:
+        needed = getattr(item, "fixturenames", ())
+        return 0 if "wider" in needed else 1 if "smoke" in needed else 2
+
+    items.sort(key=place)
+
+
 def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with this environment's programs first on the PATH; its output comes back as text."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """Run a command with this environment's programs first on the PATH; its output comes back as text.
+
+    Its Python processes are forks of ``tests.fork_server``; with ``ISOFLOP_TESTS_REAL="1"`` they are processes of
+    their own, for a test of what a process does when it starts, is killed, or starts others.
+    """
+    programs = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if (forks := os.environ.get(fork_server.VARIABLE)) and not env.get(fork_server.REAL):
+        programs.insert(0, forks)
+        command = ("python" if command[0] == sys.executable else command[0], *command[1:])
+    path = os.pathsep.join(programs)
     # a mirror of this machine must not decide what the tests see
     inherited = {name: value for name, value in os.environ.items() if name != "ISOFLOP_MIRROR"}
     environment = {**inherited, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
@@ -70,16 +98,27 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
 
 @pytest.fixture(scope="session")
 def smoke(shared_folder: Path) -> Path:
-    """A clone in which the whole smoke pipeline has run, for reading."""
+    """A clone in which the whole smoke pipeline has run, for reading.
+
+    In processes of their own: what the tests compare with it has run in forks.
+    """
 
     def make(clone: Path) -> None:
         copy_project(clone)
-        done = run_command("dvc", "repro", cwd=clone)
+        done = run_command("dvc", "repro", cwd=clone, ISOFLOP_TESTS_REAL="1")
         (clone / ".isoflop").mkdir(exist_ok=True)
         (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
         commit(clone, "reproduced")
 
     return _made_once(shared_folder / "smoke", make)
+
+
+@pytest.fixture
+def clone(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of the reproduced clone, cache and all, to change."""
+    target = tmp_path / "clone"
+    shutil.copytree(smoke, target, symlinks=True)
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import TensorProto, helper
 
 from isoflop.compression.quantization import Quantize, quantize
 from isoflop.data.arrays import Split
@@ -66,3 +68,26 @@ def quantized(source: Path, train: Split, **changes: Any) -> Path:
     for file in scratch.values():
         file.unlink()
     return target
+
+
+def write_model(file: Path, classes: list[str], channels: int = 1, resize: str = "crop", **metadata: str) -> Path:
+    """A model of 2x2 images that finds the brightest pixel: its logits are the pixels (of the first channel) / 32."""
+    weights = np.zeros((4 * channels, 4), np.float32)
+    weights[np.arange(4) * channels, np.arange(4)] = 1 / 32
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 2, 2, channels])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("logits", "probabilities")
+    ]
+    initializer = helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel())
+    graph = helper.make_graph(nodes, "brightest", [images], outputs, [initializer])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    known = {"producer": "isoflop", "variant": "base", "architecture": "{}", "resize": resize}
+    helper.set_model_props(model, {**known, "classes": json.dumps(classes), **metadata})
+    onnx.save(model, file)
+    return file

@@ -28,7 +28,7 @@ from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import read_study
 from isoflop.shipping.choosing import Ship, ship, write_tradeoff
 from tests.conftest import ROOT, ship_files
-from tests.inference.test_prediction import write_model
+from tests.exports import write_model
 
 CLASSES = ["<script>alert(1)</script>", 'zero & "one"', "{{ 7 * 7 }}", "ünïcode"]
 VARIANTS = {  # accuracy, milliseconds, bytes, parameters

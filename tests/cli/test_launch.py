@@ -17,8 +17,8 @@ import pytest
 from isoflop.cli import main as cli
 from isoflop.project.graph import read_graph
 from isoflop.runtime.params import read_params
+from tests.clones import executed
 from tests.conftest import commit, copy_project, run_command
-from tests.pipeline.test_pipeline import executed
 
 STUDY = ("sweep@4", "sweep@6", "sweep@8", "sweep@12")
 

@@ -12,7 +12,7 @@ from isoflop.data import dropped_picture
 from isoflop.data.readers import RawImage
 from isoflop.plotting import new_figure
 from isoflop.runtime.dvc_md5 import dvc_md5
-from tests.data.test_cleaning import picture, plain, png, prepared
+from tests.raw_images import picture, plain, png, prepared
 
 
 def test_the_dropped_are_shown_by_reason_and_the_splits_named_as_dvc_names_them(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from isoflop.runtime.stage_code import checkout, code_digest, code_of_stage
+from tests.clones import executed
 from tests.conftest import ROOT, commit, run_command
 from tests.pictures import CLASSES, litter, take_pictures
-from tests.pipeline.test_pipeline import executed
-from tests.project.test_staleness import stale
+from tests.staleness import stale
 from tests.wheels import built_wheel, run_installed
 
 # The least that goes through every kind of stage.

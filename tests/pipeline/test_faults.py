@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -18,17 +17,11 @@ import pytest
 
 from benchmarks.faults import leftovers, lock, repro, repro_killed
 from benchmarks.full_disk import run_without_room
+from tests.clones import executed, same_outputs, second_clone
 from tests.conftest import run_command
-from tests.pipeline.test_pipeline import executed
-from tests.pipeline.test_sharing import same_outputs, second_clone
 from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3
 
-
-@pytest.fixture
-def clone(smoke: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "clone"
-    shutil.copytree(smoke, target, symlinks=True)
-    return target
+_WRITERS = ("prepare", "train", "export@base", "scaling", "report")  # each writes with a library of its own
 
 
 def test_stages_killed_at_random_moments_end_as_undisturbed_ones(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +51,14 @@ def test_a_file_of_dvc_that_a_kill_cut_short_is_named_with_its_cure(clone: Path,
     assert lock(clone) == before
 
 
-@pytest.mark.parametrize("stage", ["prepare", "train", "export@base", "scaling", "report"])
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("stage", "share"),
+    [
+        ("train", 0.0),
+        *((stage, 0.5) for stage in _WRITERS),
+        *(pytest.param(stage, 0.0, marks=pytest.mark.nightly) for stage in _WRITERS if stage != "train"),
+    ],
+)
 def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(
     clone: Path, tmp_path: Path, stage: str, share: float
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,20 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.clones import executed
 from tests.conftest import copy_project, run_command
-
-
-def executed(output: str) -> set[str]:
-    """The stages that DVC ran, by name."""
-    return set(re.findall(r"Running stage '([^']+)'", output))
-
-
-@pytest.fixture
-def clone(smoke: Path, tmp_path: Path) -> Path:
-    """A copy of the reproduced clone, cache and all, to change."""
-    target = tmp_path / "clone"
-    shutil.copytree(smoke, target, symlinks=True)
-    return target
 
 
 def test_repro_runs_every_stage_and_a_second_one_none(smoke: Path, clone: Path) -> None:

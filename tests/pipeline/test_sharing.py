@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.clones import executed, same_outputs, second_clone
 from tests.conftest import commit, run_command
-from tests.pipeline.test_pipeline import executed
 from tests.remote_servers import ACCESS_KEY, SECRET_KEY, encrypting_s3, s3, sshd
 
 
@@ -19,13 +19,6 @@ def first(smoke: Path, tmp_path: Path) -> Path:
     """Clone A: everything has been run, a remote is still to come."""
     target = tmp_path / "first"
     shutil.copytree(smoke, target, symlinks=True)
-    return target
-
-
-def second_clone(first: Path) -> Path:
-    """Clone B: from git alone, with an empty cache."""
-    target = first.parent / "second"
-    run_command("git", "clone", "-q", str(first), str(target), cwd=first.parent)
     return target
 
 
@@ -40,11 +33,6 @@ def share(first: Path, url: str, **local: str) -> None:
         run_command("dvc", "remote", "modify", "--local", "team", name, value, cwd=first)
     commit(first, "add the team's remote")
     run_command("dvc", "push", "--run-cache", cwd=first)
-
-
-def same_outputs(first: Path, second: Path) -> None:
-    for file in ("ship/model.onnx", "metrics/variants.json", "models/base/weights.safetensors", "report/index.html"):
-        assert (first / file).read_bytes() == (second / file).read_bytes()
 
 
 def test_a_second_clone_restores_the_run_from_a_folder(first: Path, tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from tests.conftest import ROOT, run_command
 EXTRAS = {"tflite"}  # whose package is no development dependency
 
 
-def stage_names() -> list[str]:
-    """Every stage of the smoke preset's graph, those made for each of several by item."""
+def stage_names() -> list[Any]:
+    """Every stage of the smoke preset's graph; of those that one template makes, all but the first are nightly."""
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     params = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
-    names = []
+    names: list[Any] = []
     for name, stage in graph.items():
         if name == CODE_STAGE:  # whose input is all code
             continue
@@ -35,7 +35,8 @@ def stage_names() -> list[str]:
         if name in EXTRAS:
             continue
         assert len(items), f"{template}: the smoke preset should have some"
-        names += [f"{name}@{item}" for item in items]
+        first, *others = (f"{name}@{item}" for item in items)
+        names += [first, *(pytest.param(other, marks=pytest.mark.nightly) for other in others)]
     return names
 
 

@@ -12,7 +12,7 @@ import yaml
 from isoflop.project.params_reference import DEFAULTS, REFERENCE, field_comments
 from isoflop.training.recipe import Recipe
 from tests.conftest import ROOT, run_command
-from tests.project.test_staleness import leaves
+from tests.staleness import leaves
 
 
 def test_the_page_is_current() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, run_command
+from tests.staleness import leaves, stale
 
 # Which stages a section, or a part of one, makes stale. The longest key that fits a parameter decides.
 TABLE: dict[str, set[str]] = {
@@ -52,18 +51,6 @@ TABLE: dict[str, set[str]] = {
 }
 
 
-def leaves(tree: Any, prefix: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """The path of every value; lists count as one value, but a list of mappings is entered."""
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from leaves(value, (*prefix, name))
-    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
-        for index, value in enumerate(tree):
-            yield from leaves(value, (*prefix, index))
-    else:
-        yield prefix
-
-
 def changed(value: Any) -> Any:
     """Another value of the same kind."""
     if isinstance(value, bool):
@@ -73,16 +60,6 @@ def changed(value: Any) -> Any:
     if isinstance(value, list):
         return [*value, changed(value[-1])] if value else [1]
     return 1 if value is None else value + "x"
-
-
-def stale(project: Path) -> set[str]:
-    """The stages that `dvc status` names, without what is stale for want of an output of another stage."""
-    from dvc.repo import Repo
-
-    with warnings.catch_warnings(), Repo(str(project)) as repo:
-        warnings.simplefilter("ignore")  # DVC's own dependencies warn
-        # a stage of another folder than the current one is named with the path of its dvc.yaml before it
-        return {name.rsplit(":", 1)[-1] for name in repo.status()}
 
 
 @pytest.fixture

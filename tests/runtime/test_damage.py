@@ -9,20 +9,18 @@ from pathlib import Path
 import pytest
 
 from isoflop.runtime.dvc_md5 import dvc_md5
+from tests.clones import executed
 from tests.conftest import run_command
-from tests.pipeline.test_pipeline import executed
 
 WEIGHTS = "models/base/weights.safetensors"
 
 
 @pytest.fixture
-def clone(smoke: Path, tmp_path: Path) -> Path:
+def clone(clone: Path) -> Path:
     """Everything has run, and another number of bins is asked for: `evaluate` has to read the base again."""
-    target = tmp_path / "clone"
-    shutil.copytree(smoke, target, symlinks=True)
-    params = target / "params.yaml"
+    params = clone / "params.yaml"
     params.write_text(params.read_text().replace("ece_bins: 15", "ece_bins: 9"))
-    return target
+    return clone
 
 
 def cached(clone: Path, output: str) -> Path:
@@ -40,8 +38,15 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
-@pytest.mark.parametrize("damage", [flip, truncate])
-@pytest.mark.parametrize("remote", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "remote"),
+    [
+        (flip, True),
+        (truncate, False),
+        pytest.param(flip, False, marks=pytest.mark.nightly),
+        pytest.param(truncate, True, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_damaged_object_is_named_and_not_read(
     clone: Path, tmp_path: Path, damage: Callable[[Path], None], remote: bool
 ) -> None:

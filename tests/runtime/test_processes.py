@@ -18,17 +18,8 @@ from safetensors.numpy import load_file
 from tests.conftest import run_command
 
 
-@pytest.fixture
-def clone(smoke: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "clone"
-    shutil.copytree(smoke, target, symlinks=True)
-    return target
-
-
-def train(
-    clone: Path, name: str, commands: Sequence[Sequence[str]] = ((sys.executable,),), **changes: Any
-) -> dict[str, Any]:
-    """What the stage ``train`` says of an mlp (no batch statistics, which differ between processes).
+def train(clone: Path, name: str, commands: Sequence[Sequence[str]] = ((sys.executable,),), **changes: Any) -> None:
+    """Run the stage ``train`` on an mlp (no batch statistics, which differ between processes) into folder ``name``.
 
     ``commands`` start it at the same time, each in place of the interpreter.
     """
@@ -44,40 +35,54 @@ def train(
     inputs = [part for split in ("train", "val", "views") for part in (f"--{split}", paths[split])]
     with ThreadPoolExecutor() as pool:
         stage = ("-m", "stages.train", *inputs, *outputs)
-        list(pool.map(lambda command: run_command(*command, *stage, cwd=clone), commands))
+        list(pool.map(lambda command: run_command(*command, *stage, cwd=clone, ISOFLOP_TESTS_REAL="1"), commands))
     assert not list((clone / name).glob(".*")), "a process left something half-written"
     assert not list((clone / ".isoflop").glob("resume/*"))
-    facts: dict[str, Any] = json.loads((clone / name / "metrics").read_text())
-    return facts
+
+
+@pytest.fixture(scope="module")
+def alone(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which one process has trained."""
+    clone = tmp_path_factory.mktemp("alone") / "clone"
+    shutil.copytree(smoke, clone, symlinks=True)
+    train(clone, "alone")
+    return clone
 
 
 SHARED_OUT = [{"devices": 2}, {"accumulate_grad_batches": 3}, {"devices": 2, "accumulate_grad_batches": 2}]
 
 
 @pytest.mark.parametrize("changes", SHARED_OUT, ids=str)
-def test_the_result_does_not_depend_on_how_a_batch_is_shared_out(clone: Path, changes: dict[str, Any]) -> None:
-    same_training(clone, train(clone, "alone"), train(clone, "shared", **changes))
+def test_the_result_does_not_depend_on_how_a_batch_is_shared_out(
+    alone: Path, clone: Path, changes: dict[str, Any]
+) -> None:
+    train(clone, "shared", **changes)
+    same_training(alone, clone)
 
 
-def test_torchrun_starts_the_processes_of_a_node(clone: Path) -> None:
+def test_torchrun_starts_the_processes_of_a_node(alone: Path, clone: Path) -> None:
     command = ("torchrun", "--standalone", "--nproc-per-node", "2")
-    same_training(clone, train(clone, "alone"), train(clone, "shared", [command], devices=2))
+    train(clone, "shared", [command], devices=2)
+    same_training(alone, clone)
 
 
-def test_two_nodes_with_a_process_each(clone: Path) -> None:
+def test_two_nodes_with_a_process_each(alone: Path, clone: Path) -> None:
     """On one machine; the nodes share the folder, as those of a cluster share a file system."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     whole = ("torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port)
     nodes = [(*whole, "--node-rank", rank) for rank in ("0", "1")]
-    same_training(clone, train(clone, "alone"), train(clone, "shared", nodes, nodes=2))
+    train(clone, "shared", nodes, nodes=2)
+    same_training(alone, clone)
 
 
-def same_training(clone: Path, alone: dict[str, Any], shared: dict[str, Any]) -> None:
+def same_training(one: Path, several: Path) -> None:
+    folders = one / "alone", several / "shared"
+    alone, shared = (json.loads((folder / "metrics").read_text()) for folder in folders)
     assert alone["steps"] == shared["steps"] and alone["images_seen"] == shared["images_seen"]
     assert shared["val_nll"] == pytest.approx(alone["val_nll"], rel=0.02)
     assert shared["train_loss"] == pytest.approx(alone["train_loss"], rel=0.02)
-    weights = [load_file(clone / name / "model" / "weights.safetensors") for name in ("alone", "shared")]
+    weights = [load_file(folder / "model" / "weights.safetensors") for folder in folders]
     for layer, values in weights[0].items():
         assert weights[1][layer] == pytest.approx(values, abs=0.02)

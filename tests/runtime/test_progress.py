@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from isoflop.runtime.progress import Task, progress, tracked
 from tests.conftest import ROOT
+from tests.terminals import on_terminal
 
 LOOPS = """
 import time
@@ -24,28 +21,6 @@ for width in tracked([8, 16], "widths", "runs"):
             task.advance(100)
 print("done")
 """
-
-
-def on_terminal(code: str, **env: str) -> str:
-    """What a terminal of 100 columns gets from Python code."""
-    leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **env}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=follower, stderr=follower, cwd=ROOT, env=environment
-    )
-    os.close(follower)
-    seen = b""
-    with os.fdopen(leader, "rb", buffering=0) as stream:
-        while True:
-            try:
-                part = stream.read(65536)
-            except OSError:  # how Linux says that the other side is closed
-                break
-            if not part:
-                break
-            seen += part
-    assert process.wait() == 0
-    return seen.decode()
 
 
 def test_a_terminal_shows_how_far_how_fast_and_how_long_still() -> None:

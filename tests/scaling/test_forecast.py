@@ -12,7 +12,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import load_params
 from stages import forecast, score
 from tests.conftest import ROOT
-from tests.scaling.test_scaling import loss_at, run_stage, size, write_runs
+from tests.scaling_runs import loss_at, run_stage, size, write_runs
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,57 +26,7 @@ from isoflop.scaling.runs import Run, Study, read_study
 from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
 from stages import scaling
 from tests.conftest import ROOT
-
-LAW = np.array([0.05, 20.0, 30.0, 0.5, 0.7])
-WIDTHS = (8, 12, 16, 24, 32)
-PICTURES = ("scaling.png", "held_out.png", "isoflop.png", "surface.png")
-OUTPUTS = ("law.json", "scaling.json", "scaling.csv", *PICTURES)
-
-
-def size(width: int) -> int:
-    return 70 * width**2 + 30 * width + 10
-
-
-def loss_at(width: int, images: int, epochs: int = 12) -> float:
-    """By LAW, with a term of the images seen that is nothing at 12 epochs."""
-    loss = L_ND.predict(LAW[None], np.array([[size(width)], [images]], np.float64))[0, 0]
-    return float(loss + 20 * ((epochs * images) ** -0.6 - (12 * images) ** -0.6))
-
-
-def write_runs(
-    folder: Path,
-    widths: Iterable[int] = WIDTHS,
-    fractions: Iterable[float] = (0.25, 0.5, 1.0),
-    seeds: int = 2,
-    spread: float = 0.02,
-    epochs: Iterable[int] = (12,),
-) -> Path:
-    """A sweep's files of losses that follow LAW, with noise of ``spread``."""
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    for width in widths:
-        cost = 384.0 * size(width)
-        rows = []
-        for fraction in fractions:
-            images = round(1220 * fraction)
-            for passes, seed in product(epochs, range(seeds)):
-                loss = loss_at(width, images, passes) * float(np.exp(spread * rng.standard_normal()))
-                seen = passes * images
-                rows.append({"fraction": fraction, "budget": None, "seed": seed, "unique_images": images,
-                             "images_seen": seen, "flops": seen * cost, "val_nll": loss,
-                             "val_accuracy": 1 - 0.3 * loss, "train_loss": 0.5, "diverged": False})  # fmt: skip
-        content = {"width": width, "family": "cnn", "parameters": size(width), "body_parameters": size(width) - 170,
-                   "flops_per_image": cost, "chance_nll": 2.302585, "runs": rows}  # fmt: skip
-        (folder / f"width-{width}.json").write_text(json.dumps(content))
-    return folder
-
-
-def run_stage(runs: Path, folder: Path, widths: Iterable[int] = WIDTHS, bootstraps: int = 60) -> dict[str, Any]:
-    """Run the stage's main; the metrics that it wrote."""
-    folder.mkdir(parents=True, exist_ok=True)
-    params = scaling.Params(bootstraps=bootstraps, seed=0, widths=list(widths))
-    scaling.main(params, runs, *(folder / name for name in OUTPUTS))
-    return dict(json.loads((folder / "scaling.json").read_text()))
+from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, loss_at, run_stage, size, write_runs
 
 
 def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
@@ -200,9 +149,7 @@ def test_too_few_widths_are_an_error_of_params(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
     assert "widths: [8, 12, 16, 24, 32]" in text
     (tmp_path / "params.yaml").write_text(text.replace("widths: [8, 12, 16, 24, 32]", "widths: [8, 8, 12]"))
-    with pytest.raises(
-        UserError, match=r"sweep\.widths: got \[8, 8, 12\] \(list\), expected at least 3 different"
-    ):
+    with pytest.raises(UserError, match=r"sweep\.widths: got \[8, 8, 12\] \(list\), expected at least 3 different"):
         load_params(scaling.Params, tmp_path / "params.yaml")
 
 

@@ -23,7 +23,7 @@ from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study
 from isoflop.scaling.uncertainty import Noise, irreducible_loss_interval
-from tests.scaling.test_scaling_tables import LAW, simulated
+from tests.scaling_tables import LAW, simulated
 
 
 @settings(max_examples=15, deadline=None)

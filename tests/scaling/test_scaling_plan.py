@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from isoflop.cli import main as cli
-from tests.scaling.test_scaling import run_stage, write_runs
+from tests.scaling_runs import run_stage, write_runs
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,12 @@ from benchmarks.scaling_fit import GRID
 from isoflop.cli import main as cli
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.forms import L_ND, Form
 from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
 from isoflop.scaling.tables import Columns, read_table
+from tests.scaling_tables import simulated
 
-LAW = np.array([0.3, 40.0, 300.0, 0.45, 0.5])
 WRITTEN = {"law.json", "scaling.json", "scaling.csv", "scaling.png", "held_out.png", "isoflop.png", "surface.png"}
-
-
-def simulated(noise: float = 0.01, seed: int = 0, form: Form = L_ND) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for size in (1e4, 4e4, 1.6e5, 6.4e5):
-        for samples in (1e4, 4e4, 1.6e5):
-            loss = form.predict(LAW[None, : form.size], np.array([[size], [samples]]))[0, 0]
-            rows += [
-                {"N": size, "tokens": samples, "seed": one, "L": loss * math.exp(noise * rng.standard_normal())}
-                for one in (0, 1)
-            ]
-    return rows
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> Path:
