@@ -1,4 +1,4 @@
-"""Two real experiments side by side: on `isoflop report --compare`'s page and in DVC's own plots."""
+"""Compare two real experiments: the page of `isoflop report --compare` and DVC's own plots."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_two_experiments_side_by_side(
     assert rows["recipe.epochs"] == f"<td>{epochs}</td><td>8</td>"
     assert "recipe.batch_size" not in rows
     assert rows["train.steps"] == f"<td>{10 * epochs}</td><td>80</td>"
-    assert re.search(r"The base of B against that of A, image by image: \+\d+\.\d+ points of test accuracy", text)
+    assert re.search(r"Paired comparison of the base models, B − A: test accuracy \+\d+\.\d+ pp", text)
     assert len(re.findall("over epochs; A: from .*?; B: from ", page)) == 3
     drawings = [
         attributes["aria-label"] or "" for _, attributes in parsed.attributes if attributes.get("role") == "img"
@@ -64,8 +64,8 @@ def test_two_experiments_side_by_side(
 def test_one_revision_is_set_beside_the_workspace(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = words(page_of(compared, monkeypatch, "HEAD"))
     assert "HEAD (commit " in text and "workspace" in text
-    assert "Nothing: all parameters are the same." in text and "None, save for times." in text
-    assert "These test images do not tell the two apart." in text
+    assert "All parameters are the same." in text and "No metric differs, apart from timings." in text
+    assert "The difference is not significant." in text
 
 
 def test_the_page_is_the_same_each_time_and_nothing_is_checked_out(
@@ -110,8 +110,8 @@ def values(plots: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ("revisions", "says"),
     [
         (["nonsense"], "error: --compare nonsense: no such revision or experiment; "),
-        (["HEAD~1", "HEAD"], "error: --compare HEAD~1: dvc.lock: not found in that commit; `dvc repro` makes it, "),
-        (["HEAD"] * 7, "error: --compare: found 7 runs, expected at most 6"),
+        (["HEAD~1", "HEAD"], "error: --compare HEAD~1: dvc.lock: not found in that commit; fix: run `dvc repro`, "),
+        (["HEAD"] * 7, "error: --compare: got 7 runs, expected at most 6"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(
@@ -144,7 +144,7 @@ def test_a_run_whose_data_metrics_are_missing_is_drawn_without_intervals(
     facts: dict[str, dict[str, Any]] = {"A": {"data": {"images": {"test": 100}}}, "B": {}}
     drawn = draw_tradeoffs(letters, facts)
     assert [figure.title for figure in drawn] == [
-        "Accuracy against median latency, ms", "Accuracy against size of the file, kB",
+        "Accuracy vs. median latency, ms", "Accuracy vs. file size, kB",
     ]  # fmt: skip
     assert all("A base (shipped): 90" in figure.alt and "B base (shipped): 90" in figure.alt for figure in drawn)
 
@@ -160,7 +160,7 @@ def test_before_the_first_commit_the_cure_is_said(
         assert cli.main(["report", "--compare", revision]) == 1
         said = capsys.readouterr().err
         assert said == (
-            f"error: --compare {revision}: found no commit in git; `dvc repro` makes results, `git commit` keeps them\n"
+            f"error: --compare {revision}: git has no commits; fix: run `dvc repro`, then `git commit`\n"
         )
 
 
@@ -199,8 +199,7 @@ def test_a_run_that_lacks_something_is_compared_by_the_rest() -> None:
         "evaluate": {"accuracy": 0.9, "images": 100, "nll": 0.3, "ece": 0},
     }
     lines = {line.name: line for line in headlines([whole, {"train": {"val_nll": 0.1}}])}
-    assert set(lines) == {"test accuracy of the base", "test loss (NLL) of the base", "calibration error (ECE)",
-                          "validation loss (NLL)", "parameters"}  # fmt: skip
-    assert lines["validation loss (NLL)"].differences == ["-50.0\u202f%"]
-    assert lines["parameters"].values == ["100", "–"] and lines["parameters"].differences == ["–"]
-    assert lines["test accuracy of the base"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]
+    assert set(lines) == {"base: test accuracy", "base: test NLL", "base: test ECE", "base: validation NLL", "base: parameters"}  # fmt: skip
+    assert lines["base: validation NLL"].differences == ["-50.0\u202f%"]
+    assert lines["base: parameters"].values == ["100", "–"] and lines["base: parameters"].differences == ["–"]
+    assert lines["base: test accuracy"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]

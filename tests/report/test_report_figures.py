@@ -1,4 +1,4 @@
-"""The report's own figures: curves, trade-offs, sensitivity, and how an SVG becomes part of a page."""
+"""The report's own figures (curves, trade-offs, sensitivity) and inlining SVGs into a page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from isoflop.report.charts import Point, draw_curves, draw_sensitivity, draw_tradeoff, pareto_front
-from isoflop.report.curve_series import read_curves, thin
-from isoflop.report.svg import inline
+from isoflop.report.facts import read_curves, thin
+from isoflop.report.rendering import inline
 from isoflop.runtime.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_curves_of_one_quantity_are_read_together(tmp_path: Path) -> None:
     points = [(0.0, 1.0), (2.0, 0.5)]
     assert read_curves(tmp_path) == {"loss": {"train": points, "val": points}, "lr": {"": points}}
     (root / "lr.tsv").write_text("step\tlr\n0\thello\n")
-    with pytest.raises(UserError, match=r"lr\.tsv: found .*hello.* in line 2, expected numbers"):
+    with pytest.raises(UserError, match=r"lr\.tsv: line 2: got .*hello.*, expected numbers"):
         read_curves(tmp_path)
 
 
@@ -40,7 +40,7 @@ def test_long_curves_are_thinned_and_end_where_they_ended() -> None:
 @pytest.mark.parametrize("values", [[1.0], [0.5, 0.5], [0.0, 0.0], [-3.0, 1e6], [1e-9, 2e-9]])
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     figure = draw_curves("nll", {"": [(float(step), value) for step, value in enumerate(values)]})
-    assert figure.alt == f"validation loss (NLL) over epochs; from {values[0]:.4g} to {values[-1]:.4g}"
+    assert figure.alt == f"Validation loss (NLL) over epochs; from {values[0]:.4g} to {values[-1]:.4g}"
     assert figure.svg == draw_curves("nll", {"": [(float(step), value) for step, value in enumerate(values)]}).svg
 
 
@@ -63,9 +63,9 @@ def test_a_tradeoff_names_every_point_and_the_front(by: str) -> None:
 def test_layers_are_ordered_by_their_harm_and_the_last_are_counted() -> None:
     layers = [{"name": f"layer.{number}.weight", "error": number / 1000, "int8": number != 19} for number in range(20)]
     figure = draw_sensitivity("base", layers)
-    assert "8 less sensitive ones are not shown" in figure.title
+    assert "8 less sensitive layers not shown" in figure.title
     shown = re.findall(r">(layer\.\d+[^<]*)<", figure.svg)
-    assert shown == [f"layer.{number}{' (float)' if number == 19 else ''}" for number in range(19, 7, -1)]
+    assert shown == [f"layer.{number}{' (FP32)' if number == 19 else ''}" for number in range(19, 7, -1)]
 
 
 def test_an_svg_in_a_page_keeps_to_itself_and_takes_its_colours() -> None:
