@@ -1,4 +1,4 @@
-"""The folder of the demo and the server of `isoflop demo`; what runs in the browser is in test_demo_browser.py."""
+"""The demo folder and the server of `isoflop demo`; test_demo_browser.py tests the page in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.conftest import ROOT, run_command
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Path:
-    """Files with the names of the real runtime's: nothing here runs them."""
+    """Placeholder files with the names of the real runtime; nothing here runs them."""
     folder = tmp_path / "runtime"
     folder.mkdir()
     for name in (*FILES, "LICENSE"):
@@ -91,10 +91,10 @@ def test_samples_are_even_over_the_classes(count: int, chosen: list[int]) -> Non
 def test_a_model_of_other_images_and_a_runtime_in_parts_are_refused(smoke: Path, tmp_path: Path, runtime: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     test.input_spec.classes[0] = "another"
-    with pytest.raises(UserError, match=r"model\.onnx: found a model of 8 pixels.*expected one of the test split"):
+    with pytest.raises(UserError, match=r"model\.onnx: got 8 pixels.*expected those of the test split"):
         write_demo(smoke / "ship/model.onnx", test, runtime, 12, tmp_path / "demo")
     (runtime / FILES[1]).unlink()
-    with pytest.raises(UserError, match=f"runtime: found no {FILES[1]}; `dvc repro onnxruntime_web` brings it"):
+    with pytest.raises(UserError, match=f"runtime: {FILES[1]} not found; fix: run `dvc repro onnxruntime_web`"):
         write_demo(smoke / "ship/model.onnx", read_split(smoke / "data/prepared/test"), runtime, 12, tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
 
@@ -125,7 +125,7 @@ def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "host", "status"),
     [
-        ("/samples/", "127.0.0.1", 404),  # no listings
+        ("/samples/", "127.0.0.1", 404),  # no directory listings
         ("/../runtime/LICENSE", "127.0.0.1", 404),
         ("/%2e%2e/runtime/LICENSE", "127.0.0.1", 404),
         ("/", "localhost", 200),
@@ -150,7 +150,7 @@ def test_the_command_serves_until_it_is_interrupted(demo: Path, tmp_path: Path) 
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores SIGINT
     ) as running:
         try:
             assert running.stdout is not None
@@ -161,23 +161,23 @@ def test_the_command_serves_until_it_is_interrupted(demo: Path, tmp_path: Path) 
             port = url.rstrip("/").rpartition(":")[2]
             again = run_command(*command, "--port", port, cwd=tmp_path, check=False)
             assert again.returncode == 1 and again.stderr.startswith(
-                f"error: --port: found {port}, expected one to listen on"
+                f"error: --port: got {port}, expected a port that is free and permitted"
             )
             assert again.stderr.count("\n") == 1
             running.send_signal(signal.SIGINT)
             assert running.wait(10) == 130
         finally:
-            running.kill()  # or leaving the block waits for it
+            running.kill()  # leaving the block would wait for it
 
 
 def test_without_a_demo_it_says_how_to_get_one(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(smoke)  # whose preset has it off
+    monkeypatch.chdir(smoke)  # its preset disables the demo
     assert cli.main(["demo", "--no-browser"]) == 1
     said = capsys.readouterr().err
     assert (
-        "error: ship/demo/index.html: not found; `dvc repro demo` makes it where params.yaml has demo.enabled: true"
+        "error: ship/demo/index.html: not found; fix: set demo.enabled to true in params.yaml and run `dvc repro demo`"
         in said
     )
     assert said.count("\n") == 1

@@ -159,9 +159,7 @@ def test_before_the_first_commit_the_cure_is_said(
     for revision in ("HEAD", "nonsense"):
         assert cli.main(["report", "--compare", revision]) == 1
         said = capsys.readouterr().err
-        assert said == (
-            f"error: --compare {revision}: git has no commits; fix: run `dvc repro`, then `git commit`\n"
-        )
+        assert said == (f"error: --compare {revision}: git has no commits; fix: run `dvc repro`, then `git commit`\n")
 
 
 def test_without_options_the_report_is_where_it_says(
@@ -199,7 +197,8 @@ def test_a_run_that_lacks_something_is_compared_by_the_rest() -> None:
         "evaluate": {"accuracy": 0.9, "images": 100, "nll": 0.3, "ece": 0},
     }
     lines = {line.name: line for line in headlines([whole, {"train": {"val_nll": 0.1}}])}
-    assert set(lines) == {"base: test accuracy", "base: test NLL", "base: test ECE", "base: validation NLL", "base: parameters"}  # fmt: skip
+    names = ("test accuracy", "test NLL", "test ECE", "validation NLL", "parameters")
+    assert set(lines) == {f"base: {name}" for name in names}
     assert lines["base: validation NLL"].differences == ["-50.0\u202f%"]
     assert lines["base: parameters"].values == ["100", "–"] and lines["base: parameters"].differences == ["–"]
     assert lines["base: test accuracy"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]

@@ -1,4 +1,4 @@
-"""What ships, why, and that the folder that goes out stands on its own."""
+"""The choice of the shipped variant, and the files that ship."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_the_best_that_loses_little_enough_is_chosen(objective: str, drop: float
 def test_every_variant_hears_why() -> None:
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01), MANY)
     assert choice.why == (
-        "slim is the fastest of the 2 that qualify: 0.5 ms against 1 ms of base (2.00 times), "
-        "and 0.50 points of validation accuracy less"
+        "slim is the fastest of the 2 variants that qualify: 0.5 ms instead of 1 ms for base (2.00×), "
+        "0.50 pp lower validation accuracy"
     )
     assert choice.verdicts == {
-        "base": "the base, with 1 ms",
+        "base": "base: 1 ms",
         "slim": f"chosen: {choice.why}",
-        "tiny": "loses 8.00 points of validation accuracy, more than the 1 allowed",
-        "dense": "not measurably faster than base: its speed-up may be as low as 0.97",
+        "tiny": "loses 8.00 pp of validation accuracy; max_accuracy_drop is 1 pp",
+        "dense": "not significantly faster than base: 95 % CI of the speed-up starts at 0.97×",
     }
     assert choice.qualifies == {"base": True, "slim": True, "tiny": False, "dense": False}
 
@@ -79,7 +79,7 @@ def test_no_accuracy_is_given_up_for_noise() -> None:
     for objective in ("latency", "bytes"):
         choice = choose([BASE, SLIM, twin, candidate("slow", 0.98, 0.53, 430)], params(objective, 0.01), MANY)
         assert choice.chosen is twin
-    assert "twin is the most accurate of the 2 smallest (at most 3 % apart) of the 4 that qualify" in choice.why
+    assert "twin is the most accurate of the 2 smallest (within 3 %) of the 4 variants that qualify" in choice.why
 
 
 def test_where_accuracies_are_within_noise_the_loss_decides() -> None:
@@ -89,9 +89,9 @@ def test_where_accuracies_are_within_noise_the_loss_decides() -> None:
     assert few.chosen is poor and some.chosen is sure
     assert choose([BASE, SLIM, sure, poor], params("latency", 0.01), MANY).chosen is SLIM
     assert some.why == (
-        "sure has the least validation loss of the 2 fastest (at most 3 % apart) that the validation images do not "
-        "tell apart by accuracy, of the 4 that qualify: 0.49 ms against 1 ms of base (2.04 times), and 0.60 points of "
-        "validation accuracy less"
+        "sure has the lowest validation loss of the 2 fastest (within 3 %) whose accuracy does not differ "
+        "significantly, of the 4 variants that qualify: 0.49 ms instead of 1 ms for base (2.04×), 0.60 pp lower "
+        "validation accuracy"
     )
 
 
@@ -100,26 +100,24 @@ def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
     for objective, word in (("latency", "faster"), ("bytes", "smaller")):
         choice = choose([BASE, TINY, larger], params(objective, 0.01), MANY)
         assert choice.chosen is BASE
-        assert choice.why == (
-            f"no other variant is {word} than base and loses at most 1 points of validation accuracy, so base ships"
-        )
-    assert choice.verdicts["larger"] == "not smaller than base: 2,000 bytes against 1,000 bytes"
+        assert choice.why == (f"base ships because no variant is {word} and loses at most 1 pp of validation accuracy")
+    assert choice.verdicts["larger"] == "not smaller than base: 2,000 bytes instead of 1,000 bytes"
 
 
 def test_what_takes_too_long_does_not_ship() -> None:
     """The smallest that is fast enough; where the base is too slow as well, it ships and says so."""
     choice = choose([BASE, SLIM, TINY, DENSE], params("bytes", 0.01, max_latency_ms=0.6), MANY)
-    assert choice.chosen is SLIM and choice.verdicts["dense"] == "takes 0.9 ms, more than the 0.6 allowed"
+    assert choice.chosen is SLIM and choice.verdicts["dense"] == "latency 0.9 ms is above max_latency_ms (0.6 ms)"
     assert choice.qualifies == {"base": False, "slim": True, "tiny": False, "dense": False}
-    assert "slim is the smallest of the 1 that qualify" in choice.why
-    assert choice.verdicts["base"] == "the base, which takes 1 ms, more than the 0.6 allowed"
+    assert "slim is the only variant that qualifies" in choice.why
+    assert choice.verdicts["base"] == "base: latency 1 ms is above max_latency_ms (0.6 ms)"
     fat = candidate("fat", 0.98, 0.5, 1200)  # larger than a base that may not ship
     assert choose([BASE, fat], params("bytes", 0.01, max_latency_ms=0.6), MANY).chosen is fat
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01, max_latency_ms=0.3), MANY)
     assert choice.chosen is BASE
     assert choice.why == (
-        "no other variant is faster than base, takes at most 0.3 ms and loses at most 1 points of validation accuracy, "
-        "so base ships, which takes 1 ms, more than the 0.3 allowed"
+        "base ships because no variant is faster, takes at most 0.3 ms and loses at most 1 pp of validation accuracy; "
+        "its own latency 1 ms is above max_latency_ms (0.3 ms)"
     )
 
 
@@ -170,7 +168,7 @@ def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
     assert (tmp_path / "ship/model.onnx").read_bytes() == (measured / "onnx/base-int8.onnx").read_bytes()
     choice = json.loads((tmp_path / "ship/choice.json").read_text())
     assert choice["chosen"] == "base-int8" and choice["why"].startswith(
-        "base-int8 is the smallest of the 2 that qualify"
+        "base-int8 is the smallest of the 2 variants that qualify"
     )
     assert [item["variant"] for item in choice["candidates"]] == ["base", "base-int8"]
     variants = json.loads((measured / "variants.json").read_text())
@@ -233,14 +231,14 @@ def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
 def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> None:
     variants, latency = (json.loads((measured / f"{name}.json").read_text()) for name in ("variants", "latency"))
     del variants["base-int8"]
-    with pytest.raises(UserError, match="ship: found base-int8 in one of variants and latency, expected the same"):
+    with pytest.raises(UserError, match=r"ship: got base-int8 in only one of .*, expected the same variants"):
         candidates(variants, latency)
     wanted, targets = params("bytes", 1.0), ship_files(tmp_path / "ship")
     files = {name: measured / f"{name}.json" for name in ("variants", "latency", "data")}
-    with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected one for each compared variant"):
+    with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected an ONNX file for each variant"):
         ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
     (tmp_path / "cut.json").write_text('{"base": ')
-    with pytest.raises(UserError, match=r"cut\.json: not readable metrics"):
+    with pytest.raises(UserError, match=r"cut\.json: not readable"):
         ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
     assert list((tmp_path / "ship").iterdir()) == []
 

@@ -29,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Point:
-    """A variant in a trade-off. With several runs, ``run`` selects the color; with one, only the shipped variant is colored."""
+    """A variant in a trade-off. ``run`` selects the color; if all points are of one run, only the shipped one has one."""
 
     label: str
     accuracy: float

@@ -62,7 +62,7 @@ def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[st
 
 
 def differing_params(files: Sequence[Path]) -> dict[str, list[str]]:
-    """Return dotted key → its value in each file, for the keys whose values differ; a dash where a file lacks the key."""
+    """Return dotted key → its value in each file, for the keys that differ; a dash where a file lacks the key."""
     flats = [flat(read_params(file)) if file.is_file() else {} for file in files]
     return _differing(flats, lambda value: "null" if value is None else str(value))
 

@@ -27,8 +27,8 @@ def distilled_in_words(facts: Facts) -> str:
     control, teacher = percent(facts["control_val_accuracy"]), percent(facts["teacher_val_accuracy"])
     if "distilled_val_accuracy" not in facts:
         return (
-            f"validation accuracy {control} without a teacher; distillation was skipped because the teacher’s {teacher} "
-            "is no better"
+            f"validation accuracy {control} without a teacher; distillation was skipped because the teacher is no "
+            f"better ({teacher})"
         )
     distilled = percent(facts["distilled_val_accuracy"])
     kept = {"distilled": "the distilled model", "control": "the control"}[facts["kept"]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 GLOSSARY = {
     "accuracy": "Top-1 accuracy: the share of images whose most probable class is the label.",
-    "NLL": "Negative log-likelihood (cross-entropy), in nats: the mean of −log(probability of the labeled class). Lower "
-    "is better. Unlike accuracy, it also measures how confident the model is. “Loss” on this page is the NLL.",
+    "NLL": "Negative log-likelihood (cross-entropy), in nats: the mean of −log(probability of the labeled class). "
+    "Lower is better. Unlike accuracy, it also measures how confident the model is. “Loss” on this page is the NLL.",
     "precision, recall, F1": "Precision is the share of a class’s predictions that are correct. Recall is the share of "
     "its images that are found. F1 is the harmonic mean of the two.",
     "calibration, ECE": "A model is calibrated if predictions with 90 % confidence are correct 90 % of the time. The "

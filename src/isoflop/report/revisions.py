@@ -60,9 +60,7 @@ def _resolved(repo: Any, name: str) -> str:
         return str(resolve_rev(repo.scm, name))
     except (RevError, SCMError):
         if not repo.scm.list_all_commits():
-            raise UserError(
-                f"--compare {name}: git has no commits; fix: run `dvc repro`, then `git commit`"
-            ) from None
+            raise UserError(f"--compare {name}: git has no commits; fix: run `dvc repro`, then `git commit`") from None
         raise UserError(
             f"--compare {name}: no such revision or experiment; fix: see `git log --oneline` and `dvc exp list`"
         ) from None
