@@ -37,8 +37,8 @@ from tests.conftest import run_command
 
 IMAGES = 240  # of the test split
 
-# Measured on x86 with VNNI: FP32 and INT8 logits differ by less than 4e-7 of the largest logit. Without VNNI, ONNX Runtime
-# (not the browser) saturates sums of two products in INT8 layers; `quantize.portable` avoids that.
+# Measured on x86 with VNNI: FP32 and INT8 logits differ by less than 4e-7 of the largest logit. Without VNNI, ONNX
+# Runtime (not the browser) saturates sums of two products in INT8 layers; `quantize.portable` avoids that.
 TOLERANCE = 1e-5
 HAS_WIDE_SUMS = any("vnni" in flag or flag == "asimddp" for flag in processor()[1])
 

@@ -88,6 +88,6 @@ def _check(classifier: OnnxClassifier, test: Split, model: Path) -> None:
     found = (classifier.image_size, classifier.channels, classifier.classes)
     if found != (test.image_size, test.channels, test.input_spec.classes):
         raise UserError(
-            f"{model}: got {found[0]} pixels, {found[1]} channels and {len(found[2])} classes, expected those of the test "
-            f"split: {test.image_size}, {test.channels} and {test.num_classes}, with the same class names"
+            f"{model}: got {found[0]} pixels, {found[1]} channels and {len(found[2])} classes, expected those of the "
+            f"test split: {test.image_size}, {test.channels} and {test.num_classes}, with the same class names"
         )

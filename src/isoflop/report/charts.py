@@ -29,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Point:
-    """A variant in a trade-off. ``run`` selects the color; if all points are of one run, only the shipped one has one."""
+    """A variant in a trade-off. ``run`` selects the color; within a single run, only the shipped variant has one."""
 
     label: str
     accuracy: float
