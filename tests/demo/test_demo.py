@@ -57,7 +57,7 @@ def get(url: str) -> HTTPResponse:
     return response
 
 
-def test_the_folder_holds_the_model_and_pixels_it_was_tested_with(smoke: Path, demo: Path) -> None:
+def test_the_folder_holds_the_model_and_the_exact_test_pixels(smoke: Path, demo: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     facts = json.loads((demo / "demo.json").read_text())
     assert (demo / "model.onnx").read_bytes() == (smoke / "ship/model.onnx").read_bytes()
@@ -77,18 +77,18 @@ def test_the_same_inputs_give_the_same_bytes(smoke: Path, demo: Path, tmp_path: 
     assert all((demo / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
 
 
-def test_nothing_in_the_page_names_another_host() -> None:
+def test_the_page_names_no_other_host() -> None:
     for file in (ROOT / "src/isoflop/demo").iterdir():
         if file.suffix in (".html", ".css", ".js"):
             assert not re.search(r"\w+://\w", file.read_text()), f"{file.name}: an address"
 
 
 @pytest.mark.parametrize(("count", "chosen"), [(0, []), (4, [0, 1, 4, 2]), (9, [0, 1, 4, 2, 3, 5])])
-def test_samples_are_even_over_the_classes(count: int, chosen: list[int]) -> None:
+def test_samples_are_spread_over_the_classes(count: int, chosen: list[int]) -> None:
     assert choose_samples(np.array([0, 1, 0, 1, 2, 1]), 3, count) == chosen
 
 
-def test_a_model_of_other_images_and_a_runtime_in_parts_are_refused(smoke: Path, tmp_path: Path, runtime: Path) -> None:
+def test_a_mismatched_model_and_an_incomplete_runtime_are_refused(smoke: Path, tmp_path: Path, runtime: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     test.input_spec.classes[0] = "another"
     with pytest.raises(UserError, match=r"model\.onnx: got 8 pixels.*expected those of the test split"):
@@ -99,12 +99,12 @@ def test_a_model_of_other_images_and_a_runtime_in_parts_are_refused(smoke: Path,
     assert not (tmp_path / "demo").exists()
 
 
-def test_where_none_is_wanted_the_stages_leave_empty_folders(smoke: Path) -> None:
+def test_a_disabled_demo_leaves_empty_folders(smoke: Path) -> None:
     for folder in ("vendor/onnxruntime-web", "ship/demo"):
         assert (smoke / folder).is_dir() and not any((smoke / folder).iterdir())
 
 
-def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
+def test_content_types(demo: Path) -> None:
     types = {
         "": "text/html; charset=utf-8",
         "demo.js": "text/javascript; charset=utf-8",
@@ -134,7 +134,7 @@ def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
         ("/%00", "127.0.0.1", 400),
     ],
 )
-def test_the_server_gives_the_folder_and_only_to_this_machine(demo: Path, path: str, host: str, status: int) -> None:
+def test_the_server_serves_the_folder_to_this_machine_only(demo: Path, path: str, host: str, status: int) -> None:
     with served(demo) as url:
         port = url.rstrip("/").rpartition(":")[2]
         connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=10)
@@ -170,7 +170,7 @@ def test_the_command_serves_until_it_is_interrupted(demo: Path, tmp_path: Path) 
             running.kill()  # leaving the block would wait for it
 
 
-def test_without_a_demo_it_says_how_to_get_one(
+def test_without_a_demo_the_error_names_the_fix(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(smoke)  # its preset disables the demo

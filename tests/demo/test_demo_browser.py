@@ -149,7 +149,7 @@ def digits_demo(runtime: Path, smoke: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("variant", ["base", "base-int8"])
-def test_the_page_answers_as_onnx_runtime_does(
+def test_predictions_match_onnx_runtime(
     browser: Browser, runtime: Path, smoke: Path, tmp_path: Path, variant: str
 ) -> None:
     test = read_split(smoke / "data/prepared/test")
@@ -189,9 +189,7 @@ def png(pixels: Images) -> bytes:
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
-def test_images_of_any_size_become_the_pixels_that_pillow_makes(
-    browser: Browser, digits_demo: Path, resize: str
-) -> None:
+def test_resized_pixels_match_pillow(browser: Browser, digits_demo: Path, resize: str) -> None:
     generator = np.random.default_rng(0)
     with visiting(browser, digits_demo) as visit:
         for height, width, size, channels in [
@@ -205,7 +203,7 @@ def test_images_of_any_size_become_the_pixels_that_pillow_makes(
             assert np.array_equal(found, expected), f"{height}x{width} to {size}x{size}x{channels}"
 
 
-def test_a_photo_is_turned_by_its_exif_and_transparency_is_white(browser: Browser, digits_demo: Path) -> None:
+def test_exif_orientation_and_transparency(browser: Browser, digits_demo: Path) -> None:
     ramp = np.linspace(0, 255, 60 * 40).reshape(60, 40).astype(np.uint8)
     photo, clear = io.BytesIO(), io.BytesIO()
     exif = Image.Exif()
@@ -222,7 +220,7 @@ def test_a_photo_is_turned_by_its_exif_and_transparency_is_white(browser: Browse
             assert np.abs(found - expected).max() <= 2, kind
 
 
-def test_a_reader_chooses_drops_and_draws(browser: Browser, digits_demo: Path, smoke: Path, tmp_path: Path) -> None:
+def test_choosing_a_file_a_sample_and_drawing(browser: Browser, digits_demo: Path, smoke: Path, tmp_path: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     file = tmp_path / "photo.png"
     file.write_bytes(png(np.kron(np.repeat(test.images[7], 3, 2), np.ones((9, 9, 1), np.uint8))))
@@ -264,7 +262,7 @@ def test_a_reader_chooses_drops_and_draws(browser: Browser, digits_demo: Path, s
         page.get_by_text("notes.txt: not an image that this browser can decode").wait_for()
 
 
-def test_occlusion_finds_what_the_answer_rests_on(browser: Browser, digits_demo: Path) -> None:
+def test_the_occlusion_map_finds_the_decisive_pixels(browser: Browser, digits_demo: Path) -> None:
     with visiting(browser, digits_demo) as visit:
         found = visit.page.evaluate(EXPLAIN)
     falls = np.array(found["falls"]).reshape(8, 8)
@@ -274,7 +272,7 @@ def test_occlusion_finds_what_the_answer_rests_on(browser: Browser, digits_demo:
     assert found["largest"]["fall"] == pytest.approx(1 - round(255 / 64) / 255)
 
 
-def test_a_phone_has_no_sideways_scrolling_and_every_control_a_name(browser: Browser, digits_demo: Path) -> None:
+def test_a_phone_does_not_scroll_sideways_and_controls_have_names(browser: Browser, digits_demo: Path) -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
     with visiting(browser, digits_demo, **phone) as visit:
         visit.answer()
@@ -288,7 +286,7 @@ def test_a_phone_has_no_sideways_scrolling_and_every_control_a_name(browser: Bro
         assert all(picture.get_attribute("aria-label") for picture in visit.page.locator("canvas[role=img]").all())
 
 
-def test_what_a_browser_lacks_is_said(browser: Browser, digits_demo: Path) -> None:
+def test_missing_browser_features_are_reported(browser: Browser, digits_demo: Path) -> None:
     page = browser.new_page()
     page.goto((digits_demo / "index.html").as_uri())
     page.get_by_text("opened from disk").wait_for()

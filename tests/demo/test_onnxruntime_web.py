@@ -80,7 +80,9 @@ def test_a_package_without_a_file_is_refused(mirror: Path, tmp_path: Path, monke
         vendor(tmp_path / "runtime")
 
 
-def test_without_a_network_it_says_both_ways_out(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_names_both_fixes(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pin(replace(PACKAGE, url=f"{closed_port()}/{PACKAGE.name}"), monkeypatch)
     with pytest.raises(UserError, match=r"could not be downloaded: .*ISOFLOP_MIRROR.*; or disable the demo"):
         vendor(tmp_path / "runtime")

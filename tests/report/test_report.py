@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -14,8 +14,10 @@ import yaml
 from isoflop.project.code_hash import project_code_sha256
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
+from isoflop.report.glossary import DIAGNOSTICS
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import analyse
+from isoflop.scaling.diagnosis import Kind
 from isoflop.scaling.runs import read_study
 from tests.conftest import ROOT, run_command
 from tests.report_project import CLASSES, outline, project, report, words, write_json, write_law_of
@@ -25,22 +27,22 @@ __all__ = ["project"]  # the fixture
 SECTIONS = ["data", "training", "quality", "scaling", "compression", "provenance", "glossary"]
 
 
-def test_the_page_is_whole_and_loads_nothing(project: Path, tmp_path: Path) -> None:
+def test_the_page_is_complete_and_loads_nothing(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     parsed = outline(page)
     assert page.rstrip().endswith("</html>") and len(page.encode()) < 5_000_000
     assert parsed.sources and all(source.startswith("data:") for source in parsed.sources)
     assert (
         parsed.tags.count("img") == 6 and parsed.tags.count("svg") == 5 + 3 + 2 + 3
-    )  # of stages, curves, trade-offs, layers
+    )  # from plots/, curves, trade-offs, layers
     assert "http:" not in page and "https:" not in page and "@import" not in page
-    assert not re.findall(r"url\((?!#)", page), "only clip paths of its own"
+    assert not re.findall(r"url\((?!#)", page), "only its own clip paths"
     targets = {name for kind, name in parsed.anchors if kind == "href"}
     ids = [name for kind, name in parsed.anchors if kind == "id"]
     assert targets and targets <= set(ids) and len(ids) == len(set(ids))
 
 
-def test_the_sections_stand_in_order(project: Path, tmp_path: Path) -> None:
+def test_the_sections_are_in_order(project: Path, tmp_path: Path) -> None:
     parsed = outline(report(project, tmp_path / "report"))
     found = [attributes["id"] for tag, attributes in parsed.attributes if tag in ("header", "section")]
     assert found == ["answer", *SECTIONS]
@@ -48,17 +50,17 @@ def test_the_sections_stand_in_order(project: Path, tmp_path: Path) -> None:
     assert [link for link in links if link != "#diagnostics"] == [f"#{name}" for name in SECTIONS]
 
 
-def test_the_answer_comes_first(project: Path, tmp_path: Path) -> None:
+def test_the_shipped_model_comes_first(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     answer = words(page[page.index("<header") : page.index("<main>")])
     low, high = (percent(end).replace("\u202f", " ") for end in share_interval(0.9778, 360))
     for says in ("Shipped model: distilled-int8, 97.8 % accuracy, 13.5 kB, 0.0311 ms", f"95 % CI {low} to {high}",
                  "distilled-int8 is the fastest of the", "Width 48 (", "parameters): predicted loss"):  # fmt: skip
         assert says in answer
-    assert re.search(r"(Confirmed|Inside a wide interval [^:]*|Missed): width 32: predicted loss", answer)
+    assert re.search(r"(Confirmed|Inside a wide interval[^.]*|Missed)\. Width 32: predicted loss", answer)
 
 
-def test_every_figure_says_what_it_shows(project: Path, tmp_path: Path) -> None:
+def test_every_figure_has_a_text_alternative(project: Path, tmp_path: Path) -> None:
     parsed = outline(report(project, tmp_path / "report"))
     images = [attributes["alt"] for tag, attributes in parsed.attributes if tag == "img"]
     drawings = [attributes["aria-label"] for _, attributes in parsed.attributes if attributes.get("role") == "img"]
@@ -69,7 +71,7 @@ def test_every_figure_says_what_it_shows(project: Path, tmp_path: Path) -> None:
     assert any("Validation accuracy over epochs; from 0.2 to" in (text or "") for text in drawings)
 
 
-def test_it_follows_the_light_and_the_dark_scheme_and_prints(project: Path, tmp_path: Path) -> None:
+def test_it_follows_the_color_scheme_and_prints(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     style = page[page.index("<style>") : page.index("</style>")]
     blocks = {
@@ -79,12 +81,12 @@ def test_it_follows_the_light_and_the_dark_scheme_and_prints(project: Path, tmp_
     used = set(re.findall(r"var\((--[\w-]+)\)", drawings))
     assert {"--ink", "--line-1", "--rule"} <= used
     for block in blocks.values():
-        assert all(f"{name}:" in block for name in used), "a colour that one scheme lacks"
-    assert not re.findall(r"#(?:000000|ffffff|0072b2|d55e00)", drawings), "a colour that stays in the other scheme"
+        assert all(f"{name}:" in block for name in used), "a color that one scheme lacks"
+    assert not re.findall(r"#(?:000000|ffffff|0072b2|d55e00)", drawings), "a fixed color"
     assert "@media print" in style and "<style" not in page[page.index("</style>") :]
 
 
-def test_tables_sort_by_number_and_are_whole_without_a_script(project: Path, tmp_path: Path) -> None:
+def test_tables_sort_numerically_and_are_complete_without_a_script(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     assert page.count("<script>") == 1 and "aria-sort" in page
     tables = re.findall(r'<table class="sortable">(.*?)</table>', page, re.DOTALL)
@@ -98,9 +100,9 @@ def test_tables_sort_by_number_and_are_whole_without_a_script(project: Path, tmp
     assert 'data-sort="0.9875">98.8' in page
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="takes Chromium")
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 def test_a_click_sorts(project: Path, tmp_path: Path) -> None:
-    """In a real browser: by parameters, the largest first, then the smallest; the heads are buttons."""
+    """In a browser: two clicks on a head sort by parameters, descending, then ascending; the heads are buttons."""
     page = report(project, tmp_path / "report")
     click = """<script>
       const table = document.querySelector("#compression table.sortable"), head = table.tHead.rows[0].cells[3];
@@ -118,7 +120,7 @@ def test_a_click_sorts(project: Path, tmp_path: Path) -> None:
     assert down == sorted(down, reverse=True) and up == sorted(up) and len(up) == 8 and found[3] == "BUTTON"
 
 
-def test_strangers_names_are_text(project: Path, tmp_path: Path) -> None:
+def test_class_and_file_names_are_escaped(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     assert page.count("<script") == 1 and "<img src=x" not in page
     text = " ".join("".join(outline(page).text).split())
@@ -126,14 +128,14 @@ def test_strangers_names_are_text(project: Path, tmp_path: Path) -> None:
     assert "<img src=x onerror=alert(1)>.png" in text
 
 
-def test_a_class_name_that_is_no_text_is_shown_escaped(project: Path, tmp_path: Path) -> None:
+def test_a_class_name_that_is_not_unicode_is_escaped(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "project")
     file = tmp_path / "project" / "metrics" / "data.json"
-    file.write_text(file.read_text().replace("zero", r"\udce9t\udce9"))  # a folder named in Latin-1
+    file.write_text(file.read_text().replace("zero", r"\udce9t\udce9"))  # a folder name in Latin-1
     assert r"\udce9t\udce9" in report(tmp_path / "project", tmp_path / "report")
 
 
-def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path) -> None:
     text = words(report(project, tmp_path / "report"))
     law = json.loads((project / "metrics" / "scaling.json").read_text())
     chosen = json.loads((project / "ship" / "choice.json").read_text())
@@ -151,7 +153,7 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
         "17.5 %of the 90 GFLOP/s measured for a matrix product", "2 620/simages; 15.7 GFLOP/s",
         f"4 of 360 images are misclassified. Most frequent (label → prediction): {CLASSES[0]} → {CLASSES[1]} (3)",
         "width 32: predicted loss", "Predictions for the widths in scaling.predict",
-        "-2.22", "0.057", "<b>seven", "changes the prediction for 7 test images", "The shipped variant changes 6:",
+        "−2.22", "0.057", "<b>seven", "changes the prediction for 7 test images", "The shipped variant changes 6:",
         "<i>conv8 (FP32)", "validation accuracy 98.0 % distilled, 97.0 % for the control", "61.0 % before the last",
         "98.4 %", "75.1 %", "Channels: a 64 → 48.", "7 Gelu run in float", "4.5 MB",
         "Some CPU @ 2.0 GHz", "batch size 64, 1 thread", "isoflop savings",
@@ -170,7 +172,7 @@ def test_provenance_names_parameters_data_code_versions_and_costs(project: Path,
     assert f"scalingstudy,30runs–{study:.3g}".replace("e+", "e") in text.replace(" ", "")
 
 
-def test_the_code_is_named_by_its_python_files_alone(project: Path, tmp_path: Path) -> None:
+def test_the_code_hash_covers_python_files_only(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "src", tmp_path / "src")
     before = project_code_sha256(tmp_path)
     assert before == project_code_sha256(project)
@@ -193,7 +195,7 @@ def test_a_law_of_size_alone_and_without_a_held_out_width(project: Path, tmp_pat
     assert "this prediction is unreliable" in text and "No prediction: the runs do not separate" in text
 
 
-def test_where_there_is_nothing_the_page_says_so(project: Path, tmp_path: Path) -> None:
+def test_empty_sections_are_explained(project: Path, tmp_path: Path) -> None:
     """Nothing dropped, no error, no changed prediction, nothing quantized, no forecast interval; the base ships."""
     empty = tmp_path / "project"
     shutil.copytree(project, empty)
@@ -240,7 +242,7 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(project: Path, tmp_path: P
      "plots/held_out.svg", "plots/saliency.png", "plots/flips.csv", "ship/choice.json",
      "dropped.csv", "plots/training/plots/metrics"],
 )  # fmt: skip
-def test_a_missing_input_is_named(project: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_input_is_an_error(project: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "project"
     shutil.copytree(project, copy)
     missing = copy / name
@@ -251,7 +253,7 @@ def test_a_missing_input_is_named(project: Path, tmp_path: Path, name: str) -> N
     assert "dvc repro" in str(error.value) and not (tmp_path / "report").exists()
 
 
-def test_a_broken_metrics_file_is_named(project: Path, tmp_path: Path) -> None:
+def test_a_broken_metrics_file_is_an_error(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "project")
     (tmp_path / "project" / "metrics" / "train.json").write_text("{")
     with pytest.raises(UserError, match=r"train\.json: not readable"):
@@ -276,3 +278,7 @@ def test_the_stage_shows_all_sections_of_the_parameters() -> None:
     from stages.report import Params
 
     assert set(Params.model_fields) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+def test_every_kind_of_diagnostic_has_a_text() -> None:
+    assert set(DIAGNOSTICS) == set(get_args(Kind))

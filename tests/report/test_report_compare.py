@@ -20,7 +20,7 @@ from tests.report_project import outline, words
 
 @pytest.fixture(scope="module")
 def compared(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smoke project with two experiments, of another width and of more epochs, of training and evaluation alone."""
+    """The smoke project with two experiments (width, epochs) that run the pipeline up to ``evaluate``."""
     clone = tmp_path_factory.mktemp("compared") / "clone"
     shutil.copytree(smoke, clone, symlinks=True)
     for name, change in (("narrow", "train.width=8"), ("longer", "recipe.epochs=8")):
@@ -61,7 +61,7 @@ def test_two_experiments_side_by_side(
     assert any("A base-int8: " in drawn and "B base-int8: " in drawn for drawn in drawings)
 
 
-def test_one_revision_is_set_beside_the_workspace(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_revision_is_compared_with_the_workspace(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = words(page_of(compared, monkeypatch, "HEAD"))
     assert "HEAD (commit " in text and "workspace" in text
     assert "All parameters are the same." in text and "No metric differs, apart from timings." in text
@@ -77,7 +77,7 @@ def test_the_page_is_the_same_each_time_and_nothing_is_checked_out(
     assert run_command("git", "status", "--porcelain", cwd=compared).stdout == ""
 
 
-def test_dvc_plots_diff_lays_both_experiments_over_each_other(compared: Path) -> None:
+def test_dvc_plots_diff_overlays_both_experiments(compared: Path) -> None:
     shown = json.loads(run_command("dvc", "plots", "diff", "narrow", "longer", "--json", cwd=compared).stdout)["data"]
     assert list(shown) == [
         "Training loss", "Validation NLL", "Validation accuracy", "Confusion", "Scaling law",
@@ -88,7 +88,7 @@ def test_dvc_plots_diff_lays_both_experiments_over_each_other(compared: Path) ->
         rows = spec["data"]["values"]
         assert {row["rev"] for row in rows} == {"narrow", "longer"}, name
         assert "<DVC_METRIC" not in json.dumps(spec), name
-        if name != "Confusion":  # that stands side by side
+        if name != "Confusion":  # it is not overlaid
             assert spec["encoding"]["color"]["scale"]["domain"] == ["narrow", "longer"], name
     epochs = [sum(row["rev"] == rev for row in values(shown["Training loss"])) for rev in ("narrow", "longer")]
     assert epochs[1] == 8 > epochs[0]
@@ -114,7 +114,7 @@ def values(plots: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (["HEAD"] * 7, "error: --compare: got 7 runs, expected at most 6"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(
+def test_an_impossible_comparison_is_a_one_line_error(
     compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], revisions: list[str], says: str
 ) -> None:
     monkeypatch.chdir(compared)
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_is_one_line(
     assert said.startswith(says) and said.count("\n") == 1 and not (compared / "none.html").exists()
 
 
-def test_results_that_the_cache_has_lost_are_one_line(
+def test_results_missing_from_the_cache_are_a_one_line_error(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(compared, tmp_path / "clone", symlinks=True)
@@ -136,7 +136,7 @@ def test_results_that_the_cache_has_lost_are_one_line(
 def test_a_run_whose_data_metrics_are_missing_is_drawn_without_intervals(
     tmp_path: Path,
 ) -> None:
-    """One that stopped early, or of an older version."""
+    """The run stopped early or is from an older version."""
     (tmp_path / "plots").mkdir()
     rows = "variant,accuracy,latency_ms,bytes,chosen\nbase,0.9,2.5,4000,yes\n"
     (tmp_path / "plots" / "tradeoff.csv").write_text(rows)
@@ -149,7 +149,7 @@ def test_a_run_whose_data_metrics_are_missing_is_drawn_without_intervals(
     assert all("A base (shipped): 90" in figure.alt and "B base (shipped): 90" in figure.alt for figure in drawn)
 
 
-def test_before_the_first_commit_the_cure_is_said(
+def test_before_the_first_commit_the_error_names_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
@@ -162,7 +162,7 @@ def test_before_the_first_commit_the_cure_is_said(
         assert said == (f"error: --compare {revision}: git has no commits; fix: run `dvc repro`, then `git commit`\n")
 
 
-def test_without_options_the_report_is_where_it_says(
+def test_without_options_it_prints_the_path_of_the_report(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(smoke / "src")
@@ -174,7 +174,7 @@ def test_without_options_the_report_is_where_it_says(
     assert capsys.readouterr().err == "error: report/index.html: not found; `dvc repro` makes it\n"
 
 
-def test_only_what_differs_is_listed(tmp_path: Path) -> None:
+def test_only_differences_are_listed(tmp_path: Path) -> None:
     for name, text in (("a", "x: {y: 1, z: null}\nsame: [1, 2]\n"), ("b", "x: {y: 2}\nsame: [1, 2]\n")):
         (tmp_path / name).write_text(text)
     files = [tmp_path / "a", tmp_path / "b", tmp_path / "none"]
@@ -191,7 +191,7 @@ def test_only_what_differs_is_listed(tmp_path: Path) -> None:
     assert flat({"a": {"b": 1}, "c": []}) == {"a.b": 1, "c": []}
 
 
-def test_a_run_that_lacks_something_is_compared_by_the_rest() -> None:
+def test_missing_metrics_are_skipped() -> None:
     whole = {
         "train": {"val_nll": 0.2, "parameters": 100},
         "evaluate": {"accuracy": 0.9, "images": 100, "nll": 0.3, "ece": 0},
@@ -199,6 +199,6 @@ def test_a_run_that_lacks_something_is_compared_by_the_rest() -> None:
     lines = {line.name: line for line in headlines([whole, {"train": {"val_nll": 0.1}}])}
     names = ("test accuracy", "test NLL", "test ECE", "validation NLL", "parameters")
     assert set(lines) == {f"base: {name}" for name in names}
-    assert lines["base: validation NLL"].differences == ["-50.0\u202f%"]
+    assert lines["base: validation NLL"].differences == ["−50.0\u202f%"]
     assert lines["base: parameters"].values == ["100", "–"] and lines["base: parameters"].differences == ["–"]
     assert lines["base: test accuracy"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]

@@ -1,4 +1,4 @@
-"""A release tells an altered byte, and a signature tells who made it."""
+"""Verifying a release detects altered bytes; its signature identifies the author."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def said(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> st
     return printed.err if status else printed.out
 
 
-def test_what_ships_is_checked_as_it_is(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ship_folder_is_verified(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, 0, "verify", "ship") == "3 files are what SHA256SUMS says; it is not signed\n"
 
 
-def test_the_demo_is_checked_apart_and_not_released(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_is_verified_separately_and_not_released(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo = project / "ship" / "demo"
     (demo / "index.html").write_text("a page")
     assert "ship: demo/index.html is not listed in SHA256SUMS" in said(capsys, 1, "verify", "ship")
@@ -53,11 +53,11 @@ def test_the_demo_is_checked_apart_and_not_released(project: Path, capsys: pytes
     assert not (project / "release" / "demo").exists()
     (demo / "index.html").write_text("another page")
     assert "ship/demo: index.html is altered" in said(capsys, 1, "verify", "ship")
-    shutil.copytree(demo, project / "release" / "demo")  # with a list of its own nothing is smuggled into a release
+    shutil.copytree(demo, project / "release" / "demo")  # its own SHA256SUMS does not smuggle files into a release
     assert "release: demo/SHA256SUMS is not listed" in said(capsys, 1, "verify", "release")
 
 
-def test_a_signed_release_tells_every_change(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signed_release_detects_every_change(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     private, public = write_keys(project)
     _, other = write_keys(project, "other")
     assert said(capsys, 0, "release", "--key", str(private)).endswith(", signed\n")
@@ -86,7 +86,7 @@ def test_a_signed_release_tells_every_change(project: Path, capsys: pytest.Captu
     assert "the signature does not hold" in said(capsys, 1, "verify", "release", "--public-key", str(public))
 
 
-def test_mistakes_are_one_line_and_leave_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line_and_leave_nothing_behind(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rsa_key = rsa.generate_private_key(65537, 2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -36,7 +36,7 @@ def params(objective: str, max_accuracy_drop: float, max_latency_ms: float | Non
     return Ship.model_validate(values)
 
 
-MANY = 1_000_000  # validation images: they tell all apart
+MANY = 1_000_000  # validation images: every difference is significant
 BASE = candidate("base", 0.98, 1.0, 1000)
 SLIM = candidate("slim", 0.975, 0.5, 400)
 TINY = candidate("tiny", 0.90, 0.1, 100)
@@ -47,7 +47,7 @@ DENSE = candidate("dense", 0.98, 0.9, 300, speedup_low=0.97)
     ("objective", "drop", "chosen"),
     [
         ("latency", 0.01, "slim"),
-        ("latency", 0.005, "slim"),  # exactly what is allowed
+        ("latency", 0.005, "slim"),  # exactly max_accuracy_drop
         ("latency", 0.004, "base"),
         ("latency", 1.0, "tiny"),
         ("bytes", 0.01, "dense"),
@@ -55,11 +55,11 @@ DENSE = candidate("dense", 0.98, 0.9, 300, speedup_low=0.97)
         ("bytes", 0.08, "tiny"),
     ],
 )
-def test_the_best_that_loses_little_enough_is_chosen(objective: str, drop: float, chosen: str) -> None:
+def test_the_best_within_the_accuracy_limit_is_chosen(objective: str, drop: float, chosen: str) -> None:
     assert choose([BASE, SLIM, TINY, DENSE], params(objective, drop), MANY).chosen.name == chosen
 
 
-def test_every_variant_hears_why() -> None:
+def test_every_variant_has_a_verdict() -> None:
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01), MANY)
     assert choice.why == (
         "slim is the fastest of the 2 variants that qualify: 0.5 ms instead of 1 ms for base (2.00×), "
@@ -74,7 +74,7 @@ def test_every_variant_hears_why() -> None:
     assert choice.qualifies == {"base": True, "slim": True, "tiny": False, "dense": False}
 
 
-def test_no_accuracy_is_given_up_for_noise() -> None:
+def test_accuracy_is_not_traded_for_noise() -> None:
     twin = candidate("twin", 0.978, 0.51, 410)
     for objective in ("latency", "bytes"):
         choice = choose([BASE, SLIM, twin, candidate("slow", 0.98, 0.53, 430)], params(objective, 0.01), MANY)
@@ -82,7 +82,7 @@ def test_no_accuracy_is_given_up_for_noise() -> None:
     assert "twin is the most accurate of the 2 smallest (within 3 %) of the 4 variants that qualify" in choice.why
 
 
-def test_where_accuracies_are_within_noise_the_loss_decides() -> None:
+def test_the_loss_breaks_ties_of_accuracy() -> None:
     sure = candidate("sure", 0.974, 0.49, 400, val_nll=0.05)
     poor = candidate("poor", 0.97, 0.5, 400, val_nll=0.01)
     few, some = (choose([BASE, SLIM, sure, poor], params("latency", 0.01), images) for images in (200, 20_000))
@@ -95,7 +95,7 @@ def test_where_accuracies_are_within_noise_the_loss_decides() -> None:
     )
 
 
-def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
+def test_if_no_variant_qualifies_the_base_ships() -> None:
     larger = candidate("larger", 0.99, 2.0, 2000)
     for objective, word in (("latency", "faster"), ("bytes", "smaller")):
         choice = choose([BASE, TINY, larger], params(objective, 0.01), MANY)
@@ -104,14 +104,14 @@ def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
     assert choice.verdicts["larger"] == "not smaller than base: 2,000 bytes instead of 1,000 bytes"
 
 
-def test_what_takes_too_long_does_not_ship() -> None:
-    """The smallest that is fast enough; where the base is too slow as well, it ships and says so."""
+def test_max_latency_excludes_variants() -> None:
+    """The smallest variant within the limit ships; if none is, the base ships with a remark."""
     choice = choose([BASE, SLIM, TINY, DENSE], params("bytes", 0.01, max_latency_ms=0.6), MANY)
     assert choice.chosen is SLIM and choice.verdicts["dense"] == "latency 0.9 ms is above max_latency_ms (0.6 ms)"
     assert choice.qualifies == {"base": False, "slim": True, "tiny": False, "dense": False}
     assert "slim is the only variant that qualifies" in choice.why
     assert choice.verdicts["base"] == "base: latency 1 ms is above max_latency_ms (0.6 ms)"
-    fat = candidate("fat", 0.98, 0.5, 1200)  # larger than a base that may not ship
+    fat = candidate("fat", 0.98, 0.5, 1200)  # larger than the base, which is too slow
     assert choose([BASE, fat], params("bytes", 0.01, max_latency_ms=0.6), MANY).chosen is fat
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01, max_latency_ms=0.3), MANY)
     assert choice.chosen is BASE
@@ -121,14 +121,14 @@ def test_what_takes_too_long_does_not_ship() -> None:
     )
 
 
-def test_the_test_split_is_not_looked_at() -> None:
+def test_test_accuracy_does_not_matter() -> None:
     worse = candidate("worse", 0.98, 0.5, 400, accuracy=0.1)
     assert choose([BASE, worse], params("latency", 0.0), MANY).chosen is worse
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two measured ONNX files, their metrics, and data.json."""
+    """A folder with two ONNX files, variants.json, latency.json and data.json."""
     folder = tmp_path_factory.mktemp("measured")
     train = digits_split(folder / "train", 0, 600)
     for name, bounds in (("val", (600, 800)), ("test", (800, 1000))):
@@ -160,7 +160,7 @@ def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
     return ship(variants, latency, data, measured / "onnx", wanted, "digits", **ship_files(folder))
 
 
-def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
+def test_the_release_files(measured: Path, tmp_path: Path) -> None:
     first = shipped(measured, tmp_path / "ship")[0]
     assert first.name == "base-int8"
     names = sorted(path.name for path in (tmp_path / "ship").iterdir())
@@ -183,7 +183,7 @@ def test_the_same_metrics_give_the_same_folder(measured: Path, tmp_path: Path) -
     assert (tmp_path / "a/SHA256SUMS").read_bytes() == (tmp_path / "b/SHA256SUMS").read_bytes()
 
 
-def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_path: Path) -> None:
+def test_the_card_has_the_measurements_and_its_code_runs(measured: Path, tmp_path: Path) -> None:
     shipped(measured, tmp_path / "ship")
     card = (tmp_path / "ship/MODEL_CARD.md").read_text()
     facts = json.loads((measured / "variants.json").read_text())["base-int8"]
@@ -198,8 +198,8 @@ def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_p
     assert done.returncode == 0 and done.stdout.strip() in [str(digit) for digit in range(10)], done.stderr
 
 
-def test_the_card_has_the_metadata_that_the_hub_reads(measured: Path, tmp_path: Path) -> None:
-    """Read by Hugging Face's own parser, which refuses results without task, data set or value."""
+def test_the_card_has_valid_hub_metadata(measured: Path, tmp_path: Path) -> None:
+    """Parsed by huggingface_hub, which rejects results without task, data set or value."""
     from huggingface_hub import ModelCard, ModelCardData
 
     shipped(measured, tmp_path / "ship")
@@ -228,7 +228,7 @@ def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
     assert int(rows["base"]["bytes"]) == (measured / "onnx/base.onnx").stat().st_size
 
 
-def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> None:
+def test_inconsistent_metrics_are_refused(measured: Path, tmp_path: Path) -> None:
     variants, latency = (json.loads((measured / f"{name}.json").read_text()) for name in ("variants", "latency"))
     del variants["base-int8"]
     with pytest.raises(UserError, match=r"ship: got base-int8 in only one of .*, expected the same variants"):
@@ -246,6 +246,6 @@ def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "values", [{"objective": "speed"}, {"max_accuracy_drop": -0.1}, {"max_accuracy_drop": 2}, {"max_latency_ms": 0}]
 )
-def test_a_wrong_section_is_refused(values: dict[str, object]) -> None:
+def test_an_invalid_section_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 0.01, "max_latency_ms": None} | values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +65,7 @@ def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[st
 def differing_params(files: Sequence[Path]) -> dict[str, list[str]]:
     """Return dotted key → its value in each file, for the keys that differ; a dash where a file lacks the key."""
     flats = [flat(read_params(file)) if file.is_file() else {} for file in files]
-    return _differing(flats, lambda value: "null" if value is None else str(value))
+    return _differing(flats, lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def differing_metrics(runs: Sequence[Mapping[str, Facts]]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ _THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 def percent(share: float | None) -> str:
-    """0.98765 → 98.8 %, and 0.99987 → 99.99 %: 100 % only for a share of exactly 1"""
+    """0.98765 → 98.8 %, and 0.99987 → 99.99 %: 100 % only if nothing is missing"""
     if share is None:
         return _UNKNOWN
     if share > 1 - 1e-9:
@@ -19,8 +19,8 @@ def percent(share: float | None) -> str:
 
 
 def signed_percent(share: float | None) -> str:
-    """0.0312 → +3.1 %"""
-    return _UNKNOWN if share is None else f"{100 * share:+.1f}{_THIN}%"
+    """0.0312 → +3.1 %, -0.005 → −0.5 %"""
+    return _UNKNOWN if share is None else f"{100 * share:+.1f}{_THIN}%".replace("-", "−")
 
 
 def pp(difference: float) -> str:
