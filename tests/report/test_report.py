@@ -152,7 +152,7 @@ def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path)
         "30 dropped", "1 could not be decoded", "The first 20 of 30", "cats/18.png",
         "17.5 %of the 90 GFLOP/s measured for a matrix product", "2 620/simages; 15.7 GFLOP/s",
         f"4 of 360 images are misclassified. Most frequent (label → prediction): {CLASSES[0]} → {CLASSES[1]} (3)",
-        "width 32: predicted loss", "Predictions for the widths in scaling.predict",
+        "Width 32: predicted loss", "Predictions for the widths in scaling.predict",
         "−2.22", "0.057", "<b>seven", "changes the prediction for 7 test images", "The shipped variant changes 6:",
         "<i>conv8 (FP32)", "validation accuracy 98.0 % distilled, 97.0 % for the control", "61.0 % before the last",
         "98.4 %", "75.1 %", "Channels: a 64 → 48.", "7 Gelu run in float", "4.5 MB",
