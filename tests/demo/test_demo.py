@@ -154,8 +154,8 @@ def test_the_command_serves_until_it_is_interrupted(demo: Path, tmp_path: Path) 
     ) as running:
         try:
             assert running.stdout is not None
-            said = running.stdout.readline()
-            url = said.split()[1]
+            printed = running.stdout.readline()
+            url = printed.split()[1]
             with get(url) as response:
                 assert b"<title>isoflop" in response.read()
             port = url.rstrip("/").rpartition(":")[2]
@@ -175,12 +175,12 @@ def test_without_a_demo_the_error_names_the_fix(
 ) -> None:
     monkeypatch.chdir(smoke)  # its preset disables the demo
     assert cli.main(["demo", "--no-browser"]) == 1
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
         "error: ship/demo/index.html: not found; fix: set demo.enabled to true in params.yaml and run `dvc repro demo`"
-        in said
+        in printed
     )
-    assert said.count("\n") == 1
+    assert printed.count("\n") == 1
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo"]) == 1
     assert "found no dvc.yaml here" in capsys.readouterr().err

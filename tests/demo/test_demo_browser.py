@@ -126,7 +126,7 @@ def visiting(browser: Browser, folder: Path, **context: Any) -> Iterator[Visit]:
     with open_server(folder, 0) as server, browser.new_context(**context) as opened:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         visit = Visit(opened.new_page(), address(server), [])
-        visit.page.on("console", lambda said: visit.wrong.append(said.text))
+        visit.page.on("console", lambda message: visit.wrong.append(message.text))
         visit.page.on("pageerror", lambda error: visit.wrong.append(str(error)))
         visit.page.on("request", lambda request: note_elsewhere(request.url, visit))
         visit.page.goto(visit.url)
@@ -224,10 +224,10 @@ def test_choosing_a_file_a_sample_and_drawing(browser: Browser, digits_demo: Pat
     test = read_split(smoke / "data/prepared/test")
     file = tmp_path / "photo.png"
     file.write_bytes(png(np.kron(np.repeat(test.images[7], 3, 2), np.ones((9, 9, 1), np.uint8))))
-    said = run_command(
+    printed = run_command(
         "isoflop", "predict", str(smoke / "ship/model.onnx"), str(file), "--json", "--top", "5", cwd=tmp_path
     )
-    expected = json.loads(said.stdout)["predictions"][0]["top"]
+    expected = json.loads(printed.stdout)["predictions"][0]["top"]
     with visiting(browser, digits_demo) as visit:
         page = visit.page
         assert visit.answer()["source"].startswith("Test image ")

@@ -54,9 +54,9 @@ def test_the_shipped_model_comes_first(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     answer = words(page[page.index("<header") : page.index("<main>")])
     low, high = (percent(end).replace("\u202f", " ") for end in share_interval(0.9778, 360))
-    for says in ("Shipped model: distilled-int8, 97.8 % accuracy, 13.5 kB, 0.0311 ms", f"95 % CI {low} to {high}",
+    for expected in ("Shipped model: distilled-int8, 97.8 % accuracy, 13.5 kB, 0.0311 ms", f"95 % CI {low} to {high}",
                  "distilled-int8 is the fastest of the", "Width 48 (", "parameters): predicted loss"):  # fmt: skip
-        assert says in answer
+        assert expected in answer
     assert re.search(r"(Confirmed|Inside a wide interval[^.]*|Missed)\. Width 32: predicted loss", answer)
 
 
@@ -148,7 +148,7 @@ def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path)
     assert "N parameters" in text and law["form"] in text
     assert "twice the data would give" in text and "would narrow the law’s interval by" in text
     assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnoses"])
-    for says in (
+    for expected in (
         "30 dropped", "1 could not be decoded", "The first 20 of 30", "cats/18.png",
         "17.5 %of the 90 GFLOP/s measured for a matrix product", "2 620/simages; 15.7 GFLOP/s",
         f"4 of 360 images are misclassified. Most frequent (label → prediction): {CLASSES[0]} → {CLASSES[1]} (3)",
@@ -158,7 +158,7 @@ def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path)
         "98.4 %", "75.1 %", "Channels: a 64 → 48.", "7 Gelu run in float", "4.5 MB",
         "Some CPU @ 2.0 GHz", "batch size 64, 1 thread", "isoflop savings",
     ):  # fmt: skip
-        assert says in text, says
+        assert expected in text, expected
     assert "cats/19.png" not in text
 
 
@@ -214,12 +214,12 @@ def test_empty_sections_are_explained(project: Path, tmp_path: Path) -> None:
     change(empty / "ship" / "choice.json", lambda choice: choice.update(chosen="base"))
     page = report(empty, tmp_path / "report")
     text = words(page)
-    for says in (
+    for expected in (
         "none dropped", "None: every image could be decoded", "All 360 images are classified correctly",
         "All variants predict the same class as the base", "the base itself ships: no compressed variant qualifies",
         "Not testable (no interval)", "Twice the width of the study’s largest model",
     ):  # fmt: skip
-        assert says in text, says
+        assert expected in text, expected
     assert "Trained variants and their controls" not in text and "INT8 quantization" not in text
     assert "Most confident errors" not in text
     assert page.count("<img ") == 3  # augmentation, confusion, saliency

@@ -107,7 +107,7 @@ def values(plots: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("revisions", "says"),
+    ("revisions", "expected"),
     [
         (["nonsense"], "error: --compare nonsense: no such revision or experiment; "),
         (["HEAD~1", "HEAD"], "error: --compare HEAD~1: dvc.lock: not found in that commit; fix: run `dvc repro`, "),
@@ -115,12 +115,16 @@ def values(plots: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ],
 )
 def test_an_impossible_comparison_is_a_one_line_error(
-    compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], revisions: list[str], says: str
+    compared: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    revisions: list[str],
+    expected: str,
 ) -> None:
     monkeypatch.chdir(compared)
     assert cli.main(["report", "--compare", *revisions, "--out", "none.html"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(says) and said.count("\n") == 1 and not (compared / "none.html").exists()
+    error = capsys.readouterr().err
+    assert error.startswith(expected) and error.count("\n") == 1 and not (compared / "none.html").exists()
 
 
 def test_results_missing_from_the_cache_are_a_one_line_error(
@@ -158,8 +162,8 @@ def test_before_the_first_commit_the_error_names_the_fix(
     monkeypatch.chdir(tmp_path)
     for revision in ("HEAD", "nonsense"):
         assert cli.main(["report", "--compare", revision]) == 1
-        said = capsys.readouterr().err
-        assert said == (f"error: --compare {revision}: git has no commits; fix: run `dvc repro`, then `git commit`\n")
+        error = capsys.readouterr().err
+        assert error == f"error: --compare {revision}: git has no commits; fix: run `dvc repro`, then `git commit`\n"
 
 
 def test_without_options_it_prints_the_path_of_the_report(
