@@ -55,7 +55,7 @@ def test_the_shipped_model_comes_first(project: Path, tmp_path: Path) -> None:
     answer = words(page[page.index("<header") : page.index("<main>")])
     low, high = (percent(end).replace("\u202f", " ") for end in share_interval(0.9778, 360))
     for expected in ("Shipped model: distilled-int8, 97.8 % accuracy, 13.5 kB, 0.0311 ms", f"95 % CI {low} to {high}",
-                 "distilled-int8 is the fastest of the", "Width 48 (", "parameters): predicted loss"):  # fmt: skip
+                 "distilled-int8 is the fastest of ", "Width 48 (", "parameters): predicted loss"):  # fmt: skip
         assert expected in answer
     assert re.search(r"(Confirmed|Inside a wide interval[^.]*|Missed)\. Width 32: predicted loss", answer)
 

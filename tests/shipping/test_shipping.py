@@ -62,7 +62,7 @@ def test_the_best_within_the_accuracy_limit_is_chosen(objective: str, drop: floa
 def test_every_variant_has_a_verdict() -> None:
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01), MANY)
     assert choice.why == (
-        "slim is the fastest of the 2 variants that qualify: 0.5 ms instead of 1 ms for base (2.00×), "
+        "slim is the fastest of 2 qualifying variants: 0.5 ms instead of 1 ms for base (2.00×), "
         "0.50 pp lower validation accuracy"
     )
     assert choice.verdicts == {
@@ -79,7 +79,7 @@ def test_accuracy_is_not_traded_for_noise() -> None:
     for objective in ("latency", "bytes"):
         choice = choose([BASE, SLIM, twin, candidate("slow", 0.98, 0.53, 430)], params(objective, 0.01), MANY)
         assert choice.chosen is twin
-    assert "twin is the most accurate of the 2 smallest (within 3 %) of the 4 variants that qualify" in choice.why
+    assert "twin is the most accurate of the 2 smallest of 4 qualifying variants (size within 3 %)" in choice.why
 
 
 def test_the_loss_breaks_ties_of_accuracy() -> None:
@@ -89,8 +89,8 @@ def test_the_loss_breaks_ties_of_accuracy() -> None:
     assert few.chosen is poor and some.chosen is sure
     assert choose([BASE, SLIM, sure, poor], params("latency", 0.01), MANY).chosen is SLIM
     assert some.why == (
-        "sure has the lowest validation loss of the 2 fastest (within 3 %) whose accuracy does not differ "
-        "significantly, of the 4 variants that qualify: 0.49 ms instead of 1 ms for base (2.04×), 0.60 pp lower "
+        "sure has the lowest validation loss of the 2 fastest of 4 qualifying variants (latency within 3 %, accuracy "
+        "not significantly different): 0.49 ms instead of 1 ms for base (2.04×), 0.60 pp lower "
         "validation accuracy"
     )
 
@@ -168,7 +168,7 @@ def test_the_release_files(measured: Path, tmp_path: Path) -> None:
     assert (tmp_path / "ship/model.onnx").read_bytes() == (measured / "onnx/base-int8.onnx").read_bytes()
     choice = json.loads((tmp_path / "ship/choice.json").read_text())
     assert choice["chosen"] == "base-int8" and choice["why"].startswith(
-        "base-int8 is the smallest of the 2 variants that qualify"
+        "base-int8 is the smallest of 2 qualifying variants"
     )
     assert [item["variant"] for item in choice["candidates"]] == ["base", "base-int8"]
     variants = json.loads((measured / "variants.json").read_text())

@@ -123,17 +123,17 @@ def _as_accurate(candidates: Sequence[Candidate], val_images: int) -> list[Candi
 
 
 def _distinction(tied: Sequence[Candidate], equal: Sequence[Candidate], qualified: int, params: Ship) -> str:
-    best = "fastest" if params.objective == "latency" else "smallest"
-    of_all = f"of the {qualified} variants that qualify"
+    best, cost = ("fastest", "latency") if params.objective == "latency" else ("smallest", "size")
+    of_all = f"of {qualified} qualifying variants"
     if qualified == 1:
         return "is the only variant that qualifies"
     if len(tied) == 1:
         return f"is the {best} {of_all}"
     if len(equal) == 1:
-        return f"is the most accurate of the {len(tied)} {best} (within 3 %) {of_all}"
+        return f"is the most accurate of the {len(tied)} {best} {of_all} ({cost} within 3 %)"
     return (
-        f"has the lowest validation loss of the {len(equal)} {best} (within 3 %) whose accuracy does not differ "
-        f"significantly, {of_all}"
+        f"has the lowest validation loss of the {len(equal)} {best} {of_all} ({cost} within 3 %, accuracy not "
+        "significantly different)"
     )
 
 
