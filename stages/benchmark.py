@@ -1,4 +1,4 @@
-"""Time every ONNX file in ONNX Runtime, and look at what it runs."""
+"""Measure latency, load time and memory of every ONNX file in ONNX Runtime."""
 
 from isoflop.compression.variants import Candidates, Names, onnx_files
 from isoflop.inference.benchmarking import Benchmark, benchmark

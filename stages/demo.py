@@ -1,4 +1,4 @@
-"""Put the shipped model on a page that runs it in the browser; an empty folder where no demo is wanted."""
+"""Write the browser demo of the shipped model; an empty folder if demo.enabled is false."""
 
 from isoflop.data.arrays import read_split
 from isoflop.demo.folder import Demo, write_demo

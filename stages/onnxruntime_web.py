@@ -1,4 +1,4 @@
-"""Bring ONNX Runtime for browsers, or an empty folder where no demo is wanted."""
+"""Download ONNX Runtime Web for the demo; an empty folder if demo.enabled is false."""
 
 from isoflop.demo.onnxruntime_web import vendor
 from isoflop.runtime.params import Section, key

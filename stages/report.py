@@ -1,4 +1,4 @@
-"""Put everything that was measured on one self-contained page."""
+"""Write the report: one self-contained HTML page of all results."""
 
 from isoflop.report.page import write_report
 from isoflop.runtime.params import Section, Shown
@@ -29,7 +29,7 @@ class Params(Section):
 
 
 def main(params: Params, metrics: In, plots: In, choice: In, dropped: In, code: In, report: Out) -> None:
-    del code  # for DVC: the page names the hash of all code
+    del code  # a DVC dependency: the page shows the hash of all code
     write_report(metrics, plots, choice, dropped, params.model_dump(), report)
 
 

@@ -1,4 +1,4 @@
-"""Choose the variant to ship and write the files that go out."""
+"""Choose the variant to ship and write the release files."""
 
 from isoflop.runtime.params import Section, key
 from isoflop.runtime.signature import In, Out

@@ -1,4 +1,4 @@
-"""A project with all that the stages before the report leave, made in a second: for the tests of what is made of it."""
+"""A fast synthetic project with the outputs of all stages before the report, for tests of the report and summary."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TRAIN = {"parameters": 28_906, "macs": 1_000_000, "epochs": 30, "steps": 270, "i
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stages before the report leave behind, made by their code where that does not need a training."""
+    """The outputs of the stages before the report, written by the stages' code where that needs no training."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("metrics", "plots", "onnx"):
         (folder / name).mkdir()
@@ -66,7 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_scaling(folder: Path) -> None:
-    """A study of noisy runs about a known law, analysed as the stages do."""
+    """A study with noisy runs of a known law, analyzed like the stages do."""
     rng = np.random.default_rng(0)
     (folder / "runs").mkdir()
     for width in (8, 12, 16, 24, 32):
@@ -89,7 +89,7 @@ def write_scaling(folder: Path) -> None:
 
 
 def write_law_of(analysis: Analysis, folder: Path, width: int) -> None:
-    """What the stages scaling and forecast leave of an analysis."""
+    """The outputs of the stages scaling, forecast and score for an analysis."""
     write_facts(analysis, folder / "metrics" / "scaling.json")
     write_points(analysis, folder / "plots" / "scaling.csv")
     for name, draw in (("scaling", draw_law), ("held_out", draw_held_out), ("isoflop", draw_profiles),
@@ -162,10 +162,10 @@ def write_variants(folder: Path) -> None:
     chosen_first = ship(variants, latency, data, folder / "onnx", params, "digits", **ship_files(folder / "ship"))
     write_tradeoff(chosen_first, folder / "plots" / "tradeoff.csv")
     answers = {name: np.arange(90) % 4 for name in VARIANTS}
-    for number, name in enumerate(VARIANTS):
-        answers[name] = np.where(np.arange(90) < number, (np.arange(90) + 1) % 4, answers[name])
-    changes = changed_predictions(answers, np.arange(90) % 4)
-    write_changed_predictions(changes, CLASSES, folder / "plots" / "changed_predictions.csv")
+    for index, name in enumerate(VARIANTS):
+        answers[name] = np.where(np.arange(90) < index, (np.arange(90) + 1) % 4, answers[name])
+    changed = changed_predictions(answers, np.arange(90) % 4)
+    write_changed_predictions(changed, CLASSES, folder / "plots" / "changed_predictions.csv")
 
 
 def write_data(folder: Path) -> None:
@@ -193,8 +193,8 @@ def write_training(folder: Path) -> None:
         lines = [f"{epoch}\t{value}" for epoch, value in enumerate(values)]
         (curves / f"{name}.tsv").write_text("\n".join([f"step\t{name.split('/')[1]}", *lines]) + "\n")
     per_class = {
-        name: {"precision": 0.99 - 0.02 * place, "recall": 0.98, "f1": 0.985 - 0.01 * place, "images": 90}
-        for place, name in enumerate(CLASSES)
+        name: {"precision": 0.99 - 0.02 * index, "recall": 0.98, "f1": 0.985 - 0.01 * index, "images": 90}
+        for index, name in enumerate(CLASSES)
     }
     speed = {"seconds": 12.34, "images_per_s": 2623.2, "flops_per_s": 15_740_000_000,
              "peak_flops_per_s": 90_000_000_000,
@@ -223,7 +223,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def report(project: Path, target: Path) -> str:
-    """The page of a project."""
+    """Write the report of a project and return its HTML."""
     params = read_params(project / "params.yaml")
     inputs = project / "metrics", project / "plots", project / "ship" / "choice.json", project / "dropped.csv"
     with contextlib.chdir(project):
@@ -233,7 +233,7 @@ def report(project: Path, target: Path) -> str:
 
 
 class Outline(HTMLParser):
-    """The tags that are open, in order, their attributes, and every attribute that would load something."""
+    """The tags of a page with their attributes, the resources it loads, its anchors and its text."""
 
     VOID = ("meta", "link", "img", "br")
 
@@ -270,7 +270,7 @@ class Outline(HTMLParser):
 
 
 def outline(page: str) -> Outline:
-    """What a page is made of; every tag in it is closed."""
+    """Parse a page; fail if a tag is not closed."""
     parsed = Outline()
     parsed.feed(page)
     parsed.close()
@@ -279,5 +279,5 @@ def outline(page: str) -> Outline:
 
 
 def words(page: str) -> str:
-    """What a page says, with plain spaces."""
+    """Return the text of a page, with plain spaces."""
     return " ".join("".join(outline(page).text).replace("\u202f", " ").split())

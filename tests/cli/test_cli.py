@@ -213,7 +213,7 @@ MADE = {  # what a command wants that `dvc repro` makes
     ("predict", "ship/model.onnx", "x.png"): "ship/model.onnx: not found; `dvc repro` makes it",
     ("predict", "onnx/base.onnx", "x.png", "--json"): "onnx/base.onnx: not found; `dvc repro` makes it",
     ("predict", "elsewhere.onnx", "x.png"): "elsewhere.onnx: not found; expected an ONNX file",
-    ("demo",): "ship/demo/index.html: not found; `dvc repro demo` makes it where params.yaml has demo.enabled: true",
+    ("demo",): "ship/demo/index.html: not found; fix: set demo.enabled to true in params.yaml and run `dvc repro demo`",
     ("report",): "report/index.html: not found; `dvc repro` makes it",
     ("report", "--compare", "HEAD"):
         "--compare HEAD: dvc.lock: not found in that commit; `dvc repro` makes it, `git commit` keeps it",

@@ -42,12 +42,12 @@ def test_the_summary_shows_variants_law_forecast_and_report(
     known = law["parameters"]
     assert f"α = {loss(known['alpha']['value'])} (" in lines["law"]
     assert f"β = {loss(known['beta']['value'])} (" in lines["law"]
-    assert f"predicted a loss of {loss(law['held_out']['predicted'])}" in lines["held"]
-    assert f"{loss(law['held_out']['actual'])} came" in lines["held"]
-    assert "would narrow the law by" in lines["next"] and "twice the data" in lines["data"]
-    assert "0.0712 came" in lines["training"] and "outside the interval" in lines["training"]
+    assert f"predicted loss {loss(law['held_out']['predicted'])}" in lines["held"]
+    assert f"measured {loss(law['held_out']['actual'])}, error" in lines["held"]
+    assert "would narrow the law’s interval by" in lines["next"] and "twice the data" in lines["data"]
+    assert "measured 0.0712 after" in lines["training"] and "outside the interval" in lines["training"]
     assert lines["report"].split() == ["report", "report/index.html"]
-    assert "1 image at a time, 1 thread" in shown
+    assert "batch size 1, 1 thread" in shown
 
 
 def test_from_a_subfolder_the_report_is_named_from_there(

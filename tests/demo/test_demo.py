@@ -1,4 +1,4 @@
-"""The folder of the demo and the server of `isoflop demo`; what runs in the browser is in test_demo_browser.py."""
+"""The demo folder and the server of `isoflop demo`; test_demo_browser.py tests the page in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.conftest import ROOT, run_command
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Path:
-    """Files with the names of the real runtime's: nothing here runs them."""
+    """Placeholder files with the names of the real runtime; nothing here runs them."""
     folder = tmp_path / "runtime"
     folder.mkdir()
     for name in (*FILES, "LICENSE"):
@@ -57,7 +57,7 @@ def get(url: str) -> HTTPResponse:
     return response
 
 
-def test_the_folder_holds_the_model_and_pixels_it_was_tested_with(smoke: Path, demo: Path) -> None:
+def test_the_folder_holds_the_model_and_the_exact_test_pixels(smoke: Path, demo: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     facts = json.loads((demo / "demo.json").read_text())
     assert (demo / "model.onnx").read_bytes() == (smoke / "ship/model.onnx").read_bytes()
@@ -77,34 +77,34 @@ def test_the_same_inputs_give_the_same_bytes(smoke: Path, demo: Path, tmp_path: 
     assert all((demo / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
 
 
-def test_nothing_in_the_page_names_another_host() -> None:
+def test_the_page_names_no_other_host() -> None:
     for file in (ROOT / "src/isoflop/demo").iterdir():
         if file.suffix in (".html", ".css", ".js"):
             assert not re.search(r"\w+://\w", file.read_text()), f"{file.name}: an address"
 
 
 @pytest.mark.parametrize(("count", "chosen"), [(0, []), (4, [0, 1, 4, 2]), (9, [0, 1, 4, 2, 3, 5])])
-def test_samples_are_even_over_the_classes(count: int, chosen: list[int]) -> None:
+def test_samples_are_spread_over_the_classes(count: int, chosen: list[int]) -> None:
     assert choose_samples(np.array([0, 1, 0, 1, 2, 1]), 3, count) == chosen
 
 
-def test_a_model_of_other_images_and_a_runtime_in_parts_are_refused(smoke: Path, tmp_path: Path, runtime: Path) -> None:
+def test_a_mismatched_model_and_an_incomplete_runtime_are_refused(smoke: Path, tmp_path: Path, runtime: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     test.input_spec.classes[0] = "another"
-    with pytest.raises(UserError, match=r"model\.onnx: found a model of 8 pixels.*expected one of the test split"):
+    with pytest.raises(UserError, match=r"model\.onnx: got 8 pixels.*expected those of the test split"):
         write_demo(smoke / "ship/model.onnx", test, runtime, 12, tmp_path / "demo")
     (runtime / FILES[1]).unlink()
-    with pytest.raises(UserError, match=f"runtime: found no {FILES[1]}; `dvc repro onnxruntime_web` brings it"):
+    with pytest.raises(UserError, match=f"runtime: {FILES[1]} not found; fix: run `dvc repro onnxruntime_web`"):
         write_demo(smoke / "ship/model.onnx", read_split(smoke / "data/prepared/test"), runtime, 12, tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
 
 
-def test_where_none_is_wanted_the_stages_leave_empty_folders(smoke: Path) -> None:
+def test_a_disabled_demo_leaves_empty_folders(smoke: Path) -> None:
     for folder in ("vendor/onnxruntime-web", "ship/demo"):
         assert (smoke / folder).is_dir() and not any((smoke / folder).iterdir())
 
 
-def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
+def test_content_types(demo: Path) -> None:
     types = {
         "": "text/html; charset=utf-8",
         "demo.js": "text/javascript; charset=utf-8",
@@ -125,7 +125,7 @@ def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "host", "status"),
     [
-        ("/samples/", "127.0.0.1", 404),  # no listings
+        ("/samples/", "127.0.0.1", 404),  # no directory listings
         ("/../runtime/LICENSE", "127.0.0.1", 404),
         ("/%2e%2e/runtime/LICENSE", "127.0.0.1", 404),
         ("/", "localhost", 200),
@@ -134,7 +134,7 @@ def test_browsers_get_the_types_that_they_insist_on(demo: Path) -> None:
         ("/%00", "127.0.0.1", 400),
     ],
 )
-def test_the_server_gives_the_folder_and_only_to_this_machine(demo: Path, path: str, host: str, status: int) -> None:
+def test_the_server_serves_the_folder_to_this_machine_only(demo: Path, path: str, host: str, status: int) -> None:
     with served(demo) as url:
         port = url.rstrip("/").rpartition(":")[2]
         connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=10)
@@ -150,37 +150,37 @@ def test_the_command_serves_until_it_is_interrupted(demo: Path, tmp_path: Path) 
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores SIGINT
     ) as running:
         try:
             assert running.stdout is not None
-            said = running.stdout.readline()
-            url = said.split()[1]
+            printed = running.stdout.readline()
+            url = printed.split()[1]
             with get(url) as response:
                 assert b"<title>isoflop" in response.read()
             port = url.rstrip("/").rpartition(":")[2]
             again = run_command(*command, "--port", port, cwd=tmp_path, check=False)
             assert again.returncode == 1 and again.stderr.startswith(
-                f"error: --port: found {port}, expected one to listen on"
+                f"error: --port: got {port}, expected a port that is free and permitted"
             )
             assert again.stderr.count("\n") == 1
             running.send_signal(signal.SIGINT)
             assert running.wait(10) == 130
         finally:
-            running.kill()  # or leaving the block waits for it
+            running.kill()  # leaving the block would wait for it
 
 
-def test_without_a_demo_it_says_how_to_get_one(
+def test_without_a_demo_the_error_names_the_fix(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(smoke)  # whose preset has it off
+    monkeypatch.chdir(smoke)  # its preset disables the demo
     assert cli.main(["demo", "--no-browser"]) == 1
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
-        "error: ship/demo/index.html: not found; `dvc repro demo` makes it where params.yaml has demo.enabled: true"
-        in said
+        "error: ship/demo/index.html: not found; fix: set demo.enabled to true in params.yaml and run `dvc repro demo`"
+        in printed
     )
-    assert said.count("\n") == 1
+    assert printed.count("\n") == 1
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo"]) == 1
     assert "found no dvc.yaml here" in capsys.readouterr().err

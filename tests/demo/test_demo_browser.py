@@ -1,6 +1,6 @@
-"""The demo in real headless Chromium: its answers are those of ONNX Runtime, its pixels those of Pillow.
+"""The demo in headless Chromium: its predictions match ONNX Runtime, its pixels match Pillow.
 
-Skips where there is no Chromium, and where neither npm's registry nor ISOFLOP_MIRROR gives onnxruntime-web.
+Skipped without Chromium, or if neither the npm registry nor ISOFLOP_MIRROR provides onnxruntime-web.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from tests.conftest import run_command
 
 IMAGES = 240  # of the test split
 
-# Measured on an x86 with VNNI: float and 8-bit logits within 4e-7 of the largest logit. Without VNNI, ONNX Runtime (not
-# the browser) saturates sums of two products in 8-bit layers, which `quantize.portable` is for.
+# Measured on x86 with VNNI: FP32 and INT8 logits differ by less than 4e-7 of the largest logit. Without VNNI, ONNX
+# Runtime (not the browser) saturates sums of two products in INT8 layers; `quantize.portable` avoids that.
 TOLERANCE = 1e-5
 HAS_WIDE_SUMS = any("vnni" in flag or flag == "asimddp" for flag in processor()[1])
 
@@ -89,32 +89,32 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The real runtime, fetched once for all test processes."""
+    """The real runtime, downloaded once for all test processes."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared if worker_id == "master" else shared.parent
     with FileLock(str(shared / "runtime.lock")):
         if not (shared / "runtime").exists():
             try:
-                with contextlib.chdir(shared):  # where the download goes
+                with contextlib.chdir(shared):  # the download goes to the current folder
                     vendor(shared / "runtime.partial")
             except UserError as error:
                 if "could not be downloaded" not in str(error):
                     raise
-                pytest.skip(f"neither npm's registry nor ISOFLOP_MIRROR gives onnxruntime-web: {error}")
+                pytest.skip(f"neither the npm registry nor ISOFLOP_MIRROR provides onnxruntime-web: {error}")
             (shared / "runtime.partial").rename(shared / "runtime")
     return shared / "runtime"
 
 
 @dataclass(frozen=True)
 class Visit:
-    """An open page, and what went wrong on it: messages of the console, errors, requests to elsewhere."""
+    """An open page with its problems: console messages, errors, requests to other hosts."""
 
     page: Page
     url: str
     wrong: list[str]
 
     def answer(self) -> dict[str, str]:
-        """What the page says once it has explained it."""
+        """The texts of the page once the occlusion map is there."""
         self.page.locator("#saliency-words:not(:empty)").wait_for()
         return {
             name: self.page.locator(f"#{name}").inner_text() for name in ("source", "verdict", "time", "saliency-words")
@@ -126,7 +126,7 @@ def visiting(browser: Browser, folder: Path, **context: Any) -> Iterator[Visit]:
     with open_server(folder, 0) as server, browser.new_context(**context) as opened:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         visit = Visit(opened.new_page(), address(server), [])
-        visit.page.on("console", lambda said: visit.wrong.append(said.text))
+        visit.page.on("console", lambda message: visit.wrong.append(message.text))
         visit.page.on("pageerror", lambda error: visit.wrong.append(str(error)))
         visit.page.on("request", lambda request: note_elsewhere(request.url, visit))
         visit.page.goto(visit.url)
@@ -149,7 +149,7 @@ def digits_demo(runtime: Path, smoke: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("variant", ["base", "base-int8"])
-def test_the_page_answers_as_onnx_runtime_does(
+def test_predictions_match_onnx_runtime(
     browser: Browser, runtime: Path, smoke: Path, tmp_path: Path, variant: str
 ) -> None:
     test = read_split(smoke / "data/prepared/test")
@@ -167,11 +167,11 @@ def test_the_page_answers_as_onnx_runtime_does(
     check_answers(logits_NK, expected_NK, HAS_WIDE_SUMS or variant == "base")
     assert np.allclose(found["alone"][0], logits_NK[0], atol=1e-4), "a batch of one differs"
     right = int((logits_NK.argmax(1) == test.labels[indices]).sum())
-    assert f"gets {right} of these {IMAGES} right" in shown_score
+    assert f"{right} of these {IMAGES} are classified correctly" in shown_score
 
 
 def check_answers(logits_NK: npt.NDArray[Any], expected_NK: npt.NDArray[Any], exact: bool) -> None:
-    """The same class for every image, but for those whose two best logits are nearer than the arithmetic can tell."""
+    """The same class for every image, except where the two largest logits are closer than the arithmetic error."""
     scale = np.abs(expected_NK).max()
     if exact:
         assert np.abs(logits_NK - expected_NK).max() <= TOLERANCE * scale
@@ -189,9 +189,7 @@ def png(pixels: Images) -> bytes:
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
-def test_images_of_any_size_become_the_pixels_that_pillow_makes(
-    browser: Browser, digits_demo: Path, resize: str
-) -> None:
+def test_resized_pixels_match_pillow(browser: Browser, digits_demo: Path, resize: str) -> None:
     generator = np.random.default_rng(0)
     with visiting(browser, digits_demo) as visit:
         for height, width, size, channels in [
@@ -205,7 +203,7 @@ def test_images_of_any_size_become_the_pixels_that_pillow_makes(
             assert np.array_equal(found, expected), f"{height}x{width} to {size}x{size}x{channels}"
 
 
-def test_a_photo_is_turned_by_its_exif_and_transparency_is_white(browser: Browser, digits_demo: Path) -> None:
+def test_exif_orientation_and_transparency(browser: Browser, digits_demo: Path) -> None:
     ramp = np.linspace(0, 255, 60 * 40).reshape(60, 40).astype(np.uint8)
     photo, clear = io.BytesIO(), io.BytesIO()
     exif = Image.Exif()
@@ -222,14 +220,14 @@ def test_a_photo_is_turned_by_its_exif_and_transparency_is_white(browser: Browse
             assert np.abs(found - expected).max() <= 2, kind
 
 
-def test_a_reader_chooses_drops_and_draws(browser: Browser, digits_demo: Path, smoke: Path, tmp_path: Path) -> None:
+def test_choosing_a_file_a_sample_and_drawing(browser: Browser, digits_demo: Path, smoke: Path, tmp_path: Path) -> None:
     test = read_split(smoke / "data/prepared/test")
     file = tmp_path / "photo.png"
     file.write_bytes(png(np.kron(np.repeat(test.images[7], 3, 2), np.ones((9, 9, 1), np.uint8))))
-    said = run_command(
+    printed = run_command(
         "isoflop", "predict", str(smoke / "ship/model.onnx"), str(file), "--json", "--top", "5", cwd=tmp_path
     )
-    expected = json.loads(said.stdout)["predictions"][0]["top"]
+    expected = json.loads(printed.stdout)["predictions"][0]["top"]
     with visiting(browser, digits_demo) as visit:
         page = visit.page
         assert visit.answer()["source"].startswith("Test image ")
@@ -241,7 +239,7 @@ def test_a_reader_chooses_drops_and_draws(browser: Browser, digits_demo: Path, s
             == f"{expected[0]['class']}, {100 * expected[0]['probability']:.1f} %"
         )
         assert page.locator("#top .name").all_inner_texts() == [row["class"] for row in expected]
-        assert " ms an image in this browser: mean of " in answer["time"].replace("\xa0", " ")
+        assert " ms latency in this browser: mean of " in answer["time"].replace("\xa0", " ")
         assert answer["saliency-words"].startswith("Hiding 2 × 2 pixels")
 
         page.locator("#samples button").nth(3).focus()  # by keyboard
@@ -261,10 +259,10 @@ def test_a_reader_chooses_drops_and_draws(browser: Browser, digits_demo: Path, s
         assert "%" in visit.answer()["verdict"]
 
         page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
-        page.get_by_text("notes.txt: not an image that this browser reads").wait_for()
+        page.get_by_text("notes.txt: not an image that this browser can decode").wait_for()
 
 
-def test_occlusion_finds_what_the_answer_rests_on(browser: Browser, digits_demo: Path) -> None:
+def test_the_occlusion_map_finds_the_decisive_pixels(browser: Browser, digits_demo: Path) -> None:
     with visiting(browser, digits_demo) as visit:
         found = visit.page.evaluate(EXPLAIN)
     falls = np.array(found["falls"]).reshape(8, 8)
@@ -274,7 +272,7 @@ def test_occlusion_finds_what_the_answer_rests_on(browser: Browser, digits_demo:
     assert found["largest"]["fall"] == pytest.approx(1 - round(255 / 64) / 255)
 
 
-def test_a_phone_has_no_sideways_scrolling_and_every_control_a_name(browser: Browser, digits_demo: Path) -> None:
+def test_a_phone_does_not_scroll_sideways_and_controls_have_names(browser: Browser, digits_demo: Path) -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
     with visiting(browser, digits_demo, **phone) as visit:
         visit.answer()
@@ -288,7 +286,7 @@ def test_a_phone_has_no_sideways_scrolling_and_every_control_a_name(browser: Bro
         assert all(picture.get_attribute("aria-label") for picture in visit.page.locator("canvas[role=img]").all())
 
 
-def test_what_a_browser_lacks_is_said(browser: Browser, digits_demo: Path) -> None:
+def test_missing_browser_features_are_reported(browser: Browser, digits_demo: Path) -> None:
     page = browser.new_page()
     page.goto((digits_demo / "index.html").as_uri())
     page.get_by_text("opened from disk").wait_for()
@@ -298,7 +296,7 @@ def test_what_a_browser_lacks_is_said(browser: Browser, digits_demo: Path) -> No
         page = browser.new_page()
         page.add_init_script("WebAssembly.validate = () => false")
         page.goto(address(server))
-        page.get_by_text("This browser lacks WebAssembly SIMD, WebAssembly threads, which").wait_for()
+        page.get_by_text("This browser does not support WebAssembly SIMD, WebAssembly threads, which").wait_for()
         assert not page.locator("#main").is_visible()
         page.close()
         server.shutdown()

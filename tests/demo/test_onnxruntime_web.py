@@ -1,4 +1,4 @@
-"""The runtime of the demo from a local mirror: what is taken of npm's package, and what is refused."""
+"""Vendoring ONNX Runtime Web from a local mirror: which files are copied, and which packages are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(mirror: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package as npm packs it, in the mirror, and its checksum in the place of the real one's."""
+    """Put a package in npm's format into the mirror, and pin its checksum instead of the real one."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, content in contents.items():
@@ -47,15 +47,15 @@ def pin(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime_web, "PACKAGE", remote)
 
 
-def test_only_what_the_page_needs_is_taken_and_its_licence_is_beside_it(
+def test_only_the_needed_files_are_copied_with_the_license(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = put(mirror, CONTENTS, monkeypatch)
     vendor(tmp_path / "a")
     assert {file.name for file in (tmp_path / "a").iterdir()} == {*FILES, "LICENSE"}
     assert all((tmp_path / "a" / name).read_bytes() == name.encode() * 100 for name in FILES)
-    licence = (tmp_path / "a" / "LICENSE").read_text()
-    assert "MIT License" in licence and "Microsoft" in licence and VERSION in licence
+    license = (tmp_path / "a" / "LICENSE").read_text()
+    assert "MIT License" in license and "Microsoft" in license and VERSION in license
     assert package.exists()
     vendor(tmp_path / "b")
     for file in (tmp_path / "a").iterdir():
@@ -68,7 +68,7 @@ def test_a_tampered_package_is_refused(mirror: Path, tmp_path: Path, monkeypatch
     content[len(content) // 2] ^= 1
     package.write_bytes(content)
     with pytest.raises(
-        UserError, match=r"onnxruntime-web-.*\.tgz: found sha512 [0-9a-f]+, expected [0-9a-f]+; or set "
+        UserError, match=r"onnxruntime-web-.*\.tgz: (?:found|got) sha512 [0-9a-f]+, expected [0-9a-f]+; or disable "
     ):
         vendor(tmp_path / "runtime")
     assert not (tmp_path / "runtime").exists()
@@ -76,12 +76,14 @@ def test_a_tampered_package_is_refused(mirror: Path, tmp_path: Path, monkeypatch
 
 def test_a_package_without_a_file_is_refused(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(mirror, {f"package/dist/{FILES[0]}": b"x"}, monkeypatch)
-    with pytest.raises(UserError, match=f"found no package/dist/{FILES[1]}, expected the package onnxruntime-web"):
+    with pytest.raises(UserError, match=f"package/dist/{FILES[1]} not found, expected the package onnxruntime-web"):
         vendor(tmp_path / "runtime")
 
 
-def test_without_a_network_it_says_both_ways_out(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_names_both_fixes(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pin(replace(PACKAGE, url=f"{closed_port()}/{PACKAGE.name}"), monkeypatch)
-    with pytest.raises(UserError, match=r"could not be downloaded: .*ISOFLOP_MIRROR.*; or set demo\.enabled to false"):
+    with pytest.raises(UserError, match=r"could not be downloaded: .*ISOFLOP_MIRROR.*; or disable the demo"):
         vendor(tmp_path / "runtime")
     assert not (tmp_path / "runtime").exists()

@@ -1,4 +1,4 @@
-"""The report is one whole page of what the stages wrote, and shows strangers' names as text."""
+"""The report is one self-contained page of the stages' results; class and file names are escaped."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
+from isoflop.report.glossary import DIAGNOSTICS
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import project_code_sha256
 from isoflop.scaling.analysis import analyse
+from isoflop.scaling.diagnostics import Kind
 from isoflop.scaling.runs import read_study
 from tests.conftest import ROOT, run_command
 from tests.report_project import CLASSES, outline, project, report, words, write_json, write_law_of
@@ -25,22 +27,22 @@ __all__ = ["project"]  # the fixture
 SECTIONS = ["data", "training", "quality", "scaling", "compression", "provenance", "glossary"]
 
 
-def test_the_page_is_whole_and_loads_nothing(project: Path, tmp_path: Path) -> None:
+def test_the_page_is_complete_and_loads_nothing(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     parsed = outline(page)
     assert page.rstrip().endswith("</html>") and len(page.encode()) < 5_000_000
     assert parsed.sources and all(source.startswith("data:") for source in parsed.sources)
     assert (
         parsed.tags.count("img") == 6 and parsed.tags.count("svg") == 5 + 3 + 2 + 3
-    )  # of stages, curves, trade-offs, layers
+    )  # from plots/, curves, trade-offs, layers
     assert "http:" not in page and "https:" not in page and "@import" not in page
-    assert not re.findall(r"url\((?!#)", page), "only clip paths of its own"
+    assert not re.findall(r"url\((?!#)", page), "only its own clip paths"
     targets = {name for kind, name in parsed.anchors if kind == "href"}
     ids = [name for kind, name in parsed.anchors if kind == "id"]
     assert targets and targets <= set(ids) and len(ids) == len(set(ids))
 
 
-def test_the_sections_stand_in_order(project: Path, tmp_path: Path) -> None:
+def test_the_sections_are_in_order(project: Path, tmp_path: Path) -> None:
     parsed = outline(report(project, tmp_path / "report"))
     found = [attributes["id"] for tag, attributes in parsed.attributes if tag in ("header", "section")]
     assert found == ["answer", *SECTIONS]
@@ -48,18 +50,17 @@ def test_the_sections_stand_in_order(project: Path, tmp_path: Path) -> None:
     assert [link for link in links if link != "#diagnostics"] == [f"#{name}" for name in SECTIONS]
 
 
-def test_the_answer_comes_first(project: Path, tmp_path: Path) -> None:
+def test_the_shipped_model_comes_first(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     answer = words(page[page.index("<header") : page.index("<main>")])
     low, high = (percent(end).replace("\u202f", " ") for end in share_interval(0.9778, 360))
-    for says in ("Ship distilled-int8: 97.8 % right, 13.5 kB, 0.0311 ms", f"95 % interval {low} to {high}",
-                 "Distilled-int8 is the fastest of the", "Width 48 (", "would come to a loss of",
-                 "The law’s forecast for the trained model"):  # fmt: skip
-        assert says in answer
-    assert re.search(r"trained model (held|held, but loosely|did not hold): width 32: forecast a loss of", answer)
+    for expected in ("Shipped model: distilled-int8, 97.8 % accuracy, 13.5 kB, 0.0311 ms", f"95 % CI {low} to {high}",
+                 "distilled-int8 is the fastest of ", "Width 48 (", "parameters): predicted loss"):  # fmt: skip
+        assert expected in answer
+    assert re.search(r"(Confirmed|Inside a wide interval[^.]*|Missed)\. Width 32: predicted loss", answer)
 
 
-def test_every_figure_says_what_it_shows(project: Path, tmp_path: Path) -> None:
+def test_every_figure_has_a_text_alternative(project: Path, tmp_path: Path) -> None:
     parsed = outline(report(project, tmp_path / "report"))
     images = [attributes["alt"] for tag, attributes in parsed.attributes if tag == "img"]
     drawings = [attributes["aria-label"] for _, attributes in parsed.attributes if attributes.get("role") == "img"]
@@ -67,10 +68,10 @@ def test_every_figure_says_what_it_shows(project: Path, tmp_path: Path) -> None:
     assert all(text and len(text) > 20 for text in [*images, *drawings]) and len(set(drawings)) == len(drawings)
     assert parsed.tags.count("figcaption") >= len(images) + len(drawings)
     assert any("distilled-int8 (shipped): 97.8" in (text or "") for text in drawings)
-    assert any("validation accuracy over epochs; from 0.2 to" in (text or "") for text in drawings)
+    assert any("Validation accuracy over epochs; from 0.2 to" in (text or "") for text in drawings)
 
 
-def test_it_follows_the_light_and_the_dark_scheme_and_prints(project: Path, tmp_path: Path) -> None:
+def test_it_follows_the_color_scheme_and_prints(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     style = page[page.index("<style>") : page.index("</style>")]
     blocks = {
@@ -80,12 +81,12 @@ def test_it_follows_the_light_and_the_dark_scheme_and_prints(project: Path, tmp_
     used = set(re.findall(r"var\((--[\w-]+)\)", drawings))
     assert {"--ink", "--line-1", "--rule"} <= used
     for block in blocks.values():
-        assert all(f"{name}:" in block for name in used), "a colour that one scheme lacks"
-    assert not re.findall(r"#(?:000000|ffffff|0072b2|d55e00)", drawings), "a colour that stays in the other scheme"
+        assert all(f"{name}:" in block for name in used), "a color that one scheme lacks"
+    assert not re.findall(r"#(?:000000|ffffff|0072b2|d55e00)", drawings), "a fixed color"
     assert "@media print" in style and "<style" not in page[page.index("</style>") :]
 
 
-def test_tables_sort_by_number_and_are_whole_without_a_script(project: Path, tmp_path: Path) -> None:
+def test_tables_sort_numerically_and_are_complete_without_a_script(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     assert page.count("<script>") == 1 and "aria-sort" in page
     tables = re.findall(r'<table class="sortable">(.*?)</table>', page, re.DOTALL)
@@ -99,9 +100,9 @@ def test_tables_sort_by_number_and_are_whole_without_a_script(project: Path, tmp
     assert 'data-sort="0.9875">98.8' in page
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="takes Chromium")
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 def test_a_click_sorts(project: Path, tmp_path: Path) -> None:
-    """In a real browser: by parameters, the largest first, then the smallest; the heads are buttons."""
+    """In a browser: two clicks on a head sort by parameters, descending, then ascending; the heads are buttons."""
     page = report(project, tmp_path / "report")
     click = """<script>
       const table = document.querySelector("#compression table.sortable"), head = table.tHead.rows[0].cells[3];
@@ -119,7 +120,7 @@ def test_a_click_sorts(project: Path, tmp_path: Path) -> None:
     assert down == sorted(down, reverse=True) and up == sorted(up) and len(up) == 8 and found[3] == "BUTTON"
 
 
-def test_strangers_names_are_text(project: Path, tmp_path: Path) -> None:
+def test_class_and_file_names_are_escaped(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
     assert page.count("<script") == 1 and "<img src=x" not in page
     text = " ".join("".join(outline(page).text).split())
@@ -127,14 +128,14 @@ def test_strangers_names_are_text(project: Path, tmp_path: Path) -> None:
     assert "<img src=x onerror=alert(1)>.png" in text
 
 
-def test_a_class_name_that_is_no_text_is_shown_escaped(project: Path, tmp_path: Path) -> None:
+def test_a_class_name_that_is_not_unicode_is_escaped(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "project")
     file = tmp_path / "project" / "metrics" / "data.json"
-    file.write_text(file.read_text().replace("zero", r"\udce9t\udce9"))  # a folder named in Latin-1
+    file.write_text(file.read_text().replace("zero", r"\udce9t\udce9"))  # a folder name in Latin-1
     assert r"\udce9t\udce9" in report(tmp_path / "project", tmp_path / "report")
 
 
-def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path) -> None:
     text = words(report(project, tmp_path / "report"))
     law = json.loads((project / "metrics" / "scaling.json").read_text())
     chosen = json.loads((project / "ship" / "choice.json").read_text())
@@ -145,19 +146,19 @@ def test_the_page_says_what_the_stages_found(project: Path, tmp_path: Path) -> N
     for figure in (*figures, law["held_out"]["predicted"], law["held_out"]["actual"]):
         assert loss(figure) in text
     assert "N parameters" in text and law["form"] in text
-    assert "twice the data would give" in text and "would narrow the law by" in text
+    assert "twice the data would give" in text and "would narrow the law’s interval by" in text
     assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnostics"])
-    for says in (
-        "30 were dropped", "1 could not be read as an image", "The first 20 of 30", "cats/18.png",
-        "17.5 %of the 90 GFLOP/s that a matrix product reaches", "2 620/simages, 15.7 GFLOP/s",
-        f"4 of 360 images are wrong, most often: {CLASSES[0]} taken for {CLASSES[1]} (3)",
-        "width 32: forecast a loss of", "Forecasts of scaling.predict",
-        "-2.22", "0.057", "<b>seven", "7 test images are answered otherwise", "The shipped one flips 6:",
-        "<i>conv8 (float)", "98.0 % of the validation images taught and at 97.0 % untaught", "61.0 % were right before",
-        "98.4 %", "75.1 %", "channels of a 64 → 48;", "7 Gelu run in float", "4.5 MB",
-        "Some CPU @ 2.0 GHz", "64 images at a time, 1 thread", "isoflop savings",
+    for expected in (
+        "30 dropped", "1 could not be decoded", "The first 20 of 30", "cats/18.png",
+        "17.5 %of the 90 GFLOP/s measured for a matrix product", "2 620/simages; 15.7 GFLOP/s",
+        f"4 of 360 images are misclassified. Most frequent (label → prediction): {CLASSES[0]} → {CLASSES[1]} (3)",
+        "Width 32: predicted loss", "Predictions for the widths in scaling.predict",
+        "−2.22", "0.057", "<b>seven", "changes the prediction for 7 test images", "The shipped variant changes 6:",
+        "<i>conv8 (FP32)", "validation accuracy 98.0 % distilled, 97.0 % for the control", "61.0 % before the last",
+        "98.4 %", "75.1 %", "Channels: a 64 → 48.", "7 Gelu run in float", "4.5 MB",
+        "Some CPU @ 2.0 GHz", "batch size 64, 1 thread", "isoflop savings",
     ):  # fmt: skip
-        assert says in text, says
+        assert expected in text, expected
     assert "cats/19.png" not in text
 
 
@@ -168,9 +169,7 @@ def test_provenance_names_parameters_data_code_versions_and_costs(project: Path,
     assert project_code_sha256(project) in text and "torch 2.13.0" in text and "ONNX Runtime 1.23.2" in text
     assert "learning_rate: 0.005" in text and "widths: [4, 6, 8, 12]" in text
     study = sum(row["flops"] for file in (project / "runs").iterdir() for row in json.loads(file.read_text())["runs"])
-    assert f"the study’s 30 runs–{study:.3g}".replace("e+", "e") in text.replace(" ", "").replace(
-        "thestudy’s30runs", "the study’s 30 runs"
-    )
+    assert f"scalingstudy,30runs–{study:.3g}".replace("e+", "e") in text.replace(" ", "")
 
 
 def test_a_law_of_size_alone_and_without_a_held_out_width(project: Path, tmp_path: Path) -> None:
@@ -183,11 +182,11 @@ def test_a_law_of_size_alone_and_without_a_held_out_width(project: Path, tmp_pat
     write_law_of(analysis, tmp_path / "project", 64)
     text = words(report(tmp_path / "project", tmp_path / "report"))
     assert "L(N) = E + A/N^α" in text and "Nothing was held out" in text
-    assert "does not vouch for this forecast" in text and "The study cannot say" in text
+    assert "this prediction is unreliable" in text and "No prediction: the runs do not separate" in text
 
 
-def test_where_there_is_nothing_the_page_says_so(project: Path, tmp_path: Path) -> None:
-    """Nothing dropped, no mistake, no flip, nothing quantized, no forecast, and the base ships."""
+def test_empty_sections_are_explained(project: Path, tmp_path: Path) -> None:
+    """Nothing dropped, no error, no changed prediction, nothing quantized, no forecast interval; the base ships."""
     empty = tmp_path / "project"
     shutil.copytree(project, empty)
     change(empty / "metrics" / "data.json", lambda data: data["dropped"].update(dict.fromkeys(data["dropped"], 0)))
@@ -205,13 +204,14 @@ def test_where_there_is_nothing_the_page_says_so(project: Path, tmp_path: Path) 
     change(empty / "ship" / "choice.json", lambda choice: choice.update(chosen="base"))
     page = report(empty, tmp_path / "report")
     text = words(page)
-    for says in (
-        "none was dropped", "Nothing: every image could be read", "All 360 images are right",
-        "No variant answers any test image otherwise", "it is the base: no compressed one qualifies",
-        "cannot be judged, as it had no interval", "Twice the width of the study’s largest model",
+    for expected in (
+        "none dropped", "None: every image could be decoded", "All 360 images are classified correctly",
+        "All variants predict the same class as the base", "the base itself ships: no compressed variant qualifies",
+        "Not testable (no interval)", "Twice the width of the study’s largest model",
     ):  # fmt: skip
-        assert says in text, says
-    assert "Beside their controls" not in text and "8 bits, layer by layer" not in text and "worst mistakes" not in text
+        assert expected in text, expected
+    assert "Trained variants and their controls" not in text and "INT8 quantization" not in text
+    assert "Most confident errors" not in text
     assert page.count("<img ") == 3  # augmentation, confusion, saliency
 
 
@@ -232,7 +232,7 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(project: Path, tmp_path: P
      "plots/held_out.svg", "plots/saliency.png", "plots/changed_predictions.csv", "ship/choice.json",
      "dropped.csv", "plots/training/plots/metrics"],
 )  # fmt: skip
-def test_a_missing_input_is_named(project: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_input_is_an_error(project: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "project"
     shutil.copytree(project, copy)
     missing = copy / name
@@ -243,7 +243,7 @@ def test_a_missing_input_is_named(project: Path, tmp_path: Path, name: str) -> N
     assert "dvc repro" in str(error.value) and not (tmp_path / "report").exists()
 
 
-def test_a_broken_metrics_file_is_named(project: Path, tmp_path: Path) -> None:
+def test_a_broken_metrics_file_is_an_error(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "project")
     (tmp_path / "project" / "metrics" / "train.json").write_text("{")
     with pytest.raises(UserError, match=r"train\.json: not readable"):
@@ -268,3 +268,7 @@ def test_the_stage_shows_all_sections_of_the_parameters() -> None:
     from stages.report import Params
 
     assert set(Params.model_fields) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+def test_every_kind_of_diagnostic_has_a_text() -> None:
+    assert set(DIAGNOSTICS) == set(get_args(Kind))

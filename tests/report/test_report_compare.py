@@ -1,4 +1,4 @@
-"""Two real experiments side by side: on `isoflop report --compare`'s page and in DVC's own plots."""
+"""Compare two real experiments: the page of `isoflop report --compare` and DVC's own plots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.report_project import outline, words
 
 @pytest.fixture(scope="module")
 def compared(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smoke project with two experiments, of another width and of more epochs, of training and evaluation alone."""
+    """The smoke project with two experiments (width, epochs) that run the pipeline up to ``evaluate``."""
     clone = tmp_path_factory.mktemp("compared") / "clone"
     shutil.copytree(smoke, clone, symlinks=True)
     for name, change in (("narrow", "train.width=8"), ("longer", "recipe.epochs=8")):
@@ -53,7 +53,7 @@ def test_two_experiments_side_by_side(
     assert rows["recipe.epochs"] == f"<td>{epochs}</td><td>8</td>"
     assert "recipe.batch_size" not in rows
     assert rows["train.steps"] == f"<td>{10 * epochs}</td><td>80</td>"
-    assert re.search(r"The base of B against that of A, image by image: \+\d+\.\d+ points of test accuracy", text)
+    assert re.search(r"Paired comparison of the base models, B − A: test accuracy \+\d+\.\d+ pp", text)
     assert len(re.findall("over epochs; A: from .*?; B: from ", page)) == 3
     drawings = [
         attributes["aria-label"] or "" for _, attributes in parsed.attributes if attributes.get("role") == "img"
@@ -61,11 +61,11 @@ def test_two_experiments_side_by_side(
     assert any("A base-int8: " in drawn and "B base-int8: " in drawn for drawn in drawings)
 
 
-def test_one_revision_is_set_beside_the_workspace(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_revision_is_compared_with_the_workspace(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = words(page_of(compared, monkeypatch, "HEAD"))
     assert "HEAD (commit " in text and "workspace" in text
-    assert "Nothing: all parameters are the same." in text and "None, save for times." in text
-    assert "These test images do not tell the two apart." in text
+    assert "All parameters are the same." in text and "No metric differs, apart from timings." in text
+    assert "The difference is not significant." in text
 
 
 def test_the_page_is_the_same_each_time_and_nothing_is_checked_out(
@@ -77,7 +77,7 @@ def test_the_page_is_the_same_each_time_and_nothing_is_checked_out(
     assert run_command("git", "status", "--porcelain", cwd=compared).stdout == ""
 
 
-def test_dvc_plots_diff_lays_both_experiments_over_each_other(compared: Path) -> None:
+def test_dvc_plots_diff_overlays_both_experiments(compared: Path) -> None:
     shown = json.loads(run_command("dvc", "plots", "diff", "narrow", "longer", "--json", cwd=compared).stdout)["data"]
     assert list(shown) == [
         "Training loss", "Validation NLL", "Validation accuracy", "Confusion", "Scaling law",
@@ -88,7 +88,7 @@ def test_dvc_plots_diff_lays_both_experiments_over_each_other(compared: Path) ->
         rows = spec["data"]["values"]
         assert {row["rev"] for row in rows} == {"narrow", "longer"}, name
         assert "<DVC_METRIC" not in json.dumps(spec), name
-        if name != "Confusion":  # that stands side by side
+        if name != "Confusion":  # it is not overlaid
             assert spec["encoding"]["color"]["scale"]["domain"] == ["narrow", "longer"], name
     epochs = [sum(row["rev"] == rev for row in values(shown["Training loss"])) for rev in ("narrow", "longer")]
     assert epochs[1] == 8 > epochs[0]
@@ -107,23 +107,27 @@ def values(plots: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("revisions", "says"),
+    ("revisions", "expected"),
     [
         (["nonsense"], "error: --compare nonsense: no such revision or experiment; "),
-        (["HEAD~1", "HEAD"], "error: --compare HEAD~1: dvc.lock: not found in that commit; `dvc repro` makes it, "),
-        (["HEAD"] * 7, "error: --compare: found 7 runs, expected at most 6"),
+        (["HEAD~1", "HEAD"], "error: --compare HEAD~1: dvc.lock: not found in that commit; fix: run `dvc repro`, "),
+        (["HEAD"] * 7, "error: --compare: got 7 runs, expected at most 6"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(
-    compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], revisions: list[str], says: str
+def test_an_impossible_comparison_is_a_one_line_error(
+    compared: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    revisions: list[str],
+    expected: str,
 ) -> None:
     monkeypatch.chdir(compared)
     assert cli.main(["report", "--compare", *revisions, "--out", "none.html"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(says) and said.count("\n") == 1 and not (compared / "none.html").exists()
+    error = capsys.readouterr().err
+    assert error.startswith(expected) and error.count("\n") == 1 and not (compared / "none.html").exists()
 
 
-def test_results_that_the_cache_has_lost_are_one_line(
+def test_results_missing_from_the_cache_are_a_one_line_error(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(compared, tmp_path / "clone", symlinks=True)
@@ -136,7 +140,7 @@ def test_results_that_the_cache_has_lost_are_one_line(
 def test_a_run_whose_data_metrics_are_missing_is_drawn_without_intervals(
     tmp_path: Path,
 ) -> None:
-    """One that stopped early, or of an older version."""
+    """The run stopped early or is from an older version."""
     (tmp_path / "plots").mkdir()
     rows = "variant,accuracy,latency_ms,bytes,chosen\nbase,0.9,2.5,4000,yes\n"
     (tmp_path / "plots" / "tradeoff.csv").write_text(rows)
@@ -144,12 +148,12 @@ def test_a_run_whose_data_metrics_are_missing_is_drawn_without_intervals(
     facts: dict[str, dict[str, Any]] = {"A": {"data": {"images": {"test": 100}}}, "B": {}}
     drawn = draw_tradeoffs(letters, facts)
     assert [figure.title for figure in drawn] == [
-        "Accuracy against median latency, ms", "Accuracy against size of the file, kB",
+        "Accuracy vs. median latency, ms", "Accuracy vs. file size, kB",
     ]  # fmt: skip
     assert all("A base (shipped): 90" in figure.alt and "B base (shipped): 90" in figure.alt for figure in drawn)
 
 
-def test_before_the_first_commit_the_cure_is_said(
+def test_before_the_first_commit_the_error_names_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
@@ -158,13 +162,11 @@ def test_before_the_first_commit_the_cure_is_said(
     monkeypatch.chdir(tmp_path)
     for revision in ("HEAD", "nonsense"):
         assert cli.main(["report", "--compare", revision]) == 1
-        said = capsys.readouterr().err
-        assert said == (
-            f"error: --compare {revision}: found no commit in git; `dvc repro` makes results, `git commit` keeps them\n"
-        )
+        error = capsys.readouterr().err
+        assert error == f"error: --compare {revision}: git has no commits; fix: run `dvc repro`, then `git commit`\n"
 
 
-def test_without_options_the_report_is_where_it_says(
+def test_without_options_it_prints_the_path_of_the_report(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(smoke / "src")
@@ -176,7 +178,7 @@ def test_without_options_the_report_is_where_it_says(
     assert capsys.readouterr().err == "error: report/index.html: not found; `dvc repro` makes it\n"
 
 
-def test_only_what_differs_is_listed(tmp_path: Path) -> None:
+def test_only_differences_are_listed(tmp_path: Path) -> None:
     for name, text in (("a", "x: {y: 1, z: null}\nsame: [1, 2]\n"), ("b", "x: {y: 2}\nsame: [1, 2]\n")):
         (tmp_path / name).write_text(text)
     files = [tmp_path / "a", tmp_path / "b", tmp_path / "none"]
@@ -193,14 +195,14 @@ def test_only_what_differs_is_listed(tmp_path: Path) -> None:
     assert flat({"a": {"b": 1}, "c": []}) == {"a.b": 1, "c": []}
 
 
-def test_a_run_that_lacks_something_is_compared_by_the_rest() -> None:
+def test_missing_metrics_are_skipped() -> None:
     whole = {
         "train": {"val_nll": 0.2, "parameters": 100},
         "evaluate": {"accuracy": 0.9, "images": 100, "nll": 0.3, "ece": 0},
     }
     lines = {line.name: line for line in headlines([whole, {"train": {"val_nll": 0.1}}])}
-    assert set(lines) == {"test accuracy of the base", "test loss (NLL) of the base", "calibration error (ECE)",
-                          "validation loss (NLL)", "parameters"}  # fmt: skip
-    assert lines["validation loss (NLL)"].differences == ["-50.0\u202f%"]
-    assert lines["parameters"].values == ["100", "–"] and lines["parameters"].differences == ["–"]
-    assert lines["test accuracy of the base"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]
+    names = ("test accuracy", "test NLL", "test ECE", "validation NLL", "parameters")
+    assert set(lines) == {f"base: {name}" for name in names}
+    assert lines["base: validation NLL"].differences == ["−50.0\u202f%"]
+    assert lines["base: parameters"].values == ["100", "–"] and lines["base: parameters"].differences == ["–"]
+    assert lines["base: test accuracy"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]

@@ -1,4 +1,4 @@
-"""The report's own figures: curves, trade-offs, sensitivity, and how an SVG becomes part of a page."""
+"""The report's own figures (curves, trade-offs, sensitivity) and inlining SVGs into a page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from isoflop.report.charts import Point, draw_curves, draw_sensitivity, draw_tradeoff, pareto_front
-from isoflop.report.curve_series import read_curves, thin
-from isoflop.report.svg import inline
+from isoflop.report.facts import read_curves, thin
+from isoflop.report.rendering import inline
 from isoflop.runtime.errors import UserError
 
 
@@ -18,7 +18,7 @@ def point(name: str, latency_ms: float, accuracy: float, size: int = 1000, shipp
     return Point(name, accuracy, accuracy - 0.01, min(1, accuracy + 0.01), latency_ms, size, 0, shipped)
 
 
-def test_curves_of_one_quantity_are_read_together(tmp_path: Path) -> None:
+def test_series_of_one_quantity_are_grouped(tmp_path: Path) -> None:
     root = tmp_path / "plots" / "metrics"
     for name in ("train/loss", "val/loss", "lr"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -26,11 +26,11 @@ def test_curves_of_one_quantity_are_read_together(tmp_path: Path) -> None:
     points = [(0.0, 1.0), (2.0, 0.5)]
     assert read_curves(tmp_path) == {"loss": {"train": points, "val": points}, "lr": {"": points}}
     (root / "lr.tsv").write_text("step\tlr\n0\thello\n")
-    with pytest.raises(UserError, match=r"lr\.tsv: found .*hello.* in line 2, expected numbers"):
+    with pytest.raises(UserError, match=r"lr\.tsv: line 2: got .*hello.*, expected numbers"):
         read_curves(tmp_path)
 
 
-def test_long_curves_are_thinned_and_end_where_they_ended() -> None:
+def test_long_curves_are_thinned_and_keep_their_last_point() -> None:
     points = [(float(step), float(step % 7)) for step in range(12_345)]
     thinned = thin(points)
     assert len(thinned) <= 300 and thinned[-1] == points[-1]
@@ -40,7 +40,7 @@ def test_long_curves_are_thinned_and_end_where_they_ended() -> None:
 @pytest.mark.parametrize("values", [[1.0], [0.5, 0.5], [0.0, 0.0], [-3.0, 1e6], [1e-9, 2e-9]])
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     figure = draw_curves("nll", {"": [(float(step), value) for step, value in enumerate(values)]})
-    assert figure.alt == f"validation loss (NLL) over epochs; from {values[0]:.4g} to {values[-1]:.4g}"
+    assert figure.alt == f"Validation loss (NLL) over epochs; from {values[0]:.4g} to {values[-1]:.4g}"
     assert figure.svg == draw_curves("nll", {"": [(float(step), value) for step, value in enumerate(values)]}).svg
 
 
@@ -60,15 +60,15 @@ def test_a_tradeoff_names_every_point_and_the_front(by: str) -> None:
     assert draw_tradeoff(points[:1], by).svg
 
 
-def test_layers_are_ordered_by_their_harm_and_the_last_are_counted() -> None:
+def test_layers_are_ordered_by_error_and_the_rest_is_counted() -> None:
     layers = [{"name": f"layer.{number}.weight", "error": number / 1000, "int8": number != 19} for number in range(20)]
     figure = draw_sensitivity("base", layers)
-    assert "8 less sensitive ones are not shown" in figure.title
+    assert "8 less sensitive layers not shown" in figure.title
     shown = re.findall(r">(layer\.\d+[^<]*)<", figure.svg)
-    assert shown == [f"layer.{number}{' (float)' if number == 19 else ''}" for number in range(19, 7, -1)]
+    assert shown == [f"layer.{number}{' (FP32)' if number == 19 else ''}" for number in range(19, 7, -1)]
 
 
-def test_an_svg_in_a_page_keeps_to_itself_and_takes_its_colours() -> None:
+def test_an_inline_svg_is_isolated_and_uses_the_colors_of_the_page() -> None:
     drawn = str(inline(draw_tradeoff([point("base", 1.0, 0.99), point("other", 2.0, 0.9)], "bytes").svg, "mine"))
     assert drawn.startswith("<svg viewBox=") and "<style" not in drawn and "<metadata" not in drawn
     assert "http" not in drawn and not re.findall(r"#(?:000000|ffffff)", drawn)

@@ -1,4 +1,4 @@
-"""The shipped model as an artifact of dvc.yaml: a version of it is a git tag of GTO, and DVC fetches it by name."""
+"""The shipped model as an artifact in dvc.yaml: GTO registers versions as git tags, and DVC fetches them by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_registered_version_is_fetched_by_name_from_a_clone(smoke: Path, tmp_p
     run_command("gto", "assign", "classifier", "--version", "v1.0.0", "--stage", "prod", cwd=project)
     assert "classifier@v1.0.0" in run_command("git", "tag", cwd=project).stdout.split()
     with warnings.catch_warnings(), Repo(str(project)) as repo:
-        warnings.simplefilter("ignore")  # DVC's own dependencies warn
+        warnings.simplefilter("ignore")  # from DVC's own dependencies
         artifact = repo.artifacts.read()["dvc.yaml"]["classifier"]
     assert (artifact.type, artifact.path) == ("model", "ship/model.onnx")
 

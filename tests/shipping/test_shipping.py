@@ -1,4 +1,4 @@
-"""What ships, why, and that the folder that goes out stands on its own."""
+"""The choice of the shipped variant, and the files that ship."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def params(objective: str, max_accuracy_drop: float, max_latency_ms: float | Non
     return Ship.model_validate(values)
 
 
-MANY = 1_000_000  # validation images: they tell all apart
+MANY = 1_000_000  # validation images: every difference is significant
 BASE = candidate("base", 0.98, 1.0, 1000)
 SLIM = candidate("slim", 0.975, 0.5, 400)
 TINY = candidate("tiny", 0.90, 0.1, 100)
@@ -47,7 +47,7 @@ DENSE = candidate("dense", 0.98, 0.9, 300, speedup_low=0.97)
     ("objective", "drop", "chosen"),
     [
         ("latency", 0.01, "slim"),
-        ("latency", 0.005, "slim"),  # exactly what is allowed
+        ("latency", 0.005, "slim"),  # exactly max_accuracy_drop
         ("latency", 0.004, "base"),
         ("latency", 1.0, "tiny"),
         ("bytes", 0.01, "dense"),
@@ -55,82 +55,80 @@ DENSE = candidate("dense", 0.98, 0.9, 300, speedup_low=0.97)
         ("bytes", 0.08, "tiny"),
     ],
 )
-def test_the_best_that_loses_little_enough_is_chosen(objective: str, drop: float, chosen: str) -> None:
+def test_the_best_within_the_accuracy_limit_is_chosen(objective: str, drop: float, chosen: str) -> None:
     assert choose([BASE, SLIM, TINY, DENSE], params(objective, drop), MANY).chosen.name == chosen
 
 
-def test_every_variant_hears_why() -> None:
+def test_every_variant_has_a_verdict() -> None:
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01), MANY)
     assert choice.why == (
-        "slim is the fastest of the 2 that qualify: 0.5 ms against 1 ms of base (2.00 times), "
-        "and 0.50 points of validation accuracy less"
+        "slim is the fastest of 2 qualifying variants: 0.5 ms instead of 1 ms for base (2.00×), "
+        "0.50 pp lower validation accuracy"
     )
     assert choice.verdicts == {
-        "base": "the base, with 1 ms",
+        "base": "base: 1 ms",
         "slim": f"chosen: {choice.why}",
-        "tiny": "loses 8.00 points of validation accuracy, more than the 1 allowed",
-        "dense": "not measurably faster than base: its speed-up may be as low as 0.97",
+        "tiny": "loses 8.00 pp of validation accuracy; max_accuracy_drop is 1 pp",
+        "dense": "not significantly faster than base: 95 % CI of the speed-up starts at 0.97×",
     }
     assert choice.qualifies == {"base": True, "slim": True, "tiny": False, "dense": False}
 
 
-def test_no_accuracy_is_given_up_for_noise() -> None:
+def test_accuracy_is_not_traded_for_noise() -> None:
     twin = candidate("twin", 0.978, 0.51, 410)
     for objective in ("latency", "bytes"):
         choice = choose([BASE, SLIM, twin, candidate("slow", 0.98, 0.53, 430)], params(objective, 0.01), MANY)
         assert choice.chosen is twin
-    assert "twin is the most accurate of the 2 smallest (at most 3 % apart) of the 4 that qualify" in choice.why
+    assert "twin is the most accurate of the 2 smallest of 4 qualifying variants (size within 3 %)" in choice.why
 
 
-def test_where_accuracies_are_within_noise_the_loss_decides() -> None:
+def test_the_loss_breaks_ties_of_accuracy() -> None:
     sure = candidate("sure", 0.974, 0.49, 400, val_nll=0.05)
     poor = candidate("poor", 0.97, 0.5, 400, val_nll=0.01)
     few, some = (choose([BASE, SLIM, sure, poor], params("latency", 0.01), images) for images in (200, 20_000))
     assert few.chosen is poor and some.chosen is sure
     assert choose([BASE, SLIM, sure, poor], params("latency", 0.01), MANY).chosen is SLIM
     assert some.why == (
-        "sure has the least validation loss of the 2 fastest (at most 3 % apart) that the validation images do not "
-        "tell apart by accuracy, of the 4 that qualify: 0.49 ms against 1 ms of base (2.04 times), and 0.60 points of "
-        "validation accuracy less"
+        "sure has the lowest validation loss of the 2 fastest of 4 qualifying variants (latency within 3 %, accuracy "
+        "not significantly different): 0.49 ms instead of 1 ms for base (2.04×), 0.60 pp lower "
+        "validation accuracy"
     )
 
 
-def test_where_nothing_qualifies_the_base_ships_and_says_so() -> None:
+def test_if_no_variant_qualifies_the_base_ships() -> None:
     larger = candidate("larger", 0.99, 2.0, 2000)
     for objective, word in (("latency", "faster"), ("bytes", "smaller")):
         choice = choose([BASE, TINY, larger], params(objective, 0.01), MANY)
         assert choice.chosen is BASE
-        assert choice.why == (
-            f"no other variant is {word} than base and loses at most 1 points of validation accuracy, so base ships"
-        )
-    assert choice.verdicts["larger"] == "not smaller than base: 2,000 bytes against 1,000 bytes"
+        assert choice.why == (f"base ships because no variant is {word} and loses at most 1 pp of validation accuracy")
+    assert choice.verdicts["larger"] == "not smaller than base: 2,000 bytes instead of 1,000 bytes"
 
 
-def test_what_takes_too_long_does_not_ship() -> None:
-    """The smallest that is fast enough; where the base is too slow as well, it ships and says so."""
+def test_max_latency_excludes_variants() -> None:
+    """The smallest variant within the limit ships; if none is, the base ships with a remark."""
     choice = choose([BASE, SLIM, TINY, DENSE], params("bytes", 0.01, max_latency_ms=0.6), MANY)
-    assert choice.chosen is SLIM and choice.verdicts["dense"] == "takes 0.9 ms, more than the 0.6 allowed"
+    assert choice.chosen is SLIM and choice.verdicts["dense"] == "latency 0.9 ms is above max_latency_ms (0.6 ms)"
     assert choice.qualifies == {"base": False, "slim": True, "tiny": False, "dense": False}
-    assert "slim is the smallest of the 1 that qualify" in choice.why
-    assert choice.verdicts["base"] == "the base, which takes 1 ms, more than the 0.6 allowed"
-    fat = candidate("fat", 0.98, 0.5, 1200)  # larger than a base that may not ship
+    assert "slim is the only variant that qualifies" in choice.why
+    assert choice.verdicts["base"] == "base: latency 1 ms is above max_latency_ms (0.6 ms)"
+    fat = candidate("fat", 0.98, 0.5, 1200)  # larger than the base, which is too slow
     assert choose([BASE, fat], params("bytes", 0.01, max_latency_ms=0.6), MANY).chosen is fat
     choice = choose([BASE, SLIM, TINY, DENSE], params("latency", 0.01, max_latency_ms=0.3), MANY)
     assert choice.chosen is BASE
     assert choice.why == (
-        "no other variant is faster than base, takes at most 0.3 ms and loses at most 1 points of validation accuracy, "
-        "so base ships, which takes 1 ms, more than the 0.3 allowed"
+        "base ships because no variant is faster, takes at most 0.3 ms and loses at most 1 pp of validation accuracy; "
+        "its own latency 1 ms is above max_latency_ms (0.3 ms)"
     )
 
 
-def test_the_test_split_is_not_looked_at() -> None:
+def test_test_accuracy_does_not_matter() -> None:
     worse = candidate("worse", 0.98, 0.5, 400, accuracy=0.1)
     assert choose([BASE, worse], params("latency", 0.0), MANY).chosen is worse
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two measured ONNX files, their metrics, and data.json."""
+    """A folder with two ONNX files, variants.json, latency.json and data.json."""
     folder = tmp_path_factory.mktemp("measured")
     train = digits_split(folder / "train", 0, 600)
     for name, bounds in (("val", (600, 800)), ("test", (800, 1000))):
@@ -162,7 +160,7 @@ def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
     return ship(variants, latency, data, measured / "onnx", wanted, "digits", **ship_files(folder))
 
 
-def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
+def test_the_release_files(measured: Path, tmp_path: Path) -> None:
     first = shipped(measured, tmp_path / "ship")[0]
     assert first.name == "base-int8"
     names = sorted(path.name for path in (tmp_path / "ship").iterdir())
@@ -170,7 +168,7 @@ def test_the_folder_that_goes_out(measured: Path, tmp_path: Path) -> None:
     assert (tmp_path / "ship/model.onnx").read_bytes() == (measured / "onnx/base-int8.onnx").read_bytes()
     choice = json.loads((tmp_path / "ship/choice.json").read_text())
     assert choice["chosen"] == "base-int8" and choice["why"].startswith(
-        "base-int8 is the smallest of the 2 that qualify"
+        "base-int8 is the smallest of 2 qualifying variants"
     )
     assert [item["variant"] for item in choice["candidates"]] == ["base", "base-int8"]
     variants = json.loads((measured / "variants.json").read_text())
@@ -185,7 +183,7 @@ def test_the_same_metrics_give_the_same_folder(measured: Path, tmp_path: Path) -
     assert (tmp_path / "a/SHA256SUMS").read_bytes() == (tmp_path / "b/SHA256SUMS").read_bytes()
 
 
-def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_path: Path) -> None:
+def test_the_card_has_the_measurements_and_its_code_runs(measured: Path, tmp_path: Path) -> None:
     shipped(measured, tmp_path / "ship")
     card = (tmp_path / "ship/MODEL_CARD.md").read_text()
     facts = json.loads((measured / "variants.json").read_text())["base-int8"]
@@ -200,8 +198,8 @@ def test_the_card_says_what_was_measured_and_its_code_runs(measured: Path, tmp_p
     assert done.returncode == 0 and done.stdout.strip() in [str(digit) for digit in range(10)], done.stderr
 
 
-def test_the_card_has_the_metadata_that_the_hub_reads(measured: Path, tmp_path: Path) -> None:
-    """Read by Hugging Face's own parser, which refuses results without task, data set or value."""
+def test_the_card_has_valid_hub_metadata(measured: Path, tmp_path: Path) -> None:
+    """Parsed by huggingface_hub, which rejects results without task, data set or value."""
     from huggingface_hub import ModelCard, ModelCardData
 
     shipped(measured, tmp_path / "ship")
@@ -230,17 +228,17 @@ def test_the_tradeoff(measured: Path, tmp_path: Path) -> None:
     assert int(rows["base"]["bytes"]) == (measured / "onnx/base.onnx").stat().st_size
 
 
-def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> None:
+def test_inconsistent_metrics_are_refused(measured: Path, tmp_path: Path) -> None:
     variants, latency = (json.loads((measured / f"{name}.json").read_text()) for name in ("variants", "latency"))
     del variants["base-int8"]
-    with pytest.raises(UserError, match="ship: found base-int8 in one of variants and latency, expected the same"):
+    with pytest.raises(UserError, match=r"ship: got base-int8 in only one of .*, expected the same variants"):
         candidates(variants, latency)
     wanted, targets = params("bytes", 1.0), ship_files(tmp_path / "ship")
     files = {name: measured / f"{name}.json" for name in ("variants", "latency", "data")}
-    with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected one for each compared variant"):
+    with pytest.raises(UserError, match=r"base-int8\.onnx: not found, expected an ONNX file for each variant"):
         ship(files["variants"], files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
     (tmp_path / "cut.json").write_text('{"base": ')
-    with pytest.raises(UserError, match=r"cut\.json: not readable metrics"):
+    with pytest.raises(UserError, match=r"cut\.json: not readable"):
         ship(tmp_path / "cut.json", files["latency"], files["data"], tmp_path, wanted, "digits", **targets)
     assert list((tmp_path / "ship").iterdir()) == []
 
@@ -248,6 +246,6 @@ def test_metrics_that_do_not_fit_are_refused(measured: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "values", [{"objective": "speed"}, {"max_accuracy_drop": -0.1}, {"max_accuracy_drop": 2}, {"max_latency_ms": 0}]
 )
-def test_a_wrong_section_is_refused(values: dict[str, object]) -> None:
+def test_an_invalid_section_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 0.01, "max_latency_ms": None} | values)

@@ -1,1 +1,1 @@
-"""The demo: a static page that runs the shipped model in the browser, and the command that serves it."""
+"""The demo: a static page that runs the shipped model in the browser, and its local server."""

@@ -1,10 +1,10 @@
-// The model in ONNX Runtime's WebAssembly: on one thread, as the report's latencies are.
+// Run the model in ONNX Runtime Web (WebAssembly) on one thread, like the report's headline latency.
 
-const MOST_IMAGES = 64; // at a time, and of large images as many as the page can wait for
-const MOST_PIXELS = 1 << 18;
+const MOST_IMAGES = 64; // per batch
+const MOST_PIXELS = 1 << 18; // per batch, so that the page stays responsive with large images
 
 export class Classifier {
-  // `facts` is what demo.json says; `model` the bytes of the ONNX file.
+  // `facts`: content of demo.json; `model`: bytes of the ONNX file.
   static async open(facts, model) {
     const ort = await import(facts.runtime.script);
     ort.env.wasm.wasmPaths = { wasm: new URL(facts.runtime.wasm, import.meta.url).href };
@@ -16,15 +16,15 @@ export class Classifier {
   constructor(facts, ort, session) {
     Object.assign(this, { facts, ort, session });
     this.batch = facts.batch ?? Math.min(MOST_IMAGES, Math.max(1, Math.floor(MOST_PIXELS / facts.image_size ** 2)));
-    this.queue = Promise.resolve(); // a session does one run at a time
+    this.queue = Promise.resolve(); // a session runs one batch at a time
   }
 
-  // {logits, probabilities} of one image: Float32Array [classes].
+  // Return {logits, probabilities} of one image: Float32Array [classes].
   async run(pixels) {
     return (await this.runAll([pixels]))[0];
   }
 
-  // The same for each of a list of images. `between` is awaited between batches.
+  // Return the same for each image of a list. `between` is awaited between batches.
   async runAll(images, between = async () => {}) {
     const answers = [];
     for (let start = 0; start < images.length; start += this.batch) {
@@ -34,7 +34,7 @@ export class Classifier {
     return answers;
   }
 
-  // Milliseconds an image, one at a time: the mean of as many runs as fit into `budget` ms, the first one left out.
+  // Measure the latency (ms, batch size 1): the mean of as many runs as fit into `budget` ms, after a warmup run.
   async time(pixels, budget = 100) {
     await this.run(pixels);
     const began = performance.now();
@@ -59,7 +59,7 @@ export class Classifier {
   }
 }
 
-// Indices of the `count` largest values, the first of equal ones first.
+// Return the indices of the `count` largest values; ties keep their order.
 export function best(values, count) {
   return Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b).slice(0, count);
 }

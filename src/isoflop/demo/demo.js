@@ -1,4 +1,4 @@
-// The page: what is dropped, chosen, pasted or drawn goes to the model, and its answer to the reader.
+// The page: pass chosen, dropped, pasted or drawn images to the model and show its prediction.
 
 import { best, Classifier } from "./classifier.js";
 import { openPad } from "./drawing.js";
@@ -7,18 +7,18 @@ import { canvasIsTrue, decode, fitToSquare, fromCanvas } from "./pixels.js";
 import { occlusionSaliency } from "./saliency.js";
 
 const TOP = 5;
-const SETTLED_MS = 150; // without another image: then there is time to measure and to explain
+const IDLE_MS = 150; // without a new image, before latency and the occlusion map are computed
 const element = (id) => document.getElementById(id);
 const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
-let asked = 0; // how many images were asked about: an answer to an older one is not shown any more
+let asked = 0; // number of images so far: results of an older one are discarded
 
 async function start() {
   const facts = await (await fetched("demo.json")).json();
   const model = new Uint8Array(await (await fetched("model.onnx")).arrayBuffer());
   const classifier = await Classifier.open(facts, model);
-  sayFacts(facts);
+  showFacts(facts);
   element("altered").hidden = canvasIsTrue();
   element("main").hidden = false;
   acceptFiles(classifier);
@@ -33,26 +33,25 @@ async function fetched(name) {
   return response;
 }
 
-function sayFacts({ variant, bytes, classes, image_size: size, channels, resize, runtime }) {
-  const colours = channels === 1 ? "grey" : "colour";
+function showFacts({ variant, bytes, classes, image_size: size, channels, resize, runtime }) {
+  const mode = channels === 1 ? "grayscale" : "RGB";
   element("facts").textContent = `${variant}: ${Math.round(bytes / 1000).toLocaleString("en")} kB, ${classes.length} ` +
-    `classes, images of ${size} × ${size} pixels in ${colours}; by ONNX Runtime Web ${runtime.version}. ` +
-    "No image leaves this page.";
-  element("seen-caption").textContent = `What the model sees: ${size} × ${size} pixels`;
+    `classes, ${mode} input of ${size} × ${size} pixels, ONNX Runtime Web ${runtime.version}. No image leaves this page.`;
+  element("seen-caption").textContent = `Model input: ${size} × ${size} pixels`;
   element("about-resize").textContent = {
-    crop: "Of an image that is not square the model sees the largest square in its centre.",
-    pad: "An image that is not square is filled up to a square with the median colour of its border.",
-    stretch: "An image that is not square is stretched to a square.",
+    crop: "Images that are not square are cropped to the largest central square.",
+    pad: "Images that are not square are padded to a square with the median color of their border.",
+    stretch: "Images that are not square are stretched to a square.",
   }[resize];
 }
 
-// ---- ways in
+// ---- input
 
 function acceptFiles(classifier) {
   const drop = element("drop");
   element("file").addEventListener("change", (event) => {
     if (event.target.files[0]) askFile(classifier, event.target.files[0]);
-    event.target.value = ""; // the same file may be chosen again
+    event.target.value = ""; // so that the same file can be chosen again
   });
   document.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   document.addEventListener("dragleave", () => drop.classList.remove("over"));
@@ -73,7 +72,7 @@ async function askFile(classifier, file) {
     const source = `${file.name}: ${image.width} × ${image.height} pixels`;
     await ask(classifier, fitToSquare(image, size, resize), source);
   } catch (error) {
-    showProblem(`${file.name}: not an image that this browser reads (${error.message}).`);
+    showProblem(`${file.name}: not an image that this browser can decode (${error.message}).`);
   }
 }
 
@@ -89,7 +88,7 @@ function acceptDrawing(classifier, dark) {
   });
 }
 
-// The buttons with test images, the answers to all of them; whether they are light on a dark ground.
+// Show the test images as buttons and classify them. Return whether they have a dark background.
 async function showSamples(classifier) {
   const { samples, classes, channels } = classifier.facts;
   element("samples-section").hidden = !samples.length;
@@ -99,7 +98,7 @@ async function showSamples(classifier) {
     const canvas = button.appendChild(document.createElement("canvas"));
     drawPixels(canvas, images[index]);
     button.type = "button";
-    const source = `Test image ${sample.index}, labelled “${classes[sample.label]}”`;
+    const source = `Test image ${sample.index}, label “${classes[sample.label]}”`;
     button.title = source;
     button.setAttribute("aria-label", source);
     button.addEventListener("click", () => {
@@ -112,18 +111,17 @@ async function showSamples(classifier) {
   const wrong = samples.flatMap(({ label }, index) => (best(answers[index].logits, 1)[0] === label ? [] : [index]));
   for (const index of wrong) {
     buttons[index].classList.add("wrong");
-    buttons[index].setAttribute("aria-label", `${buttons[index].getAttribute("aria-label")}; the model errs on it`);
+    buttons[index].setAttribute("aria-label", `${buttons[index].getAttribute("aria-label")}; misclassified`);
   }
-  const right = samples.length - wrong.length;
-  element("score").textContent = `The model, in this browser, gets ${right} of these ${samples.length} right` +
-    (wrong.length ? "; those it errs on are framed in red." : ".");
+  element("score").textContent = `${samples.length - wrong.length} of these ${samples.length} are classified correctly` +
+    (wrong.length ? "; the others have a red frame." : ".");
   if (buttons.length) buttons[0].click();
   return images.length > 0 && mean(images.map((image) => mean(image.data.subarray(0, image.width * channels)))) < 100;
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-// ---- the answer
+// ---- prediction
 
 async function ask(classifier, image, source, label = null) {
   const own = ++asked;
@@ -137,22 +135,22 @@ async function ask(classifier, image, source, label = null) {
     showProblem("");
     element("source").textContent = source;
     element("verdict").textContent = `${classes[first]}, ${percent(probabilities[first])}`;
-    element("verdict").dataset.judged = label === null ? "" : first === label ? "right" : "wrong";
+    element("verdict").dataset.result = label === null ? "" : first === label ? "correct" : "wrong";
     showTop(classes, probabilities, logits);
     drawPixels(element("seen"), image);
-    element("seen").setAttribute("aria-label", `What the model sees of ${source}`);
+    element("seen").setAttribute("aria-label", `Model input: ${source}`);
     drawFalls(element("saliency"), image, new Float32Array(image.width * image.height));
-    element("saliency").setAttribute("aria-label", "What the answer rests on: not yet known");
+    element("saliency").setAttribute("aria-label", "Occlusion map: not computed yet");
     element("saliency-words").textContent = "";
-    await pause(SETTLED_MS);
+    await pause(IDLE_MS);
     if (stale()) return;
     const { ms, runs } = await classifier.time(image);
     if (stale()) return;
-    element("time").textContent = `${ms < 1 ? ms.toPrecision(2) : ms.toPrecision(3)}\u00a0ms an image in this browser: ` +
-      `mean of ${runs} ${runs === 1 ? "run" : "runs"}, one image at a time, one thread.`;
+    element("time").textContent = `${ms < 1 ? ms.toPrecision(2) : ms.toPrecision(3)}\u00a0ms latency in this browser: ` +
+      `mean of ${runs} ${runs === 1 ? "run" : "runs"}, batch size 1, 1 thread.`;
     await explain(classifier, image, first, probabilities[first], stale);
   } catch (error) {
-    if (!stale()) showProblem(`The model could not be run: ${error.message}.`);
+    if (!stale()) showProblem(`The model failed: ${error.message}.`);
   }
 }
 
@@ -181,11 +179,11 @@ async function explain(classifier, image, target, probability, stale) {
     const name = classifier.facts.classes[target];
     drawFalls(element("saliency"), image, falls);
     const words = largest.fall > 0.0005
-      ? `Hiding ${square} × ${square} pixels ${where(largest, square, image.width)} takes “${name}” from ` +
-        `${percent(probability)} to ${percent(probability - largest.fall)}, the most of ${runs} places.`
-      : `Hiding ${square} × ${square} pixels takes nothing from “${name}”, at any of ${runs} places.`;
+      ? `Hiding ${square} × ${square} pixels ${where(largest, square, image.width)} lowers “${name}” from ` +
+        `${percent(probability)} to ${percent(probability - largest.fall)}, the largest drop of ${runs} positions.`
+      : `Hiding ${square} × ${square} pixels does not lower “${name}” at any of ${runs} positions.`;
     element("saliency-words").textContent = words;
-    element("saliency").setAttribute("aria-label", `What the answer rests on. ${words}`);
+    element("saliency").setAttribute("aria-label", `Occlusion map. ${words}`);
   } catch (error) {
     if (!(error instanceof Stale)) throw error;
   }
@@ -199,5 +197,5 @@ function where({ top, left }, square, size) {
   return words.filter(Boolean).join(" ");
 }
 
-const { showProblem, unsupported } = window; // of support.js
+const { showProblem, unsupported } = window; // from support.js
 if (!unsupported) start().catch((error) => showProblem(`The demo could not be started: ${error.message}.`));

@@ -1,6 +1,6 @@
-// A canvas to draw on; what is on it goes to the model as a file would.
+// A canvas to draw on; the drawing is classified like a file.
 
-// Calls `onChange(context)` while something is drawn. The stroke starts as wide as `stroke` of the canvas' side.
+// Call `onChange(context)` after each stroke segment. `stroke`: initial brush width as a share of the canvas width.
 export function openPad(elements, { stroke, dark }, onChange) {
   const { canvas, brush, ink, paper, clear } = elements;
   const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });

@@ -1,4 +1,4 @@
-"""The folder of the demo: the page, the model and what it says of itself, images of the test split, the runtime."""
+"""Write the demo folder: the page, the model with its metadata, test images, and ONNX Runtime Web."""
 
 from __future__ import annotations
 
@@ -19,28 +19,31 @@ from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
 
 PAGE, SUMS = "index.html", "SHA256SUMS"
-_RUNTIME = "onnxruntime-web"  # folder of the demo
+_RUNTIME = "onnxruntime-web"  # subfolder of the demo
 
 
 class Demo(Section):
-    """Section ``demo``. ``samples`` images of the test split are on the page to click on, evenly of all classes."""
+    """Section ``demo``. The page shows ``samples`` test images to click on, spread evenly over the classes."""
 
-    enabled: bool  # false: neither the page nor its runtime, which comes from npm's registry
-    samples: int = Field(ge=0, le=1000)  # images of the test split on the page
+    enabled: bool  # false: no page, and no download of ONNX Runtime Web from the npm registry
+    samples: int = Field(ge=0, le=1000)  # test images on the page
 
 
 def write_demo(model: Path, test: Split, runtime: Path, samples: int, folder: Path) -> None:
-    """Write the new folder ``folder``; the same inputs give the same bytes.
+    """Write the new folder ``folder``. The same inputs give the same bytes.
+
+    Args:
+        runtime: folder with the files of ONNX Runtime Web.
+        samples: number of test images on the page.
 
     Raises:
-        UserError: the model is not readable or was trained on other images than those of ``test``, or ``runtime``
-            lacks a file of ONNX Runtime.
+        UserError: the model is not readable or does not match ``test``, or ``runtime`` lacks a file.
     """
     classifier = open_classifier(model)
     _check(classifier, test, model)
-    lacking = [name for name in FILES if not (runtime / name).is_file()]
-    if lacking:
-        raise UserError(f"{runtime}: found no {', '.join(lacking)}; `dvc repro onnxruntime_web` brings it")
+    missing = [name for name in FILES if not (runtime / name).is_file()]
+    if missing:
+        raise UserError(f"{runtime}: {', '.join(missing)} not found; fix: run `dvc repro onnxruntime_web`")
     folder.mkdir(parents=True)
     for file in sorted(Path(__file__).parent.iterdir()):
         if file.suffix in (".html", ".css", ".js"):
@@ -66,14 +69,14 @@ def write_demo(model: Path, test: Split, runtime: Path, samples: int, folder: Pa
 
 
 def choose_samples(labels: Labels, num_classes: int, count: int) -> list[int]:
-    """``count`` indices (all, if there are fewer), the first of every class, then the second of every class, ..."""
+    """Return at most ``count`` indices: the first image of each class, then the second of each class, ..."""
     by_class = [np.flatnonzero(labels == label).tolist() for label in range(num_classes)]
     in_turn = [index for turn in zip_longest(*by_class) for index in turn if index is not None]
     return in_turn[:count]
 
 
 def _write_sample(test: Split, index: int, folder: Path) -> dict[str, object]:
-    """A PNG of the very pixels that the network was tested with."""
+    """Write the test image as PNG, with exactly the pixels that the model was tested on."""
     file = folder / "samples" / f"{index:05}.png"
     file.parent.mkdir(exist_ok=True)
     pixels_HWC = np.array(test.images[index])
@@ -85,6 +88,6 @@ def _check(classifier: OnnxClassifier, test: Split, model: Path) -> None:
     found = (classifier.image_size, classifier.channels, classifier.classes)
     if found != (test.image_size, test.channels, test.input_spec.classes):
         raise UserError(
-            f"{model}: found a model of {found[0]} pixels, {found[1]} channels and {len(found[2])} classes, expected "
-            f"one of the test split: {test.image_size}, {test.channels}, {test.num_classes} and their names"
+            f"{model}: got {found[0]} pixels, {found[1]} channels and {len(found[2])} classes, expected those of the "
+            f"test split: {test.image_size}, {test.channels} and {test.num_classes}, with the same class names"
         )

@@ -1,4 +1,4 @@
-"""ONNX Runtime for browsers, of npm's registry: of its pinned package the two files that run models on WebAssembly."""
+"""Download ONNX Runtime Web: the two files of the pinned npm package that run models on WebAssembly."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from isoflop.download.fetching import Remote, fetched
 from isoflop.runtime.errors import UserError
 
 VERSION = "1.30.0"
-# the build without WebGPU, WebNN and WebGL, half the size of the others; its script carries the loader of the .wasm
+# the build without WebGPU, WebNN and WebGL, half the size of the others; the script includes the .wasm loader
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 FILES = (SCRIPT, WASM)
 
 PACKAGE = Remote(
     f"onnxruntime-web-{VERSION}.tgz",
     f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz",
-    "sha512:"  # what npm's registry calls dist.integrity, in hexadecimal
+    "sha512:"  # dist.integrity of the npm registry, as hexadecimal
     "ab4cbe26baedba45d2cec05610c71c55fa97db92d19a8b171c5f8269126683ca"
     "590a5cdc57bb2f35ce2b298de32f4d956fb42644c0ecd528a0a91e025c07ca61",
 )
 
-# The package names its licence in package.json and has no file of it: this is the text that ONNX Runtime is under.
-_LICENCE = f"""onnxruntime-web {VERSION}, {PACKAGE.url}
+# package.json names the license, but the package has no license file; this is ONNX Runtime's license.
+_LICENSE = f"""onnxruntime-web {VERSION}, {PACKAGE.url}
 of ONNX Runtime, https://github.com/microsoft/onnxruntime
 
 MIT License
@@ -51,17 +51,17 @@ SOFTWARE.
 
 
 def vendor(folder: Path) -> None:
-    """Write the new folder ``folder``: the script, the .wasm and their licence (MIT).
+    """Write the new folder ``folder``: the script, the .wasm and their license (MIT).
 
     Raises:
-        UserError: the package cannot be had, has another checksum, or lacks one of the files.
+        UserError: the package cannot be downloaded, has another checksum, or lacks one of the files.
     """
     try:
         with fetched(PACKAGE) as archive:
             _unpack(archive, folder)
     except UserError as error:
-        raise UserError(f"{error}; or set demo.enabled to false in params.yaml, to do without the demo") from None
-    (folder / "LICENSE").write_text(_LICENCE)
+        raise UserError(f"{error}; or disable the demo: set demo.enabled to false in params.yaml") from None
+    (folder / "LICENSE").write_text(_LICENSE)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -74,4 +74,4 @@ def _unpack(archive: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, target, 1 << 20)
     missing = [name for name, file in wanted.items() if not file.exists()]
     if missing:
-        raise UserError(f"{archive}: found no {', '.join(missing)}, expected the package onnxruntime-web {VERSION}")
+        raise UserError(f"{archive}: {', '.join(missing)} not found, expected the package onnxruntime-web {VERSION}")

@@ -1,32 +1,32 @@
-// Pixels on canvases: as they are, and under what occlusion found.
+// Paint images and occlusion maps on canvases.
 
-const FOR = [214, 90, 20]; // hiding it makes the answer less probable
+const FOR = [214, 90, 20]; // hiding the pixel lowers the probability
 const AGAINST = [40, 110, 190];
 
 export function drawPixels(canvas, image) {
-  paint(canvas, image.width, image.height, (index) => colourAt(image, index));
+  paint(canvas, image.width, image.height, (index) => colorAt(image, index));
 }
 
-// The image in pale grey, and over it orange and blue as strong as the falls of probability are to their largest.
+// Paint the image in pale gray, overlaid with orange (drop) and blue (rise), scaled to the largest change.
 export function drawFalls(canvas, image, falls) {
   const most = Math.max(...falls.map(Math.abs), 1e-6);
   paint(canvas, image.width, image.height, (index) => {
-    const [red, green, blue] = colourAt(image, index);
-    const grey = 70 + 0.5 * (0.299 * red + 0.587 * green + 0.114 * blue);
+    const [red, green, blue] = colorAt(image, index);
+    const gray = 70 + 0.5 * (0.299 * red + 0.587 * green + 0.114 * blue);
     const strength = 0.9 * Math.min(1, Math.abs(falls[index]) / most);
-    return (falls[index] > 0 ? FOR : AGAINST).map((part) => grey + strength * (part - grey));
+    return (falls[index] > 0 ? FOR : AGAINST).map((part) => gray + strength * (part - gray));
   });
 }
 
-function colourAt({ channels, data }, index) {
+function colorAt({ channels, data }, index) {
   if (channels === 1) return [data[index], data[index], data[index]];
   return Array.from(data.subarray(3 * index, 3 * index + 3));
 }
 
-function paint(canvas, width, height, colour) {
+function paint(canvas, width, height, color) {
   const rgba = new ImageData(width, height);
-  for (let index = 0; index < width * height; index++) rgba.data.set([...colour(index), 255], 4 * index);
-  canvas.width = width; // enlarged by CSS, pixel for pixel
+  for (let index = 0; index < width * height; index++) rgba.data.set([...color(index), 255], 4 * index);
+  canvas.width = width; // CSS scales it up without smoothing
   canvas.height = height;
   canvas.getContext("2d").putImageData(rgba, 0, 0);
 }

@@ -1,14 +1,14 @@
-// Image files to the model's input, as isoflop/images.py does it: decode, channels, then a square of the model's size.
-// Pixels are {width, height, channels, data}, data a Uint8Array [height, width, channels].
+// Turn image files into model input as isoflop/data/images.py does: decode, convert the channels, resize to a square.
+// Images are {width, height, channels, data}, data a Uint8Array [height, width, channels].
 
-const MOST_PIXELS = 89_478_485; // as Pillow: above, it may be a decompression bomb
-const PRECISION = 22; // bits behind the point of Pillow's coefficients for 8-bit images
+const MOST_PIXELS = 89_478_485; // Pillow's limit against decompression bombs
+const PRECISION = 22; // fractional bits of Pillow's fixed-point coefficients
 
-// The image of a file or Blob, upright by its EXIF, over white, colour profiles ignored.
+// Decode a file or Blob: apply the EXIF orientation, composite on white, ignore color profiles.
 export async function decode(blob, channels) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation: "from-image" });
   try {
-    if (bitmap.width * bitmap.height > MOST_PIXELS) throw new Error(`${bitmap.width} × ${bitmap.height} pixels are too many`);
+    if (bitmap.width * bitmap.height > MOST_PIXELS) throw new Error(`${bitmap.width} × ${bitmap.height} pixels exceed the limit`);
     const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.fillStyle = "white";
@@ -20,7 +20,7 @@ export async function decode(blob, channels) {
   }
 }
 
-// What is drawn on a canvas, which has to be opaque, in 3 channels or in 1 (ITU-R 601 luma, rounded as in Pillow).
+// Read an opaque canvas as 3 channels or 1 (ITU-R 601 luma, rounded like Pillow).
 export function fromCanvas(context, channels) {
   const { width, height } = context.canvas;
   const rgba = context.getImageData(0, 0, width, height).data;
@@ -33,7 +33,7 @@ export function fromCanvas(context, channels) {
   return { width, height, channels, data };
 }
 
-// Whether a canvas gives back what was put on it, which it does not where a browser guards against fingerprinting.
+// Return whether a canvas returns the pixels that were put on it; protections against fingerprinting alter them.
 export function canvasIsTrue() {
   const put = new ImageData(Uint8ClampedArray.from({ length: 4096 }, (_, index) => (index % 4 === 3 ? 255 : index * 37)), 32);
   const context = new OffscreenCanvas(32, 32).getContext("2d", { willReadFrequently: true });
@@ -41,7 +41,7 @@ export function canvasIsTrue() {
   return context.getImageData(0, 0, 32, 32).data.every((value, index) => value === put.data[index]);
 }
 
-// `resize`: crop, pad or stretch, as the model's metadata has it.
+// `resize`: crop, pad or stretch, from the model's metadata.
 export function fitToSquare(image, size, resize) {
   const { width, height } = image;
   if (resize === "crop") {
@@ -54,7 +54,7 @@ export function fitToSquare(image, size, resize) {
   return pad(resample(image, ...inner, 0, 0, width, height), size);
 }
 
-// Pillow's bicubic resampling of a box, its filter widened to the scale when shrinking: across, then down.
+// Pillow's bicubic resampling of a box: horizontal, then vertical; the filter widens with the scale when downsampling.
 function resample(image, width, height, left, top, boxWidth, boxHeight) {
   let result = image;
   if (width !== image.width || left || boxWidth !== width) {
@@ -64,7 +64,7 @@ function resample(image, width, height, left, top, boxWidth, boxHeight) {
   return result;
 }
 
-// Every new row is a weighted sum of rows.
+// Each output row is a weighted sum of input rows.
 function resampleRows(image, height, top, boxHeight) {
   const rowLength = image.width * image.channels;
   const data = new Uint8Array(height * rowLength);
@@ -84,10 +84,10 @@ function weights(inputLength, start, boxLength, outputLength) {
   const scale = boxLength / outputLength;
   const widening = Math.max(scale, 1);
   return Array.from({ length: outputLength }, (_, index) => {
-    const centre = start + (index + 0.5) * scale;
-    const first = Math.max(0, Math.trunc(centre - 2 * widening + 0.5));
-    const end = Math.min(inputLength, Math.trunc(centre + 2 * widening + 0.5));
-    const raw = Array.from({ length: end - first }, (_, x) => bicubic((x + first - centre + 0.5) / widening));
+    const center = start + (index + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(center - 2 * widening + 0.5));
+    const end = Math.min(inputLength, Math.trunc(center + 2 * widening + 0.5));
+    const raw = Array.from({ length: end - first }, (_, x) => bicubic((x + first - center + 0.5) / widening));
     const total = raw.reduce((sum, weight) => sum + weight, 0);
     const factors = raw.map((weight) => {
       const exact = (weight / total) * (1 << PRECISION);
@@ -114,11 +114,11 @@ function transpose({ width, height, channels, data }) {
   return { width: height, height: width, channels, data: turned };
 }
 
-// The rest of the square in the median colour of the image's border.
+// Pad to a square with the median color of the image's border.
 function pad(image, size) {
   const { width, height, channels, data } = image;
   if (width === size && height === size) return image;
-  const colour = Array.from({ length: channels }, (_, c) => {
+  const color = Array.from({ length: channels }, (_, c) => {
     const at = (x, y) => data[(y * width + x) * channels + c];
     const border = [];
     for (let x = 0; x < width; x++) border.push(at(x, 0), at(x, height - 1));
@@ -126,7 +126,7 @@ function pad(image, size) {
     border.sort((a, b) => a - b);
     return Math.trunc((border[border.length / 2 - 1] + border[border.length / 2]) / 2);
   });
-  const square = Uint8Array.from({ length: size * size * channels }, (_, index) => colour[index % channels]);
+  const square = Uint8Array.from({ length: size * size * channels }, (_, index) => color[index % channels]);
   const [left, top] = [Math.floor((size - width) / 2), Math.floor((size - height) / 2)];
   for (let y = 0; y < height; y++) {
     const row = data.subarray(y * width * channels, (y + 1) * width * channels);

@@ -1,4 +1,4 @@
-"""``isoflop demo``: the folder of the demo, served on the loopback interface and nowhere else."""
+"""``isoflop demo``: serve the demo folder on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _HOST = "127.0.0.1"
 
 
 def check_demo(folder: Path) -> None:
-    """
+    """Check that ``folder`` holds a demo.
+
     Raises:
-        UserError: ``folder`` holds no demo.
+        UserError: it does not.
     """
     if not (folder / "index.html").is_file():
         raise UserError(
-            f"{folder / 'index.html'}: not found; `dvc repro demo` makes it where params.yaml has demo.enabled: true"
+            f"{folder / 'index.html'}: not found; fix: set demo.enabled to true in params.yaml and run `dvc repro demo`"
         )
 
 
 def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of ``folder`` that listens; port 0 is any free one.
+    """Return a listening server for ``folder``; port 0 picks a free one.
 
     Raises:
-        UserError: ``folder`` holds no demo, or the port is taken or not allowed.
+        UserError: ``folder`` holds no demo, or the port is in use or not permitted.
     """
     check_demo(folder)
     try:
         return _Server((_HOST, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
-        raise UserError(f"--port: found {port}, expected one to listen on ({error.strerror})") from None
+        raise UserError(f"--port: got {port}, expected a port that is free and permitted ({error.strerror})") from None
 
 
 def address(server: ThreadingHTTPServer) -> str:
@@ -44,26 +45,26 @@ def address(server: ThreadingHTTPServer) -> str:
 
 
 def serve(folder: Path, port: int, *, browser: bool) -> None:
-    """Serve ``folder`` until interrupted, and open it in the browser.
+    """Serve ``folder`` until interrupted; with ``browser``, open it in the default browser.
 
     Raises:
-        UserError: as ``open_server``.
+        UserError: see ``open_server``.
     """
     with open_server(folder, port) as server:
-        print(f"{folder}: {address(server)} (Ctrl+C ends it)", flush=True)
+        print(f"{folder}: {address(server)} (press Ctrl+C to stop)", flush=True)
         if browser and not webbrowser.open(address(server)):
-            print("no browser could be opened here; open the address yourself", flush=True)
+            print("could not open a browser; open the address by hand", flush=True)
         server.serve_forever()
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):  # type: ignore[no-untyped-def]
-        if not isinstance(sys.exception(), ConnectionError):  # a browser that hears no more of it is no error
+        if not isinstance(sys.exception(), ConnectionError):  # the browser closed the connection
             super().handle_error(request, client_address)
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    # those of Python come from files of the system, some of which call JavaScript text, which browsers refuse to run
+    # not from the system's MIME tables: some map .js to text/plain, which browsers refuse to run
     extensions_map = {  # noqa: RUF012 (as the base class has it)
         "": "application/octet-stream",
         ".css": "text/css; charset=utf-8",
@@ -76,12 +77,12 @@ class _Handler(SimpleHTTPRequestHandler):
     }
 
     def send_head(self):  # type: ignore[no-untyped-def]
-        # a page elsewhere whose name is made to lead here (DNS rebinding) must not read the test images
+        # DNS rebinding: a foreign page whose name resolves to this machine must not read the test images
         try:
             if urlsplit(f"//{self.headers.get('Host', '')}").hostname in (_HOST, "localhost"):
                 return super().send_head()
-            self.send_error(HTTPStatus.FORBIDDEN, "this server is for 127.0.0.1")
-        except ValueError:  # of a host that is none, and of a path that is none: with a zero byte
+            self.send_error(HTTPStatus.FORBIDDEN, "this server only answers requests for 127.0.0.1")
+        except ValueError:  # malformed host, or a zero byte in the path
             self.send_error(HTTPStatus.BAD_REQUEST)
         return None
 
@@ -89,9 +90,9 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_error(HTTPStatus.NOT_FOUND)
 
     def end_headers(self) -> None:
-        self.send_header("Cache-Control", "no-store")  # the next `dvc repro` may have made another model
+        self.send_header("Cache-Control", "no-store")  # the next `dvc repro` can change the model
         self.send_header("X-Content-Type-Options", "nosniff")
-        # isolated from other pages the browser's clock is finer, which the time per image is read from
+        # cross-origin isolation gives the page a finer clock, which it measures latency with
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         super().end_headers()

@@ -1,1 +1,1 @@
-"""The report: one self-contained page of what the pipeline found."""
+"""The HTML report of a project, and the page that compares runs."""

@@ -1,4 +1,4 @@
-"""The figures that the report draws itself: training curves, trade-offs, the layers' sensitivity. All are SVG."""
+"""Draw the report's own figures as SVG: training curves, trade-offs, quantization sensitivity."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from isoflop.plotting import COLOURS, new_figure, svg
 from isoflop.report import formats
-from isoflop.report.curve_series import Points
+from isoflop.report.facts import Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_LAYERS = 12
-_LONGEST = 28  # of a label
-_QUANTITIES = {"nll": "validation loss (NLL)", "loss": "training loss", "accuracy": "validation accuracy"}
+_LONGEST = 28  # characters of a label
+_QUANTITIES = {"nll": "Validation loss (NLL)", "loss": "Training loss", "accuracy": "Validation accuracy"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """SVG, what it shows in short, and what one who cannot see it should know."""
+    """An SVG with its title and its text alternative."""
 
     svg: str
     title: str
@@ -29,11 +29,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Point:
-    """A variant in a trade-off. ``run`` colours it where there are several; of one, only what ships is coloured."""
+    """A variant in a trade-off. ``run`` selects the color; within a single run, only the shipped variant has one."""
 
     label: str
     accuracy: float
-    low: float  # 95 % interval
+    low: float  # 95 % CI of the accuracy
     high: float
     latency_ms: float
     bytes: int
@@ -42,27 +42,29 @@ class Point:
 
 
 def draw_curves(quantity: str, series: Mapping[str, Points]) -> Figure:
-    """Curves of one quantity over the epochs."""
+    """Draw the curves of one quantity over epochs."""
     figure = new_figure(4.3, 2.9)
     axes = figure.subplots()
-    for number, (name, points) in enumerate(series.items()):
-        axes.plot(*zip(*points, strict=True), color=COLOURS[number % 6], lw=1.6, label=name or quantity,
+    for index, (name, points) in enumerate(series.items()):
+        axes.plot(*zip(*points, strict=True), color=COLOURS[index % 6], lw=1.6, label=name or quantity,
                   marker="o" if len(points) == 1 else None)  # fmt: skip
     _plain(axes)
     axes.set_xlabel("epoch")
     if len(series) > 1:
         axes.legend(fontsize=8, frameon=False)
     title = _QUANTITIES.get(quantity, quantity)
-    said = "; ".join(
+    values = "; ".join(
         f"{name + ': ' if name and len(series) > 1 else ''}from {points[0][1]:.4g} to {points[-1][1]:.4g}"
         for name, points in series.items()
     )
-    return Figure(svg(figure), title, f"{title} over epochs; {said}")
+    return Figure(svg(figure), title, f"{title} over epochs; {values}")
 
 
 def draw_tradeoff(points: Sequence[Point], by: str) -> Figure:
-    """Accuracy against ``latency_ms`` or ``bytes`` on a logarithmic axis, with the Pareto front of the measured values
-    and the intervals of the accuracies; labels stand in a column, as variants often tie."""
+    """Draw accuracy with its 95 % CI over ``latency_ms`` or ``bytes`` (logarithmic), with the Pareto front.
+
+    Labels stand in a column at the right: variants often tie, and labels next to the points would overlap.
+    """
     cost = {point: getattr(point, by) / (1 if by == "latency_ms" else 1000) for point in points}
     several = len({point.run for point in points}) > 1
     figure = new_figure(5.0, max(3.3, 0.9 + 0.24 * len(points)))
@@ -71,22 +73,22 @@ def draw_tradeoff(points: Sequence[Point], by: str) -> Figure:
     steps = [cost[point] for point in front], [100 * point.accuracy for point in front]
     axes.plot(*steps, color="#888888", drawstyle="steps-post", ls="--", lw=1.2, zorder=1)
     for point in points:
-        colour = _colour(point, several)
-        axes.plot([cost[point]] * 2, [100 * point.low, 100 * point.high], color=colour, lw=1, alpha=0.3, zorder=1)
-        axes.plot(cost[point], 100 * point.accuracy, "D" if point.shipped else "o", ms=6, color=colour, zorder=3)
+        color = _color(point, several)
+        axes.plot([cost[point]] * 2, [100 * point.low, 100 * point.high], color=color, lw=1, alpha=0.3, zorder=1)
+        axes.plot(cost[point], 100 * point.accuracy, "D" if point.shipped else "o", ms=6, color=color, zorder=3)
     _log_costs(axes, list(cost.values()))
     axes.set_ylim(top=min(axes.get_ylim()[1], 100.4))
     _label(axes, points, cost, several)
     _plain(axes)
-    noun = "median latency, ms" if by == "latency_ms" else "size of the file, kB"
+    noun = "median latency, ms" if by == "latency_ms" else "file size, kB"
     axes.set(xlabel=f"{noun} (logarithmic)", ylabel="test accuracy, %")
-    said = "; ".join(f"{point.label}: {formats.percent(point.accuracy)} at {cost[point]:.3g}" for point in points)
+    values = "; ".join(f"{point.label}: {formats.percent(point.accuracy)} at {cost[point]:.3g}" for point in points)
     best = ", ".join(point.label for point in front)
-    return Figure(svg(figure), f"Accuracy against {noun}", f"Test accuracy over {noun}. {said}. Pareto front: {best}")
+    return Figure(svg(figure), f"Accuracy vs. {noun}", f"Test accuracy over {noun}. {values}. Pareto front: {best}")
 
 
 def pareto_front(points: Sequence[Point], by: str) -> list[Point]:
-    """Those that no other beats in accuracy and in what ``by`` names both, the cheapest first."""
+    """Return the points for which no other is both more accurate and cheaper by ``by``, cheapest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (getattr(point, by), -point.accuracy)):
         if not front or point.accuracy > front[-1].accuracy:
@@ -95,21 +97,21 @@ def pareto_front(points: Sequence[Point], by: str) -> list[Point]:
 
 
 def draw_sensitivity(network: str, layers: Sequence[Mapping[str, Any]]) -> Figure:
-    """What each layer alone in 8 bits does to the logits, as bars, the most sensitive first."""
+    """Draw the error of the logits when one layer alone is INT8, most sensitive layer first."""
     ordered = sorted(layers, key=lambda layer: -layer["error"])
     shown = ordered[:_MOST_LAYERS]
     figure = new_figure(4.3, 0.9 + 0.24 * len(shown))
     axes = figure.subplots()
-    for place, layer in enumerate(shown):
-        axes.barh(-place, 100 * layer["error"], height=0.7, color=COLOURS[0] if layer["int8"] else "#bbbbbb")
-    names = [_layer(layer["name"]) + ("" if layer["int8"] else " (float)") for layer in shown]
-    axes.set_yticks([-place for place in range(len(shown))], names, fontsize=8, parse_math=False)
+    for index, layer in enumerate(shown):
+        axes.barh(-index, 100 * layer["error"], height=0.7, color=COLOURS[0] if layer["int8"] else "#bbbbbb")
+    names = [_layer(layer["name"]) + ("" if layer["int8"] else " (FP32)") for layer in shown]
+    axes.set_yticks([-index for index in range(len(shown))], names, fontsize=8, parse_math=False)
     _plain(axes)
-    axes.set_xlabel("error of the logits, %")
-    more = f"; {len(ordered) - len(shown)} less sensitive ones are not shown" if len(ordered) > len(shown) else ""
-    said = "; ".join(f"{layer['name']}: {formats.percent(layer['error'])}" for layer in shown)
-    title = f"{network}: each layer alone in 8 bits{more}"
-    return Figure(svg(figure), title, f"{title}. Error of the logits: {said}")
+    axes.set_xlabel("relative RMS error of the logits, %")
+    more = f" ({len(ordered) - len(shown)} less sensitive layers not shown)" if len(ordered) > len(shown) else ""
+    values = "; ".join(f"{layer['name']}: {formats.percent(layer['error'])}" for layer in shown)
+    title = f"{network}: one layer in INT8 at a time{more}"
+    return Figure(svg(figure), title, f"{title}. Relative RMS error of the logits: {values}")
 
 
 def _layer(name: str) -> str:
@@ -138,22 +140,22 @@ def _log_costs(axes: Axes, costs: Sequence[float]) -> None:
 
 
 def _label(axes: Axes, points: Sequence[Point], cost: Mapping[Point, float], several: bool) -> None:
-    """The name of each point in a column at the right, as high as the points are ordered."""
+    """Write the labels in a column at the right, ordered by accuracy."""
     ordered = sorted(points, key=lambda point: (-point.accuracy, cost[point]))
-    for place, point in enumerate(ordered):
+    for index, point in enumerate(ordered):
         axes.annotate(
             point.label if len(point.label) <= _LONGEST else point.label[: _LONGEST - 1] + "…",
             (cost[point], 100 * point.accuracy),
-            xytext=(1.05, 1 - (place + 0.5) / len(ordered)),
+            xytext=(1.05, 1 - (index + 0.5) / len(ordered)),
             textcoords="axes fraction",
             va="center",
             fontsize=9,
-            color=_colour(point, several) if several or point.shipped else "#000000",
+            color=_color(point, several) if several or point.shipped else "#000000",
             arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6},
             annotation_clip=False,
             parse_math=False,
         )
 
 
-def _colour(point: Point, several: bool) -> str:
+def _color(point: Point, several: bool) -> str:
     return COLOURS[point.run % 6] if several else COLOURS[1] if point.shipped else "#888888"

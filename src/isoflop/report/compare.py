@@ -1,7 +1,8 @@
-"""``isoflop report --compare``: runs side by side on one self-contained page."""
+"""``isoflop report --compare``: compare runs on one self-contained page."""
 
 from __future__ import annotations
 
+import json
 import string
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,36 +14,35 @@ import numpy as np
 
 from isoflop.evaluation.paired import paired_answers
 from isoflop.report.charts import Figure, Point, draw_curves, draw_tradeoff
-from isoflop.report.curve_series import Points, read_curves
-from isoflop.report.facts import Facts, read_facts, read_rows, share_interval
+from isoflop.report.facts import Facts, Points, read_curves, read_facts, read_rows, share_interval
 from isoflop.report.headlines import HEADLINES, Measured
 from isoflop.report.rendering import render
 from isoflop.report.revisions import Run, read_runs
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import read_params
 
-_TIMED = ("latency", "sessions", "throughput", "shipped")  # differ from run to run, whatever the parameters
-_MOST_RUNS = 6  # that colours tell apart
+_TIMED = ("latency", "sessions", "throughput", "shipped")  # timings: they differ even with the same parameters
+_MOST_RUNS = 6  # the number of line colors
 
 
 @dataclass(frozen=True)
 class Line:
-    """A quantity of every run, and by how much each differs from the first; all as people read them."""
+    """One metric of every run and its differences from the first run, formatted."""
 
     name: str
     values: list[str]
     intervals: list[str]
-    differences: list[str]  # of all but the first
+    differences: list[str]  # one fewer: the first run has none
 
 
 def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[str]:
-    """Write a page of the runs ``names``, or of one and the workspace; the names that are on it.
+    """Write the comparison page of the runs ``names`` (of a single run with the workspace) and return their names.
 
     Raises:
-        UserError: too many runs, or one that does not exist or has no results.
+        UserError: there are too many runs, or one does not exist or has no results.
     """
     if len(names) > _MOST_RUNS:
-        raise UserError(f"--compare: found {len(names)} runs, expected at most {_MOST_RUNS}")
+        raise UserError(f"--compare: got {len(names)} runs, expected at most {_MOST_RUNS}")
     with tempfile.TemporaryDirectory(prefix="isoflop-") as scratch:
         runs = read_runs(project, names, Path(scratch))
         letters = dict(zip(string.ascii_uppercase, runs, strict=False))
@@ -63,13 +63,13 @@ def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[st
 
 
 def differing_params(files: Sequence[Path]) -> dict[str, list[str]]:
-    """Dotted key → its value in each file, of the keys whose values differ; a dash where a file has none."""
+    """Return dotted key → its value in each file, for the keys that differ; a dash where a file lacks the key."""
     flats = [flat(read_params(file)) if file.is_file() else {} for file in files]
-    return _differing(flats, lambda value: "null" if value is None else str(value))
+    return _differing(flats, lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def differing_metrics(runs: Sequence[Mapping[str, Facts]]) -> dict[str, list[str]]:
-    """The same of the numbers in the metrics files, save for what was timed."""
+    """Return dotted key → its value in each run, for the numeric metrics that differ; timings are left out."""
     flats = [
         {
             f"{name}.{key}": value
@@ -84,7 +84,7 @@ def differing_metrics(runs: Sequence[Mapping[str, Facts]]) -> dict[str, list[str
 
 
 def headlines(runs: Sequence[Mapping[str, Facts]]) -> list[Line]:
-    """What one looks at first, of each run that has it; what none has is left out."""
+    """Return the main metrics; a metric that no run has is left out."""
     lines = []
     for headline in HEADLINES:
         found = [_measure(headline.of, run) for run in runs]
@@ -105,7 +105,7 @@ def headlines(runs: Sequence[Mapping[str, Facts]]) -> list[Line]:
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"train": {"width": 8}} → {"train.width": 8}; lists are values."""
+    """{"train": {"width": 8}} → {"train.width": 8}; lists count as values."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {
@@ -127,12 +127,12 @@ def _differing(flats: Sequence[Mapping[str, Any]], shown: Callable[[Any], str]) 
 def _measure(of: Callable[[Mapping[str, Facts]], Measured | None], run: Mapping[str, Facts]) -> Measured | None:
     try:
         return of(run)
-    except (KeyError, TypeError, StopIteration):  # of a run that stopped early, or of an older version
+    except (KeyError, TypeError, StopIteration):  # the run stopped early or is from an older version
         return None
 
 
 def _metrics(folder: Path) -> dict[str, Facts]:
-    """The metrics by the name of their file, and ``shipped``: the row of the trade-off that was chosen."""
+    """Return the metrics by file name, and under ``shipped`` the row of the shipped variant in plots/tradeoff.csv."""
     found = {file.stem: read_facts(file) for file in sorted((folder / "metrics").glob("*.json"))}
     file = folder / "plots" / "tradeoff.csv"
     chosen = [row for row in read_rows(file) if row["chosen"] == "yes"] if file.is_file() else []
@@ -140,7 +140,7 @@ def _metrics(folder: Path) -> dict[str, Facts]:
 
 
 def _paired(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]) -> dict[str, Any]:
-    """Letter → the base's answers against those of the first run, image by image, where both have the same images."""
+    """Return letter → paired comparison of the base with that of the first run, where the test images are the same."""
     answers = {}
     tested_on = {letter: one.get("data", {}).get("md5", {}).get("test") for letter, one in facts.items()}
     for letter, run in letters.items():
@@ -150,8 +150,8 @@ def _paired(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]
     found = {}
     for letter, rows in others:
         if rows and len(rows) == len(base) and tested_on[letter] and tested_on[letter] == tested_on[first]:
-            right = (np.array([row["actual"] == row["predicted"] for row in one]) for one in (base, rows))
-            found[letter] = {"first": first, **asdict(paired_answers(*right))}
+            correct = (np.array([row["actual"] == row["predicted"] for row in one]) for one in (base, rows))
+            found[letter] = {"first": first, **asdict(paired_answers(*correct))}
     return found
 
 
@@ -167,10 +167,10 @@ def _curves(letters: Mapping[str, Run]) -> list[Figure]:
 
 
 def draw_tradeoffs(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]) -> list[Figure]:
-    """Accuracy against latency and against bytes, of all runs; without intervals where a run's test images were not
-    counted."""
+    """Draw accuracy over latency and over file size for all runs; without intervals where the number of test images is
+    unknown."""
     points = []
-    for number, (letter, run) in enumerate(letters.items()):
+    for index, (letter, run) in enumerate(letters.items()):
         file = run.folder / "plots" / "tradeoff.csv"
         for row in read_rows(file) if file.is_file() else []:
             shipped = row["chosen"] == "yes"
@@ -178,5 +178,5 @@ def draw_tradeoffs(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, 
             images = facts[letter].get("data", {}).get("images", {}).get("test")
             bounds = share_interval(accuracy, images) if images else (accuracy, accuracy)
             label = f"{letter} {row['variant']}" + (" (shipped)" if shipped else "")
-            points.append(Point(label, accuracy, *bounds, float(row["latency_ms"]), int(row["bytes"]), number, shipped))
+            points.append(Point(label, accuracy, *bounds, float(row["latency_ms"]), int(row["bytes"]), index, shipped))
     return [draw_tradeoff(points, by) for by in ("latency_ms", "bytes")] if points else []

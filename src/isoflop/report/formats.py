@@ -1,4 +1,4 @@
-"""How the report and the summary write numbers: as many digits as one can use, units said, unknown as a dash."""
+"""Number formats of the report and the summary: significant digits only, with the unit, a dash for unknown values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 def percent(share: float | None) -> str:
-    """0.98765 → 98.8 %, and 0.99987 → 99.99 %: never 100 for what is less."""
+    """0.98765 → 98.8 %, and 0.99987 → 99.99 %: 100 % only if nothing is missing"""
     if share is None:
         return _UNKNOWN
     if share > 1 - 1e-9:
@@ -19,13 +19,13 @@ def percent(share: float | None) -> str:
 
 
 def signed_percent(share: float | None) -> str:
-    """0.0312 → +3.1 %"""
-    return _UNKNOWN if share is None else f"{100 * share:+.1f}{_THIN}%"
+    """0.0312 → +3.1 %, -0.005 → −0.5 %"""
+    return _UNKNOWN if share is None else f"{100 * share:+.1f}{_THIN}%".replace("-", "−")
 
 
-def points(difference: float) -> str:
-    """A difference of two shares: -0.003 → −0.3 points"""
-    return f"{100 * difference:+.1f}".replace("-", "−") + " points"
+def pp(difference: float) -> str:
+    """A difference of two shares in percentage points: -0.003 → −0.3 pp"""
+    return f"{100 * difference:+.1f}{_THIN}pp".replace("-", "−")
 
 
 def p_value(value: float) -> str:
@@ -75,7 +75,7 @@ def times(ratio: float) -> str:
 
 
 def loss(value: float | None) -> str:
-    """A loss or an exponent, to three or four figures."""
+    """A loss or an exponent with four significant digits: 0.12345 → 0.1235"""
     return _UNKNOWN if value is None else f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}"
 
 
@@ -85,7 +85,7 @@ def between(low: float | None, high: float | None) -> str:
 
 
 def rounded(value: float | None) -> str:
-    """To three figures, large ones with a power of ten: 1234567 → 1 230 000, 4.5e+12 → 4.5e12"""
+    """Three significant digits: 1234567 → 1 230 000, 4.5e+12 → 4.5e12"""
     if value is None:
         return _UNKNOWN
     short = f"{value:.3g}"
@@ -104,7 +104,7 @@ def yes_no(value: bool | None) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """Capitalize the first letter and add a period."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
@@ -113,7 +113,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     for function in (
         percent,
         signed_percent,
-        points,
+        pp,
         p_value,
         count,
         size,

@@ -1,60 +1,93 @@
-"""The report's terms in plain words."""
+"""Definitions of the report's terms, and readable texts for names in the metrics files."""
 
 from __future__ import annotations
 
 GLOSSARY = {
-    "accuracy": "The share of images whose most probable class is the true one.",
-    "NLL": "Negative log-likelihood: the mean of -log(probability given to the true class). Lower is better; unlike "
-    "accuracy it also counts how sure the model was. “Loss” on this page.",
-    "precision, recall, F1": "Of what the model called a class, the share that was it; of what was it, the share that "
-    "the model found; and the harmonic mean of both.",
-    "calibration, ECE": "Whether a model that says 90 % is right 90 times in 100. The expected calibration error is "
-    "the mean gap between the two.",
-    "parameters": "The numbers that training sets. N in the scaling law.",
-    "width": "How many channels a layer has. The one knob of size: parameters grow about with its square.",
-    "MACs": "Multiplications with addition for one image: the work of the model, whatever the machine.",
-    "FLOPs": "Floating-point operations, here those of a whole training: forward, backward, all images.",
-    "latency": "Time from an image to its answer. The median (p50) is given: half of the calls were faster.",
-    "scaling law": "A formula for the loss over size N and unique training images D, such as L = E + A/N^α + B/D^β, "
-    "fitted to small trainings and used to foretell larger ones.",
-    "exponents α, β": "How fast the loss falls with size and with data. The larger of the two says which pays more.",
-    "floor E": "The loss that no size and no amount of such data would get below, by the law.",
-    "interval": "Where the true value lies in 95 of 100 such cases, as far as the runs can tell.",
-    "held out": "Left out when the law is fitted, and predicted by it: the honest test of a law.",
-    "compute-optimal": "The size that reaches the lowest loss for a given amount of training work.",
-    "distilled": "A smaller model that was trained to imitate the outputs of a larger one.",
-    "pruned": "A model with its least important channels cut out, then trained a little more; where that ends no "
-    "better, a model of that shape trained from random weights.",
-    "sparse": "A model many of whose weights are zero: its shape, and the time it takes, stay as they were.",
-    "qat": "A model trained further with the rounding of its 8-bit graph (quantization-aware training).",
-    "float16": "Weights and activations in 16 bits: half the bytes.",
-    "int8": "Weights and activations in 8 bits, not 32: a quarter of the bytes, and faster where the CPU has "
-    "instructions for it.",
-    "ONNX": "A file format for trained models that many programs run, without Python or torch.",
-    "augmentation": "Altered copies of the training images (turned, shifted …), so that the model learns what does not "
-    "matter.",
-    "saliency": "How strongly each pixel moves the score of the class that was answered.",
+    "accuracy": "Top-1 accuracy: the share of images whose most probable class is the label.",
+    "NLL": "Negative log-likelihood (cross-entropy), in nats: the mean of −log(probability of the labeled class). "
+    "Lower is better. Unlike accuracy, it also measures how confident the model is. “Loss” on this page is the NLL.",
+    "precision, recall, F1": "Precision is the share of a class’s predictions that are correct. Recall is the share of "
+    "its images that are found. F1 is the harmonic mean of the two.",
+    "calibration, ECE": "A model is calibrated if predictions with 90 % confidence are correct 90 % of the time. The "
+    "expected calibration error (ECE) is the mean gap between confidence and accuracy over 15 bins; 0 is perfect.",
+    "pp": "Percentage points: the difference of two percentages.",
+    "95 % CI": "Confidence interval: computed this way, 95 of 100 intervals contain the true value.",
+    "95 % PI": "Prediction interval: expected to contain the measured value of 95 of 100 new runs.",
+    "parameters": "Trainable weights of the network. N in the scaling law.",
+    "width": "Number of channels per layer. Parameters grow roughly with its square.",
+    "MACs": "Multiply-accumulate operations per image: the model’s compute, independent of the hardware.",
+    "FLOPs": "Floating-point operations. For training: forward and backward passes over all images seen.",
+    "latency": "Time of one inference call. p50 is the median; 95 % of calls are faster than p95, 99 % than p99.",
+    "scaling law": "A formula for the loss as a function of model size N and unique training images D, such as "
+    "L = E + A/N^α + B/D^β. It is fitted to small training runs and predicts larger ones.",
+    "exponents α, β": "How fast the loss falls with size and with data. A larger exponent means a faster fall.",
+    "floor E": "The irreducible loss: the law’s limit for unlimited size and data.",
+    "held out": "Excluded from the fit and then predicted: a test of the law on data it has not seen.",
+    "compute-optimal": "The model size with the lowest loss for a given training budget.",
+    "control": "A model trained the same way without the method under test, for comparison.",
+    "distillation": "A smaller network (student) is trained to match the outputs of a larger one (teacher).",
+    "pruning": "The least important channels are removed and the network is fine-tuned. The control, a network of the "
+    "same shape trained from random weights, is kept instead if it is better.",
+    "sparsity": "Many weights are zero. The shape of the network and its latency do not change; the compressed file is "
+    "smaller.",
+    "QAT": "Quantization-aware training: fine-tuning with the INT8 rounding simulated in the forward pass (fake "
+    "quantization).",
+    "FP16": "Weights and activations as 16-bit floats: half the size of 32-bit floats (FP32).",
+    "INT8": "Weights and activations as 8-bit integers: a quarter of the size of FP32, and faster on CPUs with INT8 "
+    "instructions.",
+    "ONNX": "A file format for trained models that runs without Python or PyTorch.",
+    "augmentation": "Random transformations of the training images (shift, rotation, …) that keep the label.",
+    "saliency": "How strongly each pixel changes the score of the predicted class.",
 }
 
-# What metrics/data.json calls a reason for dropping an image.
+# metrics/data.json: reason for dropping an image → text after a count of images
 DROP_REASONS = {
-    "undecodable": "could not be read as an image, or were cut short",
-    "blank": "were of one colour all over",
-    "conflicting_labels": "stood under two classes with the same pixels, so that no label can be trusted",
-    "leak": "were also in the val or test split, which they would have given away",
-    "exact_duplicate": "had the same pixels as another image",
-    "near_duplicate": "looked the same as another image (perceptual hash)",
+    "undecodable": "could not be decoded or are truncated",
+    "blank": "have a single color",
+    "conflicting_labels": "have the same pixels as an image of another class, so the label is unknown",
+    "leak": "are also in the val or test split",
+    "exact_duplicate": "have the same pixels as another image",
+    "near_duplicate": "look the same as another image (perceptual hash)",
 }
 
-# What metrics/scaling.json calls a parameter of the law, and what it says.
+# metrics/scaling.json: parameter of the law → its meaning
 LAW_PARAMETERS = {
-    "E": "the loss that remains, whatever the size and the data",
-    "A": "how much the loss gains from size, at N = 1",
-    "alpha": "how fast that falls: twice the parameters leave 2 to the power of -α of it",
-    "B": "how much the loss gains from data, at D = 1",
-    "beta": "how fast that falls: twice the training images leave 2 to the power of -β of it",
-    "G": "how much the loss gains from training longer, at S = 1",
-    "gamma": "how fast that falls: twice the images seen leave 2 to the power of -γ of it",
-    "L0": "the loss with no size or data at all",
-    "bend": "how much the law bends towards that loss",
+    "E": "irreducible loss: the limit for unlimited size and data",
+    "A": "coefficient of the size term",
+    "alpha": "exponent of size: doubling N multiplies its term by 2 to the power of −α",
+    "B": "coefficient of the data term",
+    "beta": "exponent of data: doubling D multiplies its term by 2 to the power of −β",
+    "G": "coefficient of the training-length term",
+    "gamma": "exponent of training length: doubling S multiplies its term by 2 to the power of −γ",
+    "L0": "loss in the limit of no size and no data",
+    "bend": "how early the law bends toward that loss",
+}
+
+# kind of a diagnostic (scaling.json, flags of forecast.json) → short text; scaling.json also has the full message
+DIAGNOSTICS = {
+    "runs_excluded": "some runs are excluded from the fit",
+    "single_size": "the study has one model size",
+    "single_data_size": "the study has one data size",
+    "few_sizes": "the study has few model sizes",
+    "few_data_sizes": "the study has few data sizes",
+    "few_budgets": "the study has few training lengths or budgets",
+    "single_seed": "the study has one seed per configuration",
+    "repeated_seed": "some runs repeat a configuration and seed",
+    "no_noise_estimate": "there are too few runs to estimate the noise",
+    "flops_assumed": "FLOPs are estimated, not measured",
+    "irreducible_loss_at_zero": "the fitted floor E is 0",
+    "no_gain": "the loss does not fall with size, data or training length",
+    "lack_of_fit": "the law does not fit the runs",
+    "forms_disagree": "plausible laws disagree",
+    "no_held_out": "nothing was held out",
+    "held_out_without_interval": "the held-out prediction has no interval",
+    "held_out_outside_interval": "the held-out prediction missed",
+    "held_out_interval_too_wide": "the held-out interval is wide",
+    "extrapolation": "the model is more than 4 times as large as the study’s largest",
+    "optimum_extrapolated": "a compute-optimal size is outside the study",
+    "optimum_unbounded": "a budget has no compute-optimal size",
+    "profile_rejected": "an IsoFLOP curve could not be fitted",
+    "profile_disagrees": "an IsoFLOP curve and the law disagree",
+    "more_samples_than_studied": "there are more training images than in the study",
+    "longer_than_studied": "the training is longer than in the study",
 }

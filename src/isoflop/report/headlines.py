@@ -1,4 +1,4 @@
-"""The quantities that a comparison of runs puts first: where they are in the metrics, and how they are written."""
+"""The main metrics of a run for the comparison page: where to find them, how to format them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from isoflop.report import formats
 from isoflop.report.facts import Facts, share_interval
 
-Metrics = Mapping[str, Facts]  # of a run, by the name of their file
+Metrics = Mapping[str, Facts]  # name of the metrics file → its content, of one run
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value with its 95 % interval, where it has one."""
+    """A value and its 95 % interval, if known."""
 
     value: float
     low: float | None = None
@@ -23,7 +23,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Headline:
-    """A quantity; ``of`` may raise KeyError where a run lacks it."""
+    """One metric. ``of`` reads it from a run's metrics and may raise KeyError where the run lacks it."""
 
     name: str
     of: Callable[[Metrics], Measured | None]
@@ -31,8 +31,8 @@ class Headline:
     difference: Callable[[float, float], str]
 
 
-def _points(value: float, first: float) -> str:
-    return formats.points(value - first)
+def _pp(value: float, first: float) -> str:
+    return formats.pp(value - first)
 
 
 def _ratio(value: float, first: float) -> str:
@@ -86,22 +86,22 @@ def _forecast(metrics: Metrics) -> Measured:
 
 
 HEADLINES = (
-    Headline("test accuracy of what ships", _accuracy_of_shipped, formats.percent, _points),
-    Headline("its size", _shipped("bytes"), formats.size, _ratio),
-    Headline("its latency", _shipped("latency_ms"), formats.ms, _ratio),
-    Headline("test accuracy of the base", _evaluated, formats.percent, _points),
-    Headline("test loss (NLL) of the base", _at("evaluate", "nll"), formats.loss, _ratio),
-    Headline("calibration error (ECE)", _at("evaluate", "ece"), formats.percent, _points),
-    Headline("validation loss (NLL)", _at("train", "val_nll"), formats.loss, _ratio),
-    Headline("parameters", _at("train", "parameters"), formats.count, _ratio),
-    Headline("training FLOPs", _at("train", "training_flops"), formats.rounded, _ratio),
-    Headline("images a second in training", _at("throughput", "images_per_s"), formats.rounded, _ratio),
-    Headline("latency of the base", _latency_of_base, formats.ms, _ratio),
-    Headline("forecast of its validation loss", _forecast, formats.loss, _ratio),
-    Headline("forecast / measured - 1", _at("score", "relative_error"), formats.signed_percent, _points),
-    Headline("law: held-out error", _at("scaling", "held_out", "relative_error"), formats.signed_percent, _points),
+    Headline("shipped model: test accuracy", _accuracy_of_shipped, formats.percent, _pp),
+    Headline("shipped model: file size", _shipped("bytes"), formats.size, _ratio),
+    Headline("shipped model: median latency", _shipped("latency_ms"), formats.ms, _ratio),
+    Headline("base: test accuracy", _evaluated, formats.percent, _pp),
+    Headline("base: test NLL", _at("evaluate", "nll"), formats.loss, _ratio),
+    Headline("base: test ECE", _at("evaluate", "ece"), formats.percent, _pp),
+    Headline("base: validation NLL", _at("train", "val_nll"), formats.loss, _ratio),
+    Headline("base: parameters", _at("train", "parameters"), formats.count, _ratio),
+    Headline("base: median latency", _latency_of_base, formats.ms, _ratio),
+    Headline("base: training FLOPs", _at("train", "training_flops"), formats.rounded, _ratio),
+    Headline("base: training throughput, images/s", _at("throughput", "images_per_s"), formats.rounded, _ratio),
+    Headline("base: predicted validation NLL", _forecast, formats.loss, _ratio),
+    Headline("base: prediction error", _at("score", "relative_error"), formats.signed_percent, _pp),
+    Headline("law: held-out error", _at("scaling", "held_out", "relative_error"), formats.signed_percent, _pp),
     Headline("law: floor E", _law("E"), formats.loss, _plain),
-    Headline("law: exponent α of size", _law("alpha"), formats.loss, _plain),
-    Headline("law: exponent β of data", _law("beta"), formats.loss, _plain),
-    Headline("law: exponent γ of training", _law("gamma"), formats.loss, _plain),
+    Headline("law: size exponent α", _law("alpha"), formats.loss, _plain),
+    Headline("law: data exponent β", _law("beta"), formats.loss, _plain),
+    Headline("law: training exponent γ", _law("gamma"), formats.loss, _plain),
 )

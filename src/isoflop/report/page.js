@@ -1,4 +1,4 @@
-// Tables sort by their column heads; the page is whole without this.
+// Sort tables by clicking a column head. The page is complete without this script.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const valueOf = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const known = [...texts.values()].filter((text) => !missing(text));
       const numeric = known.every((text) => !Number.isNaN(Number(text)));
       const before = head.getAttribute("aria-sort");
-      const down = before ? before === "ascending" : numeric;  // of numbers the largest first
+      const down = before ? before === "ascending" : numeric;  // numbers: largest first
       rows.sort((one, other) => {
         const [a, b] = [texts.get(one), texts.get(other)];
         if (missing(a) || missing(b)) return missing(a) - missing(b);

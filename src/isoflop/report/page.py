@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, its figures inside it, made of what the stages wrote."""
+"""Write the report: one self-contained HTML page with its figures inline."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any
 from isoflop.compression.variants import INT8
 from isoflop.report import sections
 from isoflop.report.compression_words import controls_in_words
-from isoflop.report.curve_series import read_curves
-from isoflop.report.facts import Facts, read_facts, read_rows, variants
+from isoflop.report.facts import Facts, read_curves, read_facts, read_rows, variants
 from isoflop.report.glossary import GLOSSARY
-from isoflop.report.provenance import provenance
 from isoflop.report.rendering import read_picture, render
 
 _METRICS = (
@@ -29,12 +27,12 @@ def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params
     Args:
         metrics: folder of the metrics files (JSON).
         plots: folder of the pictures (PNG, SVG), the tables (CSV) and the training curves.
-        choice: JSON of the variant that ships, and why.
+        choice: choice.json of the stage ``ship``.
         dropped: CSV of the images that cleaning dropped.
-        params: params.yaml.
+        params: content of params.yaml.
 
     Raises:
-        UserError: one of the files is missing or cannot be read.
+        UserError: a file is missing or cannot be read.
     """
     facts = {name: read_facts(metrics / f"{name}.json") for name in _METRICS}
     chosen = read_facts(choice)
@@ -56,11 +54,11 @@ def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params
         **sections.data(facts["data"], read_rows(dropped)),
         **sections.training(facts, read_curves(plots / "training")),
         **sections.quality(facts["evaluate"], read_rows(plots / "confusion.csv")),
-        **sections.law(facts["scaling"]),
+        **sections.law(facts["scaling"], facts["forecast"]["flags"]),
         **sections.compression(facts, rows, quantized, read_rows(plots / "changed_predictions.csv")),
-        **provenance(facts, trained, read_rows(plots / "scaling.csv"), params),
+        **sections.provenance(facts, trained, read_rows(plots / "scaling.csv"), params),
     }
     page = render("page.html", **content)
     report.mkdir(parents=True)
-    # a file name that is no text has been escaped in dropped.csv; what is left of such in class names is shown as such
+    # class names that are not valid Unicode are shown escaped; dropped.csv escapes file names itself
     (report / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The results of a revision or an experiment, taken out of git and DVC's cache without touching the workspace."""
+"""Read the results of a git revision or DVC experiment from git and DVC's cache, without touching the workspace."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ WORKSPACE = "workspace"
 
 @dataclass(frozen=True)
 class Run:
-    """What a revision came to: ``folder`` holds its params.yaml, metrics/ and plots/, as far as they are needed."""
+    """A revision with results: ``folder`` holds a copy of its params.yaml, metrics/ and the plots that are compared."""
 
     name: str
-    commit: str  # the first figures of its hash; empty for the workspace
+    commit: str  # abbreviated hash; empty for the workspace
     folder: Path
 
 
 def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
-    """The runs of revisions of git and experiments of DVC, in order; one alone is joined by the workspace.
+    """Return the runs of git revisions and DVC experiments, in order; the workspace is added to a single one.
 
     Args:
-        scratch: a folder to put their files in.
+        scratch: folder for the copies of their files.
 
     Raises:
-        UserError: a name is no revision or experiment, or what it came to is not there.
+        UserError: a name is neither a revision nor an experiment, or its results are missing.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -41,14 +41,14 @@ def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
     except DvcException as error:
         raise UserError(f"{project}: {' '.join(str(error).split())}") from None
     runs = []
-    for number, (name, commit) in enumerate(zip(names, commits, strict=True)):
-        folder = scratch / str(number)
+    for index, (name, commit) in enumerate(zip(names, commits, strict=True)):
+        folder = scratch / str(index)
         _copy_results(project, name, commit, folder)
         runs.append(Run(name, commit[:9], folder))
     if len(runs) > 1:
         return runs
     if not any((project / "metrics").glob("*.json")):
-        raise UserError(f"--compare {names[0]}: metrics: not found in the {WORKSPACE}; `dvc repro` makes them")
+        raise UserError(f"--compare {names[0]}: metrics: not found in the {WORKSPACE}; fix: run `dvc repro`")
     return [*runs, Run(WORKSPACE, "", project)]
 
 
@@ -60,14 +60,12 @@ def _resolved(repo: Any, name: str) -> str:
         return str(resolve_rev(repo.scm, name))
     except (RevError, SCMError):
         if not repo.scm.list_all_commits():
-            raise UserError(
-                f"--compare {name}: found no commit in git; `dvc repro` makes results, `git commit` keeps them"
-            ) from None
+            raise UserError(f"--compare {name}: git has no commits; fix: run `dvc repro`, then `git commit`") from None
         raise UserError(
-            f"--compare {name}: no such revision or experiment; `git log --oneline` and `dvc exp list` list them"
+            f"--compare {name}: no such revision or experiment; fix: see `git log --oneline` and `dvc exp list`"
         ) from None
     except NoSCMError:
-        raise UserError(f"--compare {name}: found no git repository, expected one that holds the revision") from None
+        raise UserError(f"--compare {name}: not a git repository, expected one that holds the revision") from None
 
 
 def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
@@ -79,7 +77,7 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
         files = DVCFileSystem(url=str(project), rev=commit)
         if not files.isfile("dvc.lock"):
             raise UserError(
-                f"--compare {name}: dvc.lock: not found in that commit; `dvc repro` makes it, `git commit` keeps it"
+                f"--compare {name}: dvc.lock: not found in that commit; fix: run `dvc repro`, then commit dvc.lock"
             )
         wanted = [file for file in _FILES if files.isfile(file)]
         for part in _FOLDERS:
@@ -91,9 +89,9 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
     except (DvcException, DataIndexDirError, OSError) as error:
         raise UserError(
             f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())}); "
-            "`dvc repro` of that commit makes them, `dvc push` shares them"
+            "fix: `dvc push` where they exist, or `dvc repro` that commit"
         ) from None
     if not any((folder / "metrics").glob("*.json")):
         raise UserError(
-            f"--compare {name}: metrics: not found in that commit; `dvc repro` makes them, `git commit` keeps them"
+            f"--compare {name}: metrics: not found in that commit; fix: run `dvc repro`, then commit dvc.lock"
         )

@@ -1,17 +1,19 @@
-"""What a scaling study says, in the same words for the report, the summary and the command line; of its metrics."""
+"""Sentences about a scaling study, from its metrics: the report, the summary and the command line share them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from isoflop.report.formats import between, loss, rounded, signed_percent
+from isoflop.report.formats import between, loss, rounded, signed_percent, span
+from isoflop.report.glossary import DIAGNOSTICS
 
 Facts = dict[str, Any]
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "kappa": "κ", "bend": "a"}
 
 
 def law_in_words(law: Facts) -> str:
-    """The form and its exponents with their intervals."""
+    """The form of the law, with its floor and exponents and their 95 % CIs."""
     parts = [
         f"{SYMBOLS.get(name, name)} = {loss(known['value'])} ({between(known['low'], known['high'])})"
         for name, known in law["parameters"].items()
@@ -21,77 +23,84 @@ def law_in_words(law: Facts) -> str:
 
 
 def held_out_in_words(law: Facts) -> str:
-    """What the law predicted for the largest size without seeing it, and what came."""
+    """Predicted and measured loss of the largest size, from a law fitted without it."""
     held_out = law["held_out"]
     if held_out is None:
-        return "nothing was held out: too few sizes would have remained to fit a law"
-    interval = ""
-    if held_out["low"] is not None:
-        interval = f" (95 % interval {between(held_out['low'], held_out['high'])})"
-    verdict = {True: ", inside the interval", False: ", outside the interval", None: ""}[held_out["covered"]]
+        return "nothing was held out: too few sizes would remain to fit the law"
+    bounds = held_out["low"], held_out["high"]
     return (
-        f"{held_out['name']}: predicted a loss of {loss(held_out['predicted'])}{interval}, "
-        f"{loss(held_out['actual'])} came: off by {signed_percent(held_out['relative_error'])}{verdict}"
+        f"{held_out['name']}: predicted loss {loss(held_out['predicted'])}{_in_parentheses(*bounds)}, "
+        f"measured {loss(held_out['actual'])}, error {signed_percent(held_out['relative_error'])}"
+        f"{_coverage(held_out['covered'])}"
     )
 
 
 def forecast_in_words(score: Facts) -> str:
-    """What the law expected of the trained width before it was trained, and what came; of metrics/score.json."""
-    interval = verdict = ""
-    if score["low"] is not None:
-        interval = f" (95 % interval {between(score['low'], score['high'])})"
-        verdict = ", inside the interval" if score["inside"] else ", outside the interval"
-    error = "all" if score["relative_error"] is None else signed_percent(score["relative_error"])
+    """Predicted and measured loss of the trained width (metrics/score.json)."""
+    error = "undefined" if score["relative_error"] is None else signed_percent(score["relative_error"])
     return (
-        f"width {score['width']}: forecast a loss of {loss(score['predicted'])}{interval} after "
-        f"{rounded(score['forecast_epochs'])} epochs, {loss(score['actual'])} came after {score['epochs']}: "
-        f"off by {error}{verdict}"
+        f"width {score['width']}: predicted loss {loss(score['predicted'])}"
+        f"{_in_parentheses(score['low'], score['high'])} after {rounded(score['forecast_epochs'])} epochs, "
+        f"measured {loss(score['actual'])} after {score['epochs']}, error {error}{_coverage(score['inside'])}"
     )
 
 
+def _in_parentheses(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" (95 % PI {between(low, high)})"
+
+
+def _coverage(inside: bool | None) -> str:
+    return {True: ", inside the interval", False: ", outside the interval", None: ""}[inside]
+
+
+def diagnostics_in_words(kinds: Iterable[str]) -> str:
+    """Short texts for kinds of diagnostics, each once: what limits the use of the law."""
+    return "; ".join(dict.fromkeys(DIAGNOSTICS.get(kind, kind.replace("_", " ")) for kind in kinds))
+
+
 def budget_in_words(name: str, best: Facts) -> str:
-    """The best size for a budget, or why there is none."""
-    spent = f"{name} ({rounded(best['flops'])} FLOPs)"
+    """The compute-optimal size for a budget, or that there is none."""
+    budget = f"{name} budget ({rounded(best['flops'])} FLOPs)"
     if best["parameters"] is None:
-        return f"{spent}: no best size"
+        return f"{budget}: no compute-optimal size"
     width = f"width {best['width']:.0f}, " if best["width"] else ""
     bounds = best["parameters_interval"]
-    within = f" ({rounded(bounds[0])} to {rounded(bounds[1])})" if bounds else ""
-    flat = best["flat"]
+    interval = f" (95 % CI {span(bounds)})" if bounds else ""
     return (
-        f"{spent}: {width}{rounded(best['parameters'])} parameters{within}, {rounded(best['samples'])} samples seen, "
-        f"loss {loss(best['loss'])}; within 1 % of it from {rounded(flat[0])} to {rounded(flat[1])} parameters"
-        + ("" if best["status"] == "interpolated" else "; beyond the study")
+        f"{budget}: {width}{rounded(best['parameters'])} parameters{interval}, {rounded(best['samples'])} images seen, "
+        f"loss {loss(best['loss'])}; loss within 1 % of it from {span(best['flat'])} parameters"
+        + ("" if best["status"] == "interpolated" else "; extrapolated beyond the study")
     )
 
 
 def profile_in_words(profile: Facts) -> str:
-    """What the runs of one budget say of its best size, beside the law."""
+    """The compute-optimal size of one budget: measured on its IsoFLOP curve, and predicted by the law."""
+    budget = f"{rounded(profile['flops'])} FLOPs"
     if profile["rejected"]:
-        return f"{rounded(profile['flops'])} FLOPs: refused: {profile['rejected']}"
-    said = f"{rounded(profile['flops'])} FLOPs: N* {rounded(profile['parameters'])} by the runs"
-    if profile["parameters_interval"]:
-        said += " ({} to {})".format(*map(rounded, profile["parameters_interval"]))
-    said += f" on {rounded(profile['samples'])} samples"
-    if profile["samples_interval"]:
-        said += " ({} to {})".format(*map(rounded, profile["samples_interval"]))
-    said += f", within 1 % from {rounded(profile['flat'][0])} to {rounded(profile['flat'][1])}"
+        return f"{budget}: no fit: {profile['rejected']}"
+    parts = [
+        f"{budget}: IsoFLOP optimum {_estimate(profile, 'parameters')} parameters, "
+        f"{_estimate(profile, 'samples')} images seen; loss within 1 % of it from {span(profile['flat'])} parameters"
+    ]
     if profile["law_parameters"] is not None:
-        said += f"; {rounded(profile['law_parameters'])} by the law"
-        if profile["law_parameters_interval"]:
-            said += " ({} to {})".format(*map(rounded, profile["law_parameters_interval"]))
-    return said
+        parts.append(f"the law predicts {_estimate(profile, 'law_parameters')} parameters")
+    return "; ".join(parts)
+
+
+def _estimate(profile: Facts, name: str) -> str:
+    bounds = profile[f"{name}_interval"]
+    return rounded(profile[name]) + (f" (95 % CI {span(bounds)})" if bounds else "")
 
 
 def data_in_words(question: Facts | None) -> str | None:
-    """Whether twice the data are worth more than twice the width."""
+    """Whether doubling the data, the epochs or the width would lower the loss most."""
     if question is None:
         return None
     verdicts = {
-        "data": "more data are worth more",
-        "width": "more width is worth more",
-        "longer": "training longer is worth more than width; new data are not surely better than the same again",
-        "undecided": "the study cannot tell which is worth more",
+        "data": "more data lowers the loss more than more width",
+        "width": "more width lowers the loss more than more data",
+        "longer": "longer training lowers the loss more than more width; whether new images beat more epochs is open",
+        "undecided": "the study cannot tell which lowers the loss most",
     }
     parts = []
     nouns = (("twice_data", "twice the data"), ("twice_epochs", "twice the epochs"), ("twice_width", "twice the width"))
@@ -101,12 +110,12 @@ def data_in_words(question: Facts | None) -> str | None:
             continue
         low, high = change["loss_interval"]
         parts.append(
-            f"{noun} would give {loss(change['loss'])} ({between(low, high)}) for "
-            f"{change['flops_factor']:.2g} times the FLOPs"
+            f"{noun} would give {loss(change['loss'])} (95 % CI {between(low, high)}) at {change['flops_factor']:.2g} "
+            "times the FLOPs"
         )
     return (
-        f"from a loss of {loss(question['loss'])} with {rounded(question['parameters'])} parameters on "
-        f"{rounded(question['unique_samples'])} samples, {', '.join(parts)}: {verdicts[question['verdict']]}"
+        f"predicted loss {loss(question['loss'])} with {rounded(question['parameters'])} parameters and "
+        f"{rounded(question['unique_samples'])} images; {', '.join(parts)}: {verdicts[question['verdict']]}"
     )
 
 
@@ -115,39 +124,39 @@ def next_run_in_words(run: Facts | None) -> str | None:
     if run is None:
         return None
     size = f"width {run['width']}" if run["width"] else f"{rounded(run['parameters'])} parameters"
-    at = {
-        "optimum": "at the best size for ten times the largest budget",
-        "extrapolation": "at four times the study's largest",
+    target = {
+        "optimum": "at the compute-optimal size for 10 times the largest budget",
+        "extrapolation": "at 4 times the largest size of the study",
     }
     return (
-        f"{size} on {rounded(run['unique_samples'])} samples for {run['epochs']:.3g} epochs ({rounded(run['flops'])} "
-        f"FLOPs) would narrow the law by {100 * run['spread_reduction']:.0f} % {at[run['aim']]}"
+        f"{size}, {rounded(run['unique_samples'])} images, {run['epochs']:.3g} epochs ({rounded(run['flops'])} FLOPs) "
+        f"would narrow the law’s interval by {100 * run['spread_reduction']:.0f} % {target[run['aim']]}"
     )
 
 
 def next_size_in_words(law: Facts, forecast: Facts) -> str:
-    """What the law says of the next size up: that of scaling.predict, or else of twice the trained width.
+    """The predicted loss of the next size up: from scaling.predict, or else of twice the study's largest width.
 
     Args:
-        law, forecast: what scaling.json and forecast.json hold.
+        law: content of scaling.json.
+        forecast: content of forecast.json.
     """
     wider = [block for block in forecast["widths"].values() if block["width"] > forecast["width"]]
     if wider:
         block = min(wider, key=lambda block: block["width"])
-        interval = f" ({between(block['low'], block['high'])})" if block["low"] is not None else ""
         return (
-            f"width {block['width']} ({rounded(block['parameters'])} parameters) would come to a loss of "
-            f"{loss(block['val_nll'])}{interval}, where {loss(forecast['val_nll'])} is expected of width "
-            f"{forecast['width']}"
+            f"width {block['width']} ({rounded(block['parameters'])} parameters): predicted loss "
+            f"{loss(block['val_nll'])}{_in_parentheses(block['low'], block['high'])}; for width {forecast['width']} "
+            f"the law predicts {loss(forecast['val_nll'])}"
         )
     question = law["data_question"]
     if question is None or question["twice_width"] is None:
-        return "the study cannot say: its runs do not tell size from data"
+        return "no prediction: the runs do not separate the effect of size from that of data"
     change = question["twice_width"]
     low, high = change["gain_interval"]
-    gain = f"{100 * change['gain']:.0f} % less (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+    gain = f"{100 * change['gain']:.0f} % lower (95 % CI {100 * low:.0f} to {100 * high:.0f} %)"
     return (
-        f"twice the width of the study’s largest model, for {change['flops_factor']:.2g} times the FLOPs, would come "
-        f"to a loss of {loss(change['loss'])}, {gain} than {loss(question['loss'])}"
-        + ("" if low > 0 else "; whether it would gain at all is open")
+        f"twice the width of the study’s largest model, at {change['flops_factor']:.2g} times the FLOPs: predicted "
+        f"loss {loss(change['loss'])}, {gain} than {loss(question['loss'])}"
+        + ("" if low > 0 else "; the sign of the change is uncertain")
     )

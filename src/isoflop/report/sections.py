@@ -1,35 +1,39 @@
-"""What each section of the report shows, from the facts that the stages wrote to what the templates are given."""
+"""Turn the stages' metrics into template variables, one function per section of the report."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from isoflop.report import formats
 from isoflop.report.charts import Point, draw_curves, draw_sensitivity, draw_tradeoff
-from isoflop.report.curve_series import Points
-from isoflop.report.facts import Facts, Row, Variant, cell_in_words, share_interval
+from isoflop.report.facts import Facts, Points, Row, Variant, cell_in_words, share_interval
 from isoflop.report.glossary import DROP_REASONS, LAW_PARAMETERS
 from isoflop.report.scaling_words import (
     SYMBOLS,
     data_in_words,
+    diagnostics_in_words,
     forecast_in_words,
     held_out_in_words,
     next_run_in_words,
     next_size_in_words,
     profile_in_words,
 )
+from isoflop.runtime.stage_code import project_code_sha256
 
 _MOST_DROPPED = 20  # rows shown
 _MOST_CONFUSIONS = 6
-_MOST_FLIPS = 12
-_LOOSE = 0.25  # off by more than this, a prediction within its interval says little
-_PLACES = {"interpolated": "inside", "extrapolated": "beyond", "unbounded": "none: no best size"}
+_MOST_CHANGED = 12  # predictions shown
+_LOOSE = 0.25  # relative error above which a prediction inside its interval is no confirmation
+_PLACES = {"interpolated": "no", "extrapolated": "yes", "unbounded": "no optimum"}
 
 
 def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -> dict[str, Any]:
-    """What ships and why, and what the law says of the next size."""
+    """The shipped variant, why it was chosen, and the law's prediction for the next size."""
     base = rows[0]
     chosen = next(row for row in rows if row.shipped)
     return {
@@ -41,32 +45,30 @@ def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -
         "shrink": base.bytes / chosen.bytes,
         "difference": chosen.accuracy - base.accuracy,
         "accuracy_interval": share_interval(chosen.accuracy, facts["data"]["images"]["test"]),
-        "latency_of": f"median of {cell_in_words(facts['latency']['conditions']['headline'])}",
-        "next_size_says": next_size_in_words(facts["scaling"], facts["forecast"]),
-        "forecast_says": forecast_in_words(facts["score"]),
+        "latency_of": f"median, {cell_in_words(facts['latency']['conditions']['headline'])}",
+        "next_size": next_size_in_words(facts["scaling"], facts["forecast"]),
+        "forecast_result": forecast_in_words(facts["score"]),
         "verdict": _verdict(facts["score"]),
-        "diagnostics": list(
-            dict.fromkeys(found["kind"].replace("_", " ") for found in facts["scaling"]["diagnostics"])
-        ),
+        "diagnostics": diagnostics_in_words(found["kind"] for found in facts["scaling"]["diagnostics"]),
     }
 
 
 def _verdict(score: Facts) -> str:
     if score["inside"] is None:
-        return "cannot be judged, as it had no interval"
+        return "Not testable (no interval)"
     if not score["inside"]:
-        return "did not hold"
+        return "Missed"
     far = score["relative_error"] is None or abs(score["relative_error"]) > _LOOSE
-    return "held, but loosely" if far else "held"
+    return f"Inside a wide interval (error above {100 * _LOOSE:.0f} %)" if far else "Confirmed"
 
 
 def data(facts: Facts, dropped: Sequence[Row]) -> dict[str, Any]:
-    """What the images are, and which were dropped."""
+    """The images of each split, and those that cleaning dropped."""
     return {"data": facts, "dropped": dropped[:_MOST_DROPPED], "reasons": DROP_REASONS}
 
 
 def training(facts: Mapping[str, Facts], curves: Mapping[str, Mapping[str, Points]]) -> dict[str, Any]:
-    """The training beside its forecast."""
+    """The training of the base model and its curves."""
     return {
         "train": facts["train"],
         "speed": facts["throughput"],
@@ -77,25 +79,25 @@ def training(facts: Mapping[str, Facts], curves: Mapping[str, Mapping[str, Point
 
 
 def quality(evaluate: Facts, answers: Sequence[Row]) -> dict[str, Any]:
-    """How the base model does on the test split, and what it mixes up."""
-    mixed = Counter((row["actual"], row["predicted"]) for row in answers if row["actual"] != row["predicted"])
+    """The base model's metrics on the test split, and its most frequent confusions."""
+    confused = Counter((row["actual"], row["predicted"]) for row in answers if row["actual"] != row["predicted"])
     return {
         "evaluate": evaluate,
         "evaluate_interval": share_interval(evaluate["accuracy"], evaluate["images"]),
-        "mistakes": sum(mixed.values()),
-        "confusions": sorted(mixed.items(), key=lambda item: -item[1])[:_MOST_CONFUSIONS],
-        "hardest": sorted(evaluate["per_class"].items(), key=lambda item: item[1]["f1"]),  # stable: else their order
+        "mistakes": sum(confused.values()),
+        "confusions": sorted(confused.items(), key=lambda item: -item[1])[:_MOST_CONFUSIONS],
+        "hardest": sorted(evaluate["per_class"].items(), key=lambda item: item[1]["f1"]),
     }
 
 
-def law(found: Facts) -> dict[str, Any]:
-    """The law's figures, each with what it says."""
+def law(found: Facts, flags: Sequence[str]) -> dict[str, Any]:
+    """The fitted law: its parameters, tests and predictions."""
     rows = [
         {
             "symbol": SYMBOLS.get(name, name),
             "value": formats.loss(known["value"]),
             "interval": formats.between(known["low"], known["high"]),
-            "says": LAW_PARAMETERS.get(name, ""),
+            "meaning": LAW_PARAMETERS.get(name, ""),
         }
         for name, known in found["parameters"].items()
     ]
@@ -103,17 +105,18 @@ def law(found: Facts) -> dict[str, Any]:
         "law": found,
         "law_rows": rows,
         "places": _PLACES,
-        "held_out_says": held_out_in_words(found),
-        "data_says": data_in_words(found["data_question"]),
-        "next_run_says": next_run_in_words(found["next_run"]),
-        "profiles_say": [profile_in_words(profile) for profile in found["profiles"]],
+        "held_out_result": held_out_in_words(found),
+        "data_advice": data_in_words(found["data_question"]),
+        "next_run": next_run_in_words(found["next_run"]),
+        "profiles": [profile_in_words(profile) for profile in found["profiles"]],
+        "forecast_flags": diagnostics_in_words(flags),
     }
 
 
 def compression(
-    facts: Mapping[str, Facts], rows: Sequence[Variant], quantized: Mapping[str, Facts], flips: Sequence[Row]
+    facts: Mapping[str, Facts], rows: Sequence[Variant], quantized: Mapping[str, Facts], changed: Sequence[Row]
 ) -> dict[str, Any]:
-    """The trade-offs, the layers, the flips, and the machine that the latencies were measured on."""
+    """Trade-offs, changed predictions, quantization per layer, sessions and latencies."""
     images = facts["data"]["images"]["test"]
     points = [
         Point(row.name + (" (shipped)" if row.shipped else ""), row.accuracy, *share_interval(row.accuracy, images),
@@ -121,29 +124,29 @@ def compression(
         for row in rows
     ]  # fmt: skip
     shipped = next(row.name for row in rows if row.shipped)
-    of_shipped = [flip for flip in flips if flip["variant"] == shipped]
+    of_shipped = [change for change in changed if change["variant"] == shipped]
     return {
         "tradeoffs": {by: draw_tradeoff(points, by) for by in ("latency_ms", "bytes")},
         "quantized": quantized,
         "sensitivity": {name: draw_sensitivity(name, found["layers"]) for name, found in quantized.items()},
         "sessions": facts["sessions"],
-        "flipped": len({flip["image"] for flip in flips}),
-        "flips": of_shipped[:_MOST_FLIPS],
-        "flips_of_shipped": len(of_shipped),
+        "changed_images": len({change["image"] for change in changed}),
+        "changed": of_shipped[:_MOST_CHANGED],
+        "changed_of_shipped": len(of_shipped),
         **_conditions(facts["latency"]),
     }
 
 
 def _conditions(latency: Facts) -> dict[str, Any]:
-    """The machine that the latencies were measured on, and every cell of them."""
+    """The machine on which latency was measured, and the latency of every setting."""
     conditions = latency["conditions"]
     names = {
-        "cpu": "processor",
+        "cpu": "CPU",
         "flags": "instruction sets",
-        "cores": "cores in use",
-        "system": "system",
+        "cores": "cores available",
+        "system": "OS",
         "onnxruntime": "ONNX Runtime",
-        "load_average": "load when measured",
+        "load_average": "load average",
     }
     timings = [
         {"name": name, "setting": cell_in_words(cell), **numbers}
@@ -153,3 +156,43 @@ def _conditions(latency: Facts) -> dict[str, Any]:
     ]
     shown = {title: conditions[name] for name, title in names.items() if conditions.get(name) not in (None, "")}
     return {"conditions": shown, "timings": timings}
+
+
+def provenance(
+    facts: Mapping[str, Facts], trained: Mapping[str, Facts], runs: Sequence[Row], params: Facts
+) -> dict[str, Any]:
+    """Parameters, hashes of code and data, versions, and the compute of each training.
+
+    Nothing depends on when or where the page is rendered: the code is identified by a hash instead of a commit, and
+    what the caches saved is left to ``isoflop savings``.
+
+    Args:
+        trained: name → metrics of the models that the compression stages trained.
+        runs: runs of the study that the law was fitted to.
+    """
+    costs = [{"what": "base", "epochs": facts["train"]["epochs"], "flops": facts["train"]["training_flops"],
+              "seconds": facts["throughput"]["seconds"]}]  # fmt: skip
+    costs += [
+        {"what": name, "epochs": found["epochs"], "flops": found["training_flops"], "seconds": None}
+        for name, found in trained.items()
+    ]
+    study = sum(float(run["flops"]) for run in runs)
+    costs.append({"what": f"scaling study, {len(runs)} runs", "epochs": None, "flops": study, "seconds": None})
+    return {
+        "params": yaml.dump(
+            params, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000
+        ),
+        "data_md5": facts["data"]["md5"],
+        "code_sha256": project_code_sha256(Path()),
+        "versions": facts["throughput"]["versions"] | {"ONNX Runtime": facts["latency"]["conditions"]["onnxruntime"]},
+        "costs": costs,
+        "total_flops": sum(float(cost["flops"]) for cost in costs),
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of scalars on one line, as in params.yaml."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        plain = not any(isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain)

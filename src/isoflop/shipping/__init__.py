@@ -1,1 +1,1 @@
-"""Which variant ships, and its model card."""
+"""Choosing the variant that ships, and its model card."""

@@ -1,4 +1,4 @@
-"""Choosing the variant to ship by what was measured, and the files that go out: model, reasons, card, checksums."""
+"""Choose the variant to ship from the measurements, and write the release files: model, choice, card, checksums."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from isoflop.runtime.params import Section
 from isoflop.shipping.model_card import model_card
 
 _LARGE_DROP = 0.2  # of accuracy; more was probably meant in percent
-_AS_GOOD = 1.03  # times the least latency or bytes: a difference that is noise, or worth no accuracy
-SHIPPED = ("MODEL_CARD.md", "choice.json", "model.onnx")  # what ship/SHA256SUMS lists
+_TIE = 1.03  # times the lowest latency or size: a smaller difference is noise, or not worth any accuracy
+SHIPPED = ("MODEL_CARD.md", "choice.json", "model.onnx")  # listed in ship/SHA256SUMS
 Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
 
 
 class Ship(Section):
-    """Section ``ship``. The drop is a share (0.01: one percentage point), against the base, on the validation split;
-    the latency is that of the headline of the benchmark. Null: however long it takes."""
+    """Section ``ship``. Latency is that of the benchmark's headline setting: smallest batch, fewest threads."""
 
-    objective: Literal["latency", "bytes"]  # the fastest or the smallest
-    max_accuracy_drop: float = Field(ge=0, le=1)  # share of the validation images, against the base
-    max_latency_ms: float | None = Field(gt=0)  # median, milliseconds; null: no limit
+    objective: Literal["latency", "bytes"]  # ship the fastest or the smallest variant
+    max_accuracy_drop: float = Field(ge=0, le=1)  # validation accuracy against the base; 0.01: 1 percentage point
+    max_latency_ms: float | None = Field(gt=0)  # median latency, ms; null: no limit
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Warn of a drop that was probably meant in percent."""
@@ -46,21 +45,21 @@ class Ship(Section):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant as the choice sees it. ``speedup_low`` is the lower end of its ratio to the base; 1 for the base."""
+    """The measurements of a variant that the choice and its report use."""
 
     name: str
-    accuracy: float  # on the test split: reported, never chosen by
+    accuracy: float  # test split; reported, not used to choose
     val_accuracy: float
     val_nll: float
     latency_ms: float
-    speedup_low: float
+    speedup_low: float  # lower end of the 95 % CI of base latency / latency; 1 for the base
     bytes: int
     parameters: int
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen variant, why, and for every variant why it is or is not it."""
+    """The chosen variant with the reason, and the verdict on every variant."""
 
     chosen: Candidate
     why: str
@@ -69,15 +68,18 @@ class Choice:
 
 
 def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
-    """The variants that were both compared and timed, in order, the base first.
+    """Return the variants in the order of ``variants``, the base first.
 
     Raises:
-        UserError: one file has a variant that the other lacks, or there is none.
+        UserError: ``variants`` and ``latency`` do not hold the same variants, or hold none.
     """
     timed = {name: block for name, block in latency.items() if name != "conditions"}
     odd = sorted(set(variants) ^ set(timed))
     if odd or not variants:
-        raise UserError(f"ship: found {', '.join(odd) or 'nothing'} in one of variants and latency, expected the same")
+        raise UserError(
+            f"ship: got {', '.join(odd) or 'no variants'} in only one of variants.json and latency.json, "
+            "expected the same variants in both"
+        )
     cell = latency["conditions"]["headline"]
     return [
         Candidate(
@@ -95,50 +97,54 @@ def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
 
 
 def choose(candidates: Sequence[Candidate], params: Ship, val_images: int) -> Choice:
-    """The fastest (or smallest) variant that loses at most ``max_accuracy_drop`` to the first, the base, and takes at
-    most ``max_latency_ms``.
+    """Choose the fastest (or smallest) variant within ``max_accuracy_drop`` of the base and ``max_latency_ms``.
 
-    To be faster, the whole interval of its speed-up must lie above 1, and of those within 3 % of the fastest (or
-    smallest) the most accurate on the validation split is chosen: no accuracy is given up for noise. Those whose
-    accuracies its ``val_images`` images do not tell apart from that are as accurate, and of them the one with the least
-    loss (NLL) is chosen, which every image has a say in. Where none qualifies, the base ships, however long it takes.
+    A variant counts as faster than the base only if the 95 % CI of its speed-up lies above 1. Variants within 3 % of
+    the fastest (or smallest) are tied, and the most accurate of them on the validation split wins, so that no accuracy
+    is traded for noise. If the ``val_images`` validation images cannot separate their accuracies either, the lowest
+    validation NLL decides, which depends on every image. If no variant qualifies, the base ships, even if it exceeds
+    ``max_latency_ms``.
+
+    Args:
+        candidates: the base first.
     """
     base, objective = candidates[0], params.objective
     refusals = {item.name: _refusal(item, base, params) for item in candidates}
     others = [item for item in candidates[1:] if refusals[item.name] is None]
     least = min((_value(item, objective) for item in others), default=0.0)
-    as_good = [item for item in others if _value(item, objective) <= _AS_GOOD * least]
-    level = _as_accurate(as_good, val_images)
-    chosen = min(level, key=lambda item: (item.val_nll, _value(item, objective)), default=base)
+    tied = [item for item in others if _value(item, objective) <= _TIE * least]
+    equal = _as_accurate(tied, val_images)
+    chosen = min(equal, key=lambda item: (item.val_nll, _value(item, objective)), default=base)
     why = _why_none(base, params)
     if chosen is not base:
-        why = f"{chosen.name} {_distinction(as_good, level, params)} of the "
-        why += f"{len(others) + (refusals[base.name] is None)} that qualify: {_gain(chosen, base, params)}"
-    verdicts = {name: said or "qualifies" for name, said in refusals.items()}
-    verdicts |= {item.name: f"qualifies, with {_cost(item, objective)}" for item in others}
-    too_slow = refusals[base.name]
-    verdicts[base.name] = f"the base, which {too_slow}" if too_slow else f"the base, with {_cost(base, objective)}"
+        qualified = len(others) + (refusals[base.name] is None)
+        why = f"{chosen.name} {_distinction(tied, equal, qualified, params)}: {_gain(chosen, base, params)}"
+    verdicts = {item.name: refusals[item.name] or f"qualifies: {_cost(item, objective)}" for item in candidates}
+    verdicts[base.name] = f"base: {refusals[base.name] or _cost(base, objective)}"
     verdicts[chosen.name] = f"chosen: {why}"
-    return Choice(chosen, why, verdicts, {name: said is None for name, said in refusals.items()})
+    return Choice(chosen, why, verdicts, {name: reason is None for name, reason in refusals.items()})
 
 
 def _as_accurate(candidates: Sequence[Candidate], val_images: int) -> list[Candidate]:
-    """Those within 1.96 standard errors of the difference of two shares below the most accurate."""
+    """Return those at most 1.96 standard errors of a difference of two proportions below the most accurate."""
     best = max((item.val_accuracy for item in candidates), default=0.0)
-    share = (best * val_images + 1) / (val_images + 2)  # also where all are right
+    share = (best * val_images + 1) / (val_images + 2)  # not 1 even if every image is classified correctly
     apart = 1.96 * math.sqrt(2 * share * (1 - share) / val_images)
     return [item for item in candidates if best - item.val_accuracy <= apart]
 
 
-def _distinction(as_good: Sequence[Candidate], level: Sequence[Candidate], params: Ship) -> str:
-    better = "fastest" if params.objective == "latency" else "smallest"
-    if len(as_good) == 1:
-        return f"is the {better}"
-    if len(level) == 1:
-        return f"is the most accurate of the {len(as_good)} {better} (at most 3 % apart)"
+def _distinction(tied: Sequence[Candidate], equal: Sequence[Candidate], qualified: int, params: Ship) -> str:
+    best, cost = ("fastest", "latency") if params.objective == "latency" else ("smallest", "size")
+    of_all = f"of {qualified} qualifying variants"
+    if qualified == 1:
+        return "is the only variant that qualifies"
+    if len(tied) == 1:
+        return f"is the {best} {of_all}"
+    if len(equal) == 1:
+        return f"is the most accurate of the {len(tied)} {best} {of_all} ({cost} within 3 %)"
     return (
-        f"has the least validation loss of the {len(level)} {better} (at most 3 % apart) that the validation images do "
-        "not tell apart by accuracy,"
+        f"has the lowest validation loss of the {len(equal)} {best} {of_all} ({cost} within 3 %, accuracy not "
+        "significantly different)"
     )
 
 
@@ -146,18 +152,18 @@ def _gain(chosen: Candidate, base: Candidate, params: Ship) -> str:
     gain = _value(base, params.objective) / _value(chosen, params.objective)
     lost = 100 * (base.val_accuracy - chosen.val_accuracy)
     return (
-        f"{_cost(chosen, params.objective)} against {_cost(base, params.objective)} of {base.name} ({gain:.2f} times), "
-        f"and {f'{lost:.2f} points of validation accuracy less' if lost > 0 else 'no validation accuracy lost'}"
+        f"{_cost(chosen, params.objective)} instead of {_cost(base, params.objective)} for {base.name} ({gain:.2f}×), "
+        f"{f'{lost:.2f} pp lower validation accuracy' if lost > 0 else 'no loss of validation accuracy'}"
     )
 
 
 def _why_none(base: Candidate, params: Ship) -> str:
     too_slow = _refusal(base, base, params)
-    within = f", takes at most {params.max_latency_ms:.4g} ms" if params.max_latency_ms else ""
+    limit = f", takes at most {params.max_latency_ms:.4g} ms" if params.max_latency_ms else ""
     return (
-        f"no other variant is {'faster' if params.objective == 'latency' else 'smaller'} than {base.name}{within} "
-        f"and loses at most {100 * params.max_accuracy_drop:.4g} points of validation accuracy, so {base.name} ships"
-        + (f", which {too_slow}" if too_slow else "")
+        f"{base.name} ships because no variant is {'faster' if params.objective == 'latency' else 'smaller'}{limit} "
+        f"and loses at most {100 * params.max_accuracy_drop:.4g} pp of validation accuracy"
+        + (f"; its own {too_slow}" if too_slow else "")
     )
 
 
@@ -174,16 +180,18 @@ def ship(
     card: Path,
     sums: Path,
 ) -> list[Candidate]:
-    """Write the files that go out: the model, why it was chosen, its card, and the checksums of these three.
+    """Write the release files: the model, the choice, the model card, and the checksums of these three.
 
     Args:
-        data_source: where the images come from, as ``data.source`` has it; for the card.
+        variants, latency, data: the metrics files of these names.
+        onnx: folder with the ONNX file of every variant.
+        data_source: value of ``data.source``, for the card.
 
     Returns:
         The candidates, the chosen one first.
 
     Raises:
-        UserError: a metrics file is unreadable, or the chosen variant has no file.
+        UserError: a metrics file is unreadable, or the chosen variant has no ONNX file.
     """
     timings = _read(latency)
     choices = candidates(_read(variants), timings)
@@ -191,7 +199,7 @@ def ship(
     made = choose(choices, params, facts_of_data["images"]["val"])
     source = onnx / f"{made.chosen.name}.onnx"
     if not source.is_file():
-        raise UserError(f"{source}: not found, expected one for each compared variant")
+        raise UserError(f"{source}: not found, expected an ONNX file for each variant in variants.json")
     shutil.copyfile(source, model)
     headline = timings["conditions"]["headline"]
     facts = {
@@ -214,7 +222,7 @@ def ship(
 
 
 def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
-    """A CSV with a row for each candidate; the first one is the chosen."""
+    """Write a CSV with one row per candidate; the first candidate is the chosen one."""
     with file.open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(["variant", "latency_ms", "accuracy", "bytes", "parameters", "chosen"])
@@ -225,19 +233,20 @@ def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
 
 def _refusal(candidate: Candidate, base: Candidate, params: Ship) -> str | None:
     if params.max_latency_ms and candidate.latency_ms > params.max_latency_ms:
-        return f"takes {candidate.latency_ms:.6g} ms, more than the {params.max_latency_ms:.6g} allowed"
+        return f"latency {candidate.latency_ms:.6g} ms is above max_latency_ms ({params.max_latency_ms:.6g} ms)"
     if candidate is base:
         return None
     drop, allowed = base.val_accuracy - candidate.val_accuracy, params.max_accuracy_drop
     if drop > allowed + 1e-9:  # accuracies are rounded to 6 digits
-        return f"loses {100 * drop:.2f} points of validation accuracy, more than the {100 * allowed:.4g} allowed"
-    if _refusal(base, base, params):  # it need not be beaten where it is too slow itself
+        return f"loses {100 * drop:.2f} pp of validation accuracy; max_accuracy_drop is {100 * allowed:.4g} pp"
+    if _refusal(base, base, params):  # a base that is too slow need not be beaten
         return None
     if params.objective == "latency" and candidate.speedup_low <= 1:
-        return f"not measurably faster than {base.name}: its speed-up may be as low as {candidate.speedup_low:.2f}"
+        low = candidate.speedup_low
+        return f"not significantly faster than {base.name}: 95 % CI of the speed-up starts at {low:.2f}×"
     if params.objective == "bytes" and candidate.bytes >= base.bytes:
-        smaller = f"{_cost(candidate, params.objective)} against {_cost(base, params.objective)}"
-        return f"not smaller than {base.name}: {smaller}"
+        sizes = f"{_cost(candidate, params.objective)} instead of {_cost(base, params.objective)}"
+        return f"not smaller than {base.name}: {sizes}"
     return None
 
 
@@ -268,4 +277,4 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable metrics ({error}); `dvc checkout` restores them") from None
+        raise UserError(f"{file}: not readable ({error}); fix: `dvc checkout` restores it") from None

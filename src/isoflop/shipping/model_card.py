@@ -1,7 +1,7 @@
-"""The card that goes out with a shipped model: what it is, what it was measured to do, and how to run it.
+"""Write the model card: what the shipped model is, its measurements, and how to run it.
 
-It begins with metadata by the conventions of Hugging Face's hub (model-index is Papers with Code's), so that a copy of
-``ship/`` with the card as README.md is a model repository. What nobody stated, such as a license, is left out.
+The card starts with Hugging Face metadata (with Papers with Code's model-index), so a copy of ``ship/`` with the card
+as README.md is a model repository on the hub. Facts that nobody provided, such as the license, are left out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import yaml
 from isoflop.inference.onnx_files import open_classifier
 
 _TASK = "image-classification"
-_DATA_SETS = {  # data.source → its name; the user's own images have none
-    "digits": "Optical Recognition of Handwritten Digits, as scikit-learn has it",
+_DATA_SETS = {  # data.source → name of the data set
+    "digits": "Optical Recognition of Handwritten Digits (the copy in scikit-learn)",
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
@@ -34,30 +34,33 @@ def model_card(
     source: str,
     file: Path,
 ) -> str:
-    """Markdown with YAML before it for the variant ``name``, shipped as ``file``.
+    """Return the card (YAML front matter, then Markdown) of the variant ``name``.
 
     Args:
-        variants, latency, data: what variants.json, latency.json and data.json hold.
-        source: where the images come from, as ``data.source`` has it.
+        why: the reason of the choice.
+        variants, latency, data: contents of variants.json, latency.json and data.json.
+        source: value of ``data.source``.
+        file: the shipped ONNX file.
     """
     sections = [
         _metadata(name, variants[name], data, source),
-        f"# {name}\n\nAn image classifier: {_plural(data['num_classes'], 'class', 'classes')}, "
-        f"images of {data['image_size']} x {data['image_size']} pixels and "
-        f"{_plural(data['channels'], 'channel', 'channels')}.\n\nWhy this variant: {why}.\n",
+        f"# {name}\n\nImage classifier with {_plural(data['num_classes'], 'class', 'classes')} for "
+        f"{'grayscale' if data['channels'] == 1 else 'RGB'} images of {data['image_size']} x {data['image_size']} "
+        f"pixels.\n\nSelection: {why}.\n",
         _data(data),
         _privacy(file),
-        _measured(name, variants, latency),
+        _results(name, variants, latency),
         _usage(file, data),
     ]
-    return "\n".join(sections)
+    return "\n".join(section for section in sections if section)
 
 
 def _metadata(name: str, facts: dict[str, Any], data: dict[str, Any], source: str) -> str:
     split = {"type": source, "name": _DATA_SETS.get(source, source), "split": "test"}
+    images = data["images"]["test"]
     metrics = [
-        {"type": "accuracy", "name": f"Accuracy on {data['images']['test']} test images", "value": facts["accuracy"]},
-        {"type": "nll", "name": "Mean negative log-likelihood, in nats", "value": facts["nll"]},
+        {"type": "accuracy", "name": f"Top-1 accuracy on {images} test images", "value": facts["accuracy"]},
+        {"type": "nll", "name": "Mean negative log-likelihood (nats)", "value": facts["nll"]},
     ]
     task = {"type": _TASK, "name": "Image classification"}
     content = {
@@ -74,54 +77,54 @@ def _data(data: dict[str, Any]) -> str:
     classes = ", ".join(_escaped(name) for name in data["classes"])
     return (
         f"## Data\n\n- Classes, in the order of the outputs: {classes}\n"
-        f"- Images: {images['train']:,} to train, {images['val']:,} to validate, {images['test']:,} to test; "
-        f"{data['dropped']['total']:,} of {images['source']:,} were dropped in cleaning\n"
-        f"- A picture of another size was made square by `{data['resize']}` and resized\n"
+        f"- Images: {images['train']:,} training, {images['val']:,} validation, {images['test']:,} test; "
+        f"cleaning dropped {data['dropped']['total']:,} of {images['source']:,}\n"
+        f"- Images of another size: made square by `{data['resize']}`, then resized\n"
     )
 
 
 def _privacy(file: Path) -> str:
-    said = open_classifier(file).session.get_modelmeta().custom_metadata_map.get("privacy")
-    if not said:
+    metadata = open_classifier(file).session.get_modelmeta().custom_metadata_map.get("privacy")
+    if not metadata:
         return ""
-    spent = json.loads(said)
+    spent = json.loads(metadata)
     return (
-        f"## Privacy\n\nTrained by DP-SGD: ({spent['epsilon']:g}, {spent['delta']:g})-differential privacy for a "
-        f"training image added or removed ({spent['steps']:,} steps, noise multiplier "
+        f"## Privacy\n\nTrained with DP-SGD: ({spent['epsilon']:g}, {spent['delta']:g})-differential privacy "
+        f"with respect to adding or removing one training image ({spent['steps']:,} steps, noise multiplier "
         f"{spent['noise_multiplier']:.3f}, clip norm {spent['clip_norm']:g}, sample rate {spent['sample_rate']:.4g}). "
-        "Cleaning, normalization, the choice among variants, the ranges of 8 bits and what the report says of the "
-        "training images are outside of it.\n"
+        "The guarantee does not cover cleaning, normalization, the choice of the variant, the INT8 calibration ranges, "
+        "and what the report shows of the training images.\n"
     )
 
 
-def _measured(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> str:
+def _results(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> str:
     facts, conditions = variants[name], latency["conditions"]
     base = next(iter(variants))
     change = facts.get("against_base")
     against = (
-        f"- Against {base}, image by image: {100 * change['difference']:+.2f} points (95 % interval "
-        f"{100 * change['low']:+.2f} to {100 * change['high']:+.2f}; {change['lost']:,} right became wrong, "
-        f"{change['gained']:,} wrong became right)\n"
+        f"- Paired comparison with {base} on the test split: {100 * change['difference']:+.2f} pp (95 % CI "
+        f"{100 * change['low']:+.2f} to {100 * change['high']:+.2f} pp); {change['lost']:,} predictions changed from "
+        f"correct to wrong, {change['gained']:,} from wrong to correct\n"
         if change
         else ""
     )
     rows = [
-        f"| {cell.replace('batch', 'batch ').replace('_threads', ', threads ')} | {times['p50_ms']:.4g} | "
+        f"| {cell.removeprefix('batch').replace('_threads', ' | ')} | {times['p50_ms']:.4g} | "
         f"{times['p95_ms']:.4g} | {times['images_per_s']:,.0f} | {times['speedup']:.2f} "
         f"({times['speedup_low']:.2f} to {times['speedup_high']:.2f}) |"
         for cell, times in latency[name].items()
     ]
     return (
-        f"## Measured\n\n- Accuracy on the test split: {100 * facts['accuracy']:.2f} % "
+        f"## Results\n\n- Top-1 accuracy on the test split: {100 * facts['accuracy']:.2f} % "
         f"({base}: {100 * variants[base]['accuracy']:.2f} %); NLL {facts['nll']:.4f}\n{against}"
-        f"- {facts['parameters']:,} parameters, {facts['macs']:,} multiply-accumulates an image, "
+        f"- {facts['parameters']:,} parameters, {facts['macs']:,} MACs per image, "
         f"{facts['bytes']:,} bytes ({facts['gzip_bytes']:,} gzipped)\n"
-        f"- Same prediction as the network in torch on {100 * facts['agreement']:.2f} % of the test images\n\n"
-        f"| | median ms | 95 % below, ms | images/s | times as fast as {base} (95 % interval) |\n"
-        "|---|---|---|---|---|\n"
+        f"- ONNX Runtime and torch predict the same class for {100 * facts['agreement']:.2f} % of the test images\n\n"
+        f"| batch size | threads | p50 latency, ms | p95 latency, ms | images/s | speed-up over {base} (95 % CI) |\n"
+        "|---:|---:|---:|---:|---:|---:|\n"
         + "\n".join(rows)
-        + f"\n\nONNX Runtime {conditions['onnxruntime']} on {conditions['cpu']}, {conditions['cores']} cores "
-        f"({conditions['flags']}), load average {conditions['load_average']}.\n"
+        + f"\n\nLatency per batch, measured with ONNX Runtime {conditions['onnxruntime']} on {conditions['cpu']}, "
+        f"{conditions['cores']} cores ({conditions['flags']}), load average {conditions['load_average']}.\n"
     )
 
 
@@ -132,9 +135,9 @@ def _usage(file: Path, data: dict[str, Any]) -> str:
     reshaped = f".reshape(1, {size}, {size}, {channels})"
     return f"""## Use
 
-- Input `images`: uint8 [{batch}, {size}, {size}, {channels}], raw pixels from 0 to 255; normalization is in the graph
+- Input `images`: uint8 [{batch}, {size}, {size}, {channels}], pixels from 0 to 255; the graph normalizes them
 - Outputs `logits` and `probabilities`: float32 [{batch}, {data["num_classes"]}]
-- The metadata has `classes` (JSON), `resize`, `variant`, `architecture` (JSON)
+- Metadata: `classes` (JSON), `resize`, `variant`, `architecture` (JSON)
 
 ```python
 import json
@@ -147,8 +150,8 @@ picture = Image.open("picture.png").convert("{mode}").resize(({size}, {size}))
 print(classes[probabilities[0].argmax()])
 ```
 
-The snippet stretches the picture; `isoflop predict model.onnx picture.png` squares it exactly as in training.
-`sha256sum -c SHA256SUMS` checks the files.
+The snippet stretches the image to a square. `isoflop predict model.onnx picture.png` resizes it exactly as in training.
+`sha256sum -c SHA256SUMS` verifies the files.
 """
 
 
@@ -157,6 +160,6 @@ def _plural(count: int, one: str, many: str) -> str:
 
 
 def _escaped(name: str) -> str:
-    """A class name as Markdown shows it: folders can be called anything."""
+    """Escape a class name for Markdown; it is a folder name and may hold any character."""
     shown = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in name)
     return " ".join(shown.split())
