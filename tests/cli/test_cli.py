@@ -57,11 +57,11 @@ def test_the_help_groups_the_commands_and_documents_the_exit_statuses(capsys: py
     [
         (
             ["plan"],
-            "error: isoflop plan: Received 0 arguments. Exactly 1 of {--flops, --loss, --parameters, --latency-ms} must ",
+            "error: isoflop plan: Received 0 arguments. Exactly 1 of {--flops, --loss, --parameters, --latency-ms} ",
         ),
         (["plan", "--flops", "1", "--loss", "2"], "error: isoflop plan: Received 2 arguments: {--flops, --loss}. "),
         (["plan", "--flops", "x"], "error: isoflop plan: --flops: got 'x', expected a positive number; "),
-        (["plan", "--flop", "1"], "error: isoflop plan: Unknown option: --flop. Did you mean --flops?; "),
+        (["plan", "--flops", "1", "--jsn"], "error: isoflop plan: Unknown option: --jsn. Did you mean --json?; "),
         (["predcit"], 'error: isoflop: Unknown command "predcit". Did you mean "predict"?; see `isoflop --help`'),
         (["zzz"], 'error: isoflop: Unknown command "zzz"; see `isoflop --help`'),
         (
@@ -76,7 +76,10 @@ def test_the_help_groups_the_commands_and_documents_the_exit_statuses(capsys: py
         (["predict", "m.onnx", "i.png", "--top", "2.7"], "error: isoflop predict: --top: got '2.7', expected an "),
         (["predict", "m.onnx"], "error: isoflop predict: IMAGE: got no value, expected one; see `isoflop predict --"),
         (["compress", "m.onnx", "--out", "o"], "error: isoflop compress: --calibration: got no value, expected one; "),
-        (["compress", "m.onnx", "--std", "1", "-1"], "error: isoflop compress: --std: got '-1', expected a positive "),
+        (
+            ["compress", "m.onnx", "--calibration", "c", "--out", "o", "--std", "1", "-1"],
+            "error: isoflop compress: --std: got '-1', expected a positive ",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line(command: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

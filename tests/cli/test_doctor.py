@@ -101,7 +101,9 @@ def test_lines_end_with_a_line_that_says_what_fails(
 
 def test_outside_of_a_project_the_machine_is_looked_at(tmp_path: Path) -> None:
     said = run_command("isoflop", "doctor", cwd=tmp_path)
-    assert "ok   torch" in said.stdout and "warn project   no dvc.yaml in" in said.stdout and "isoflop init" in said.stdout
+    assert (
+        "ok   torch" in said.stdout and "warn project   no dvc.yaml in" in said.stdout and "isoflop init" in said.stdout
+    )
 
 
 def test_a_demo_without_its_runtime_is_said_in_time(
