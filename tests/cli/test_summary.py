@@ -40,10 +40,11 @@ def test_the_summary_shows_variants_law_forecast_and_report(
     ]  # fmt: skip
     law, score = (json.loads((finished / "metrics" / f"{name}.json").read_text()) for name in ("scaling", "score"))
     known = law["parameters"]
-    assert f"α = {loss(known['alpha']['value'])} (" in lines["law"]
-    assert f"β = {loss(known['beta']['value'])} (" in lines["law"]
+    unwrapped = " ".join(shown.split())
+    assert f"α = {loss(known['alpha']['value'])} (" in unwrapped
+    assert f"β = {loss(known['beta']['value'])} (" in unwrapped
     held_out = next(line for line in shown.splitlines() if "(held out)" in line)
-    trained = next(line for line in shown.splitlines() if "(base, " in line)
+    trained = next(line for line in shown.splitlines() if "(base)" in line)
     for row, facts in ((held_out, law["held_out"]), (trained, score)):
         assert all(loss(facts[name]) in row for name in ("predicted", "low", "high", "actual"))
         assert signed_percent(facts["relative_error"]) in row

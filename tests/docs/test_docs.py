@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isoflop.cli import main as cli
+import isoflop.cli.main  # noqa: F401  (registers the commands)
+from isoflop.cli.app import app
 from isoflop.project.params_reference import REFERENCE
 from isoflop.scaling.diagnosis import GRAVE
 from tests.conftest import ROOT, run_command
@@ -107,9 +108,9 @@ def test_what_is_looked_for_is_found_and_what_is_not_there_is_not() -> None:
 @cache
 def commands() -> dict[str, set[str]]:
     """Command → its options."""
-    names = [name for name in cli.app if not name.startswith("-")]
+    names = [name for name in app if not name.startswith("-")]
     return {
-        name: {"--help"}.union(*(argument.names for argument in cli.app[name].assemble_argument_collection()))
+        name: {"--help"}.union(*(argument.names for argument in app[name].assemble_argument_collection()))
         for name in names
     }
 

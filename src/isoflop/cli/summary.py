@@ -57,7 +57,8 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         print(json.dumps(found, indent=1))
         return
     _print_variants(rows, setting)
-    print_predictions([held_out_row(law), _trained_row(score)])
+    epochs = f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
+    print_predictions([held_out_row(law), _trained_row(score)], epochs)
     lines = scaling_lines(law)
     if not law["trusted"]:
         kinds = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in law["diagnoses"])
@@ -77,9 +78,10 @@ def print_lines(lines: list[tuple[str, str]]) -> None:
         )
 
 
-def print_predictions(rows: list[Prediction | None]) -> None:
+def print_predictions(rows: list[Prediction | None], note: str | None = None) -> None:
     """Print losses that the scaling law predicted next to the measured ones; None: there is no prediction."""
     table = _table(("loss of", "predicted", "95 % interval", "measured", "error"))
+    table.caption = note
     for row in filter(None, rows):
         table.add_row(*row)
     if table.row_count:
@@ -105,9 +107,7 @@ def scaling_lines(law: Facts) -> list[tuple[str, str]]:
 
 def _trained_row(score: Facts) -> Prediction:
     """Return the forecast for the trained base model, of metrics/score.json."""
-    predicted_for = formats.rounded(score["forecast_epochs"])
-    other = "" if predicted_for == str(score["epochs"]) else f"; predicted for {predicted_for}"
-    return _prediction(f"width {score['width']} (base, {score['epochs']} epochs{other})", score)
+    return _prediction(f"width {score['width']} (base)", score)
 
 
 def _prediction(name: str, facts: Facts) -> Prediction:
