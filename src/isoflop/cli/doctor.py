@@ -40,12 +40,8 @@ class Finding:
 
 def examine_machine(folder: Path) -> list[Finding]:
     """Return the findings that need no project."""
-    none = Finding(
-        "project",
-        "warn",
-        f"no dvc.yaml in {folder} or a parent folder",
-        "`isoflop init DIR --images FOLDER` creates one",
-    )
+    cure = "`isoflop init DIR --images FOLDER` creates one"
+    none = Finding("project", "warn", f"no dvc.yaml in {folder} or a parent folder", cure)
     return [*(check(folder) for check in (_python, _packages, _torch, _disk)), none]
 
 
@@ -171,20 +167,12 @@ def _git(project: Path) -> Finding:
     if not shutil.which("git"):
         return Finding("git", "fail", "not installed", "install git (`apt install git`, `brew install git`)")
     if _output(project, "git", "rev-parse", "--is-inside-work-tree") is None:
-        return Finding(
-            "git",
-            "warn",
-            "no repository; `dvc exp` and sharing need one",
-            "`git init`, then commit params.yaml, dvc.yaml and dvc.lock",
-        )
+        cure = "`git init`, then commit params.yaml, dvc.yaml and dvc.lock"
+        return Finding("git", "warn", "no repository; `dvc exp` and sharing need one", cure)
     name, email = (_output(project, "git", "config", f"user.{key}") for key in ("name", "email"))
     if not name or not email:
-        return Finding(
-            "git",
-            "warn",
-            "no identity; commits and `dvc exp run` will fail",
-            "`git config --global user.name 'Your Name'` and `git config --global user.email you@…`",
-        )
+        cure = "`git config --global user.name 'Your Name'` and `git config --global user.email you@…`"
+        return Finding("git", "warn", "no identity; commits and `dvc exp run` will fail", cure)
     if _output(project, "git", "rev-parse", "--verify", "HEAD") is None:
         cure = "`git add -A`, then `git commit -m start`"
         return Finding("git", "fail", "a repository without a commit; the training curves need one", cure)
@@ -239,9 +227,7 @@ def _disk(project: Path) -> Finding:
     free = shutil.disk_usage(project).free
     found = f"{free / 1e9:.1f} GB free at {project.resolve()}"
     if free < _MIN_FREE_BYTES:
-        return Finding(
-            "disk", "warn", found, "`dvc gc --workspace --all-branches` deletes cached files that no branch needs"
-        )
+        return Finding("disk", "warn", found, "`dvc gc --workspace --all-branches` frees space")
     return Finding("disk", "ok", found)
 
 
@@ -281,9 +267,8 @@ def _cache(project: Path, remove_damaged: bool) -> Finding:
             if remove_damaged:
                 remove(copied, damaged)
     except DvcException as error:
-        return Finding(
-            "cache", "fail", " ".join(str(error).split()), "try again when the other DVC command has finished"
-        )
+        cure = "try again when the other DVC command has finished"
+        return Finding("cache", "fail", " ".join(str(error).split()), cure)
     if damaged:
         named = [str(path) for path in (*damaged, *copied)]
         listed = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")

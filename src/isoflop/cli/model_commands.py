@@ -137,7 +137,10 @@ def compress(
         portable=portable,
     )
     facts = quantize_model(model, calibration, out, params, **asdict(pixels), force=force)
-    print(json.dumps(facts, indent=1)) if as_json else show(facts, out)
+    if as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        show(facts, out)
 
 
 @command(

@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
 
 def _checked(read: Callable[[str], float], expected: str, holds: Callable[[float], bool]) -> Parameter:
-    """A parameter whose every value ``read`` converts and ``holds`` accepts."""
+    """Return a parameter, or a list of them, that ``read`` converts and for which ``holds`` is true."""
+
+    def checked(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if holds(value := read(text)):
+                return value
+        raise ValueError(f"got {text!r}, expected {expected}")
 
     def convert(kind: Any, tokens: Sequence[Token]) -> Any:
-        values = []
-        for token in tokens:
-            with contextlib.suppress(ValueError):
-                if holds(value := read(token.value)):
-                    values.append(value)
-                    continue
-            raise ValueError(f"got {token.value!r}, expected {expected}")
+        values = [checked(token.value) for token in tokens]
         return values if get_origin(kind) is list else values[0]
 
     return Parameter(converter=convert)
 
 
 def package_presets(_: CompletionContext) -> list[str]:
-    """Names of the presets that the installed package contains, for completion."""
+    """Return the names of the presets in the installed package, for completion."""
     from isoflop.project.presets import presets_of_package
 
     return [preset.name for preset in presets_of_package()]
 
 
 def project_presets(_: CompletionContext) -> list[str]:
-    """Names of the presets of the project around the working directory, for completion."""
+    """Return the names of the presets of the project around the working directory, for completion."""
     from isoflop.cli.project_folder import find_project
     from isoflop.project.presets import read_presets
 
