@@ -74,7 +74,7 @@ def test_the_help_groups_the_commands_and_documents_the_exit_statuses(capsys: py
             "error: isoflop predict: --top: got '0', expected an integer of 1 or more; ",
         ),
         (["predict", "m.onnx", "i.png", "--top", "2.7"], "error: isoflop predict: --top: got '2.7', expected an "),
-        (["predict", "m.onnx"], "error: isoflop predict: IMAGE: got no value, expected one; see `isoflop predict --"),
+        (["predict", "m.onnx"], "error: isoflop predict: IMAGES: got no value, expected one; see `isoflop predict --"),
         (["compress", "m.onnx", "--out", "o"], "error: isoflop compress: --calibration: got no value, expected one; "),
         (
             ["compress", "m.onnx", "--calibration", "c", "--out", "o", "--std", "1", "-1"],

@@ -72,8 +72,8 @@ def command(group: Group, example: str, then: str = "") -> Callable[[_F], _F]:
 
 @command(
     SHELL,
-    example='eval "$(isoflop completion bash)"   # in ~/.bashrc; for zsh in ~/.zshrc after compinit\n'
-    "  isoflop completion fish | source     # in ~/.config/fish/config.fish",
+    example='eval "$(isoflop completion bash)"   # ~/.bashrc; for zsh ~/.zshrc, after compinit\n'
+    "  isoflop completion fish | source     # ~/.config/fish/config.fish",
 )
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print a completion script for your shell.

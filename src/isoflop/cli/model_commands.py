@@ -38,8 +38,8 @@ class PixelOptions:
 
 @command(SHIPPING, example="isoflop predict ship/model.onnx photo.jpg --top 3")
 def predict(
-    model: Annotated[Path, Parameter(name="MODEL.onnx")],
-    images: Annotated[list[Path], Parameter(name="IMAGE")],
+    model: Annotated[Path, Parameter(name="MODEL")],
+    images: Annotated[list[Path], Parameter(name="IMAGES")],
     /,
     *,
     top: Count = 1,
@@ -51,7 +51,7 @@ def predict(
     are reported on stderr, one line each; the others are still classified, and the exit status is 1.
 
     Args:
-        model: model file, such as ship/model.onnx.
+        model: ONNX file, such as ship/model.onnx.
         images: image files, or folders that are searched recursively.
         top: number of classes per image, most probable first.
         as_json: print a JSON object: predictions (image, top: class, probability), failed (image, error).
@@ -94,7 +94,7 @@ def demo(folder: Path | None = None, /, *, port: Port = 0, no_browser: Flag = Fa
     then="ship model-int8.onnx, or run isoflop compress again with another --max-changed",
 )
 def compress(
-    model: Annotated[Path, Parameter(name="MODEL.onnx")],
+    model: Annotated[Path, Parameter(name="MODEL")],
     /,
     *,
     calibration: Path,
@@ -114,7 +114,7 @@ def compress(
     images calibrate the model, the other half measure the changed predictions.
 
     Args:
-        model: classifier of square images; input float32 or uint8 [batch, C, H, W] or [batch, H, W, C].
+        model: ONNX file of a classifier of square images; input float32 or uint8 [batch, C, H, W] or [batch, H, W, C].
         calibration: folder of images, searched recursively.
         out: folder for the results.
         images: maximum number of images to read.

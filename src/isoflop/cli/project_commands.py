@@ -30,13 +30,14 @@ def init(
 ) -> None:
     """Create a project for your own images.
 
+    The images lie in one folder per class, optionally below folders train, val and test.
+
     The new folder gets params.yaml with values that suit the images, dvc.yaml that runs the installed package, a git
     and a DVC repository and a first commit. The command prints what it found, what it chose and why.
 
     Args:
         folder: new or empty folder for the project.
-        images: folder, zip or tar with one folder per class, optionally below train, val and test; default: the
-            data set of the preset.
+        images: folder, zip or tar of your images; default: the data set of the preset.
         copy: copy the images into the project, so that DVC stores and shares them.
         quick: start with fewer epochs, runs and variants, for a first look.
         preset: preset to start from; default: images, or digits without --images.
@@ -152,7 +153,7 @@ def doctor(*, as_json: Json = False, cache: Flag = False, remove_damaged: Flag =
     MACHINES, example="isoflop launch --jobs 2 scaling", then="dvc repro (which executes nothing); isoflop summary"
 )
 def launch(
-    stages: Annotated[list[str] | None, Parameter(name="STAGE")] = None,
+    stages: Annotated[list[str] | None, Parameter(name="STAGES")] = None,
     /,
     *,
     address: str | None = None,

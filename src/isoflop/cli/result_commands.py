@@ -138,7 +138,7 @@ def plan(
 
 @command(
     PLANNING,
-    example="isoflop fit runs.csv --parameters N --samples tokens --loss val_loss --out scaling",
+    example="isoflop fit runs.csv --parameters N --samples tokens --loss val_loss",
     then="look at the figures in the folder; scaling.json has the diagnostics of the law",
 )
 def fit(
