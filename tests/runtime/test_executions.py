@@ -49,7 +49,7 @@ def test_a_workspace_that_cannot_be_written_costs_no_output(tmp_path: Path, monk
     ("lock", "said"),
     [
         (None, "dvc.lock: not found; `dvc repro` makes it"),
-        ("schema: '2.0'\n", "dvc.lock: found no stages, expected those that `dvc repro` ran"),
+        ("schema: '2.0'\n", "dvc.lock: got no stages, expected those that `dvc repro` ran"),
         ("<<<<<<< HEAD\nstages: {\n", "dvc.lock: not valid YAML"),
     ],
 )
