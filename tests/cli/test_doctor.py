@@ -86,7 +86,7 @@ def test_mistakes_in_params_and_trainings_cut_off_are_found(project: Path, capsy
     checkpoint.write_bytes(bytes(3_000_000))
     found = doctor(capsys, status=1)
     assert found["params"]["status"] == "fail" and "recipe.epochs" in found["params"]["found"]
-    assert "1 trainings were cut off (3 MB)" in found["killed"]["found"]
+    assert "1 interrupted trainings (3 MB)" in found["resume"]["found"]
 
 
 def test_lines_end_with_a_line_that_says_what_fails(
@@ -95,13 +95,15 @@ def test_lines_end_with_a_line_that_says_what_fails(
     monkeypatch.setenv("NO_COLOR", "1")
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr()
-    assert "fail dvc       not initialized here\n               `dvc init`" in said.out
+    assert "fail dvc       not initialized\n               `dvc init`" in said.out
     assert said.err == "error: the pipeline cannot run here: dvc\n"
 
 
 def test_outside_of_a_project_the_machine_is_looked_at(tmp_path: Path) -> None:
     said = run_command("isoflop", "doctor", cwd=tmp_path)
-    assert "ok   torch" in said.stdout and "warn project   none at" in said.stdout and "isoflop init" in said.stdout
+    assert (
+        "ok   torch" in said.stdout and "warn project   no dvc.yaml in" in said.stdout and "isoflop init" in said.stdout
+    )
 
 
 def test_a_demo_without_its_runtime_is_said_in_time(
@@ -130,11 +132,11 @@ def test_a_demo_without_its_runtime_is_said_in_time(
         (project / "dvc.lock").write_text(
             yaml.safe_dump({"schema": "2.0", "stages": {"onnxruntime_web": {"cmd": "x", "outs": [entry]}}})
         )
-        assert doctor(capsys, status=0)["demo"]["found"].endswith("is here")
+        assert doctor(capsys, status=0)["demo"]["found"].endswith("is present")
         shutil.rmtree(out)
-        assert doctor(capsys, status=0)["demo"]["found"].endswith("is here"), "DVC's cache has it"
+        assert doctor(capsys, status=0)["demo"]["found"].endswith("is present"), "DVC's cache has it"
         shutil.rmtree(project / ".dvc" / "cache")
         assert doctor(capsys, status=0)["demo"]["status"] == "warn"
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("demo:\n  enabled: true", "demo:\n  enabled: false"))
-    assert "not wanted" in doctor(capsys, status=0)["demo"]["found"]
+    assert "not needed" in doctor(capsys, status=0)["demo"]["found"]

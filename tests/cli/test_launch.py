@@ -89,13 +89,13 @@ def test_a_stage_that_fails_is_shown_and_what_went_well_is_kept(tmp_path: Path) 
         (["swepe"], "error: dvc.yaml: found no stage swepe, expected of augment, "),
         (
             ["--address", "127.0.0.1:1", "scaling"],
-            "error: .dvc/config: core.remote: not set; the machines of a cluster",
+            "error: .dvc/config: core.remote: not set; a cluster exchanges results through a remote",
         ),
-        (["--jobs", "0"], "argument --jobs: found '0', expected 1 or more"),
-        (["--cpus", "4000", "scaling"], "error: --cpus, --gpus: found 4000 and 0 for a stage, and the machines have"),
-        (["--address", "127.0.0.1:1", "--jobs", "2"], "error: --jobs: found with --address"),
-        (["--gpus", "1.5"], "argument --gpus: found '1.5', expected a share or a whole number"),
-        (["--gpus", "-1"], "argument --gpus: found '-1', expected a share or a whole number"),
+        (["--jobs", "0"], "--jobs: got '0', expected an integer of 1 or more"),
+        (["--cpus", "4000", "scaling"], "error: --cpus, --gpus: got 4000 and 0"),
+        (["--address", "127.0.0.1:1", "--jobs", "2"], "error: --jobs: got it together with --address"),
+        (["--gpus", "1.5"], "--gpus: got '1.5', expected a fraction from 0 to 1 or an integer"),
+        (["--gpus", "-1"], "--gpus: got '-1', expected a fraction from 0 to 1 or an integer"),
     ],
 )
 def test_a_mistake_is_one_line(smoke: Path, arguments: list[str], said: str) -> None:
@@ -107,7 +107,7 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     clone = copy_project(tmp_path / "clone")
     run_command("dvc", "remote", "add", "-d", "team", str(tmp_path / "remote"), cwd=clone)
     done = run_command("isoflop", "launch", "--address", "127.0.0.1:1", "prepare", cwd=clone, check=False)
-    assert done.returncode == 1 and "--address: found '127.0.0.1:1', where no Ray cluster answers" in done.stderr
+    assert done.returncode == 1 and "--address: got '127.0.0.1:1', where no Ray cluster answers" in done.stderr
 
 
 @pytest.fixture
@@ -155,4 +155,4 @@ def test_without_ray_the_cure_is_named(smoke: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.chdir(smoke)
     assert cli.main(["launch", "scaling"]) == 1
-    assert "error: isoflop launch takes Ray: `pip install 'isoflop[cluster]'`" in capsys.readouterr().err
+    assert "error: isoflop launch needs Ray; fix: `pip install 'isoflop[cluster]'`" in capsys.readouterr().err

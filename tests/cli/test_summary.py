@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.cli import main as cli
-from isoflop.report.formats import loss
+from isoflop.report.formats import loss, signed_percent
 from tests.report_project import VARIANTS, project
 
 __all__ = ["project"]  # the fixture
@@ -38,14 +38,17 @@ def test_the_summary_shows_variants_law_forecast_and_report(
     assert lines["distilled-int8"].replace("\u202f", " ").split()[2:] == [
         "97.8", "%", "7", "610", "13.5", "kB", "0.0311", "ms", "3.0×",
     ]  # fmt: skip
-    law = json.loads((finished / "metrics" / "scaling.json").read_text())
+    law, score = (json.loads((finished / "metrics" / f"{name}.json").read_text()) for name in ("scaling", "score"))
     known = law["parameters"]
-    assert f"α = {loss(known['alpha']['value'])} (" in lines["law"]
-    assert f"β = {loss(known['beta']['value'])} (" in lines["law"]
-    assert f"predicted loss {loss(law['held_out']['predicted'])}" in lines["held"]
-    assert f"measured {loss(law['held_out']['actual'])}, error" in lines["held"]
-    assert "would narrow the law’s interval by" in lines["next"] and "twice the data" in lines["data"]
-    assert "measured 0.0712 after" in lines["training"] and "outside the interval" in lines["training"]
+    unwrapped = " ".join(shown.split())
+    assert f"α = {loss(known['alpha']['value'])} (" in unwrapped
+    assert f"β = {loss(known['beta']['value'])} (" in unwrapped
+    held_out = next(line for line in shown.splitlines() if "(held out)" in line)
+    trained = next(line for line in shown.splitlines() if "(base)" in line)
+    for row, facts in ((held_out, law["held_out"]), (trained, score)):
+        assert all(loss(facts[name]) in row for name in ("predicted", "low", "high", "actual"))
+        assert signed_percent(facts["relative_error"]) in row
+    assert "next run  " in shown and "data      " in shown
     assert lines["report"].split() == ["report", "report/index.html"]
     assert "batch size 1, 1 thread" in shown
 
@@ -81,4 +84,14 @@ def test_without_the_study_the_variants_are_shown(
     monkeypatch.chdir(finished)
     assert cli.main(["summary"]) == 0
     shown = capsys.readouterr().out
-    assert "distilled-int8 (shipped)" in shown and "study     not run, nor the report" in shown
+    assert "distilled-int8 (shipped)" in shown and "study     did not run, nor did the report" in shown
+
+
+def test_no_line_is_wider_than_100_columns(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["summary"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100 and not any("…" in line for line in lines)

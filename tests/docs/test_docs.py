@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import tomllib
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isoflop.cli.arguments import parser
+import isoflop.cli.main  # noqa: F401  (registers the commands)
+from isoflop.cli.app import app
 from isoflop.project.params_reference import REFERENCE
 from isoflop.scaling.diagnostics import WARNINGS
 from tests.conftest import ROOT, run_command
@@ -114,8 +114,11 @@ def test_what_is_looked_for_is_found_and_what_is_not_there_is_not() -> None:
 @cache
 def commands() -> dict[str, set[str]]:
     """Command → its options."""
-    (subparsers,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return {name: set(one._option_string_actions) for name, one in subparsers.choices.items()}
+    names = [name for name in app if not name.startswith("-")]
+    return {
+        name: {"--help"}.union(*(argument.names for argument in app[name].assemble_argument_collection()))
+        for name in names
+    }
 
 
 @pytest.mark.parametrize("page", NOW, ids=identity)

@@ -101,7 +101,7 @@ def test_the_commands_work_in_it(made: Path, package: Path, tmp_path: Path) -> N
         assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
         return done.stdout + done.stderr
 
-    assert "fits all" in isoflop("check")
+    assert "valid for all" in isoflop("check")
     assert "smoke" in isoflop("preset")
     findings = {finding["about"]: finding for finding in json.loads(isoflop("doctor", "--json"))["findings"]}
     assert findings["code"]["status"] == findings["params"]["status"] == findings["dvc"]["status"] == "ok"
@@ -117,7 +117,7 @@ def test_the_commands_work_in_it(made: Path, package: Path, tmp_path: Path) -> N
     isoflop("release")
     code = json.loads((project / "release" / "manifest.json").read_text())["code"]["sha256"]
     assert code in (project / "report" / "index.html").read_text()  # both name the code alike
-    assert "files are what" in isoflop("verify", "release")
+    assert "files match SHA256SUMS" in isoflop("verify", "release")
     assert "data.path: found nothing at data/images" in isoflop("preset", "digits") + isoflop("check", status=1)
 
 
@@ -149,12 +149,12 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     run_installed(package, "dvc", "checkout", "--force", cwd=project)
 
     said = run_installed(newer, "isoflop", "upgrade", cwd=project).stdout
-    assert said == "other code than before: forecast, score; `dvc repro` runs them\n"
+    assert said == "changed code: forecast, score; run `dvc repro`\n"
     assert run_command("git", "status", "--porcelain", cwd=project).stdout.split() == ["M", "code.yaml"]
     others = {"forecast", "score", "report"}  # which names the code
     assert stale(project) == others
     assert executed(run_installed(newer, "dvc", "repro", cwd=project).stdout) == others
-    assert run_installed(newer, "isoflop", "upgrade", cwd=project).stdout == "nothing has changed\n"
+    assert run_installed(newer, "isoflop", "upgrade", cwd=project).stdout == "up to date\n"
 
 
 def test_copied_images_go_with_the_project(package: Path, tmp_path: Path) -> None:

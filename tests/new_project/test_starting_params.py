@@ -266,7 +266,7 @@ def test_each_mistake_is_one_line_and_leaves_nothing(
         (["no/where", "--images", "photos"], "error: no/where: found no folder "),
         (["photos/new", "--images", "photos"], "error: photos/new: lies in the images' folder photos"),
         (["new", "--preset", "imags", "--images", "photos"], "error: preset 'imags': unknown; did you mean 'images'?"),
-        (["new", "--copy"], "error: --copy: found without --images"),
+        (["new", "--copy"], "error: --copy: got no --images"),
     ]:
         assert refused(capsys, *arguments).startswith(said)
         assert sorted(path for path in place.rglob("*")) == before, arguments
@@ -353,7 +353,7 @@ def test_upgrade_keeps_changes_of_the_graph_or_asks(
     code.write_text(recorded.replace("  train: ", "  train: 0"))
     capsys.readouterr()
     assert cli.main(["upgrade"]) == 0
-    assert capsys.readouterr().out == "other code than before: train; `dvc repro` runs them\n"
+    assert capsys.readouterr().out == "changed code: train; run `dvc repro`\n"
     assert graph.read_text() == mine and code.read_text() == recorded
 
     digest = yaml.safe_load(recorded)["graph"]

@@ -40,7 +40,7 @@ def test_two_experiments_side_by_side(
     compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = page_of(compared, monkeypatch, "narrow", "longer")
-    assert capsys.readouterr().out == "seen/page.html: narrow beside longer\n"
+    assert capsys.readouterr().out == "seen/page.html: narrow and longer\n"
     parsed, text = outline(page), words(page)
     assert "http:" not in page and "https:" not in page and len(page) < 5_000_000
     assert all(source.startswith("data:") for source in parsed.sources)

@@ -97,7 +97,7 @@ def test_a_list_of_files_that_is_damaged(clone: Path) -> None:
 def test_an_input_that_is_changed_by_hand_is_not_taken_for_the_stages_own(clone: Path) -> None:
     flip(clone / WEIGHTS)
     said = run_command("isoflop", "doctor", "--remove-damaged", cwd=clone).stdout
-    assert "every object is whole; outputs that are not what dvc.lock says" in said
+    assert "all objects are intact; outputs that differ from dvc.lock" in said
     assert (clone / WEIGHTS).exists(), "it is in no cache: nobody but its owner may delete it"
     refused = run_command("dvc", "repro", "--single-item", "evaluate", cwd=clone, check=False)
     assert refused.returncode and "error: evaluate: models/base: got MD5 " in refused.stderr

@@ -42,14 +42,14 @@ def test_fit_analyses_a_table_and_writes_a_folder(tmp_path: Path, capsys: pytest
     assert [file.name for file in out.parent.iterdir()] == ["out"]  # no temporary folder is left
     found = json.loads((out / "scaling.json").read_text())
     assert found["parameters"]["alpha"]["low"] <= 0.45 <= found["parameters"]["alpha"]["high"]
-    assert "held out  6.4e+05 parameters" in shown and found["held_out"]["covered"]
+    assert "6.4e+05 parameters (held out)" in shown and found["held_out"]["covered"]
     assert "twice the data would give" in shown and "flops_assumed" in [one["kind"] for one in found["diagnostics"]]
     for name in WRITTEN:
         if name.endswith(".png"):
             with Image.open(out / name) as picture:
                 assert picture.size[0] >= 800
     assert cli.main(["fit", str(table), *COLUMNS, "--bootstraps", "60", "--out", str(out)]) == 1
-    assert "expected an empty folder or a new one (or --force)" in capsys.readouterr().err
+    assert "expected a new or empty one; fix: --force writes into it" in capsys.readouterr().err
     again = ["--bootstraps", "60", "--out", str(out), "--force", "--json"]
     assert cli.main(["fit", str(table), *COLUMNS, *again]) == 0
     assert json.loads(capsys.readouterr().out) == found

@@ -40,7 +40,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) ->
 
 
 def test_the_ship_folder_is_verified(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(capsys, 0, "verify", "ship") == "3 files are what SHA256SUMS says; it is not signed\n"
+    assert run_cli(capsys, 0, "verify", "ship") == "3 files match SHA256SUMS; not signed\n"
 
 
 def test_the_demo_is_verified_separately_and_not_released(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,12 +48,12 @@ def test_the_demo_is_verified_separately_and_not_released(project: Path, capsys:
     (demo / "index.html").write_text("a page")
     assert "ship: demo/index.html is not listed in SHA256SUMS" in run_cli(capsys, 1, "verify", "ship")
     run_command("sh", "-c", "sha256sum index.html > SHA256SUMS", cwd=demo)
-    assert run_cli(capsys, 0, "verify", "ship").splitlines()[1] == "demo: 1 files are what SHA256SUMS says"
+    assert run_cli(capsys, 0, "verify", "ship").splitlines()[1] == "demo: 1 files match SHA256SUMS"
     run_cli(capsys, 0, "release")
     assert not (project / "release" / "demo").exists()
     (demo / "index.html").write_text("another page")
-    assert "ship/demo: index.html is altered" in run_cli(capsys, 1, "verify", "ship")
-    shutil.copytree(demo, project / "release" / "demo")  # its own SHA256SUMS does not smuggle files into a release
+    assert "ship/demo: index.html has changed" in run_cli(capsys, 1, "verify", "ship")
+    shutil.copytree(demo, project / "release" / "demo")  # with a list of its own nothing is smuggled into a release
     assert "release: demo/SHA256SUMS is not listed" in run_cli(capsys, 1, "verify", "release")
 
 
@@ -65,13 +65,13 @@ def test_a_signed_release_detects_every_change(project: Path, capsys: pytest.Cap
     manifest = json.loads((release / "manifest.json").read_text())
     assert manifest["metrics"]["accuracy"] > 0.5 and manifest["params"]["train"]["width"] == 16
     assert set(manifest["data"]) >= {"data/raw", "data/prepared/train"} and manifest["versions"]["torch"]
-    assert "over all of them" in run_cli(capsys, 0, "verify", "release", "--public-key", str(public))
+    assert "for all files" in run_cli(capsys, 0, "verify", "release", "--public-key", str(public))
     assert "not checked without --public-key" in run_cli(capsys, 0, "verify", "release")
-    assert "the signature does not hold for" in run_cli(capsys, 1, "verify", "release", "--public-key", str(other))
+    assert "the signature is not valid for" in run_cli(capsys, 1, "verify", "release", "--public-key", str(other))
 
     content = (release / "model.onnx").read_bytes()
     (release / "model.onnx").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "release: model.onnx is altered" in run_cli(capsys, 1, "verify", "release")
+    assert "release: model.onnx has changed" in run_cli(capsys, 1, "verify", "release")
     (release / "model.onnx").unlink()
     assert "model.onnx is missing" in run_cli(capsys, 1, "verify", "release")
     (release / "model.onnx").write_bytes(content)
@@ -83,7 +83,7 @@ def test_a_signed_release_detects_every_change(project: Path, capsys: pytest.Cap
     run_command("sh", "-c", "sha256sum choice.json MODEL_CARD.md manifest.json model.onnx > SHA256SUMS", cwd=release)
     assert (release / "SHA256SUMS").read_text() != sums
     assert "4 files" in run_cli(capsys, 0, "verify", "release")
-    assert "the signature does not hold" in run_cli(capsys, 1, "verify", "release", "--public-key", str(public))
+    assert "the signature is not valid" in run_cli(capsys, 1, "verify", "release", "--public-key", str(public))
 
 
 def test_errors_are_one_line_and_leave_nothing_behind(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,22 +93,22 @@ def test_errors_are_one_line_and_leave_nothing_behind(project: Path, capsys: pyt
     (project / "rsa.pem").write_bytes(rsa_key)
     (project / "text.pem").write_text("no key")
     for name in ("rsa.pem", "text.pem"):
-        assert f"{name}: not a private key of an elliptic curve" in run_cli(capsys, 1, "release", "--key", name)
+        assert f"{name}: not a private elliptic-curve key" in run_cli(capsys, 1, "release", "--key", name)
     assert "none.pem: not found" in run_cli(capsys, 1, "release", "--key", "none.pem")
     assert not (project / "release").exists() and not list(project.glob(".release*"))
     run_cli(capsys, 0, "release")
-    assert "release: there already; --force replaces it" in run_cli(capsys, 1, "release")
+    assert "release: exists already; fix: --force replaces it" in run_cli(capsys, 1, "release")
     run_cli(capsys, 0, "release", "--force")
     _, public = write_keys(project)
-    assert "found no model.sig" in run_cli(capsys, 1, "verify", "release", "--public-key", str(public))
-    assert "found no SHA256SUMS" in run_cli(capsys, 1, "verify", "metrics")
-    assert "metrics: no release, so --force does not replace it" in run_cli(
+    assert "got no model.sig" in run_cli(capsys, 1, "verify", "release", "--public-key", str(public))
+    assert "got no SHA256SUMS" in run_cli(capsys, 1, "verify", "metrics")
+    assert "metrics: got no manifest.json and SHA256SUMS in it, expected a release" in run_cli(
         capsys, 1, "release", "--out", "metrics", "--force"
     )
     params = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(params.replace("epochs: 6", "epochs: 7", 1))
-    assert "ship: not made of what is here: " in run_cli(capsys, 1, "release", "--force")
+    assert "ship: out of date (" in run_cli(capsys, 1, "release", "--force")
     (project / "params.yaml").write_text(params)
     (project / "ship" / "model.onnx").write_bytes(b"another")
-    assert "ship/model.onnx: not what dvc.lock says" in run_cli(capsys, 1, "release", "--force")
-    assert "model.onnx is altered" in run_cli(capsys, 1, "verify", "ship")
+    assert "ship/model.onnx: differs from dvc.lock" in run_cli(capsys, 1, "release", "--force")
+    assert "model.onnx has changed" in run_cli(capsys, 1, "verify", "ship")

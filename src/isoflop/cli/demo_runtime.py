@@ -1,4 +1,4 @@
-"""Whether the demo of a project will get its ONNX Runtime, known without getting it: for ``isoflop doctor``."""
+"""Checks for ``isoflop doctor`` whether a project's demo can get ONNX Runtime, without downloading it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import read_params
 
 
-def where_runtime_is(project: Path, patience: float) -> str | None:
-    """In words: not wanted, here already, or to be had; None where a run of ``project`` would fail to get it.
+def find_runtime(project: Path, timeout: float) -> str | None:
+    """Return a sentence: not needed, present, or downloadable; None if a run of ``project`` could not get it.
 
     Args:
-        patience: seconds for servers to answer; a name server that is silent, too.
+        timeout: seconds to wait for servers, including name servers.
     """
     if not _setting(project / "params.yaml", "demo", "enabled", default=True):
-        return "not wanted: demo.enabled is false"
+        return "not needed: demo.enabled is false"
     outs = _setting(project / "dvc.lock", "stages", "onnxruntime_web", "outs", default=[])
     if outs and all((project / out["path"]).exists() or _is_cached(project, out["md5"]) for out in outs):
-        return "ONNX Runtime for browsers is here"
-    return "ONNX Runtime for browsers can be had" if _is_within_reach(PACKAGE, patience) else None
+        return "ONNX Runtime for browsers is present"
+    return "ONNX Runtime for browsers can be downloaded" if _is_reachable(PACKAGE, timeout) else None
 
 
 def _setting(file: Path, *keys: str, default: Any) -> Any:
-    """What a YAML file says under ``keys``; ``default`` where it says nothing or cannot be read."""
+    """Return the value at ``keys`` of a YAML file, or ``default`` if it is missing or the file is not readable."""
     try:
-        found: Any = read_params(file)
+        value: Any = read_params(file)
         for key in keys:
-            found = found[key]
+            value = value[key]
     except (UserError, KeyError, TypeError):
         return default
-    return found
+    return value
 
 
 def _is_cached(project: Path, md5: str) -> bool:
@@ -48,8 +48,8 @@ def _is_cached(project: Path, md5: str) -> bool:
     return (project / folder / "files" / "md5" / md5[:2] / md5[2:]).exists()
 
 
-def _is_within_reach(remote: Remote, patience: float) -> bool:
-    """Whether the mirror has a file of that name, or a server says yes to the header alone."""
+def _is_reachable(remote: Remote, timeout: float) -> bool:
+    """Return whether the mirror folder has the file, or a server answers a HEAD request for it with success."""
     try:
         mirrored = in_mirror(remote)
     except UserError:
@@ -57,16 +57,16 @@ def _is_within_reach(remote: Remote, patience: float) -> bool:
     if isinstance(mirrored, Path):
         return True
     urls = [remote.url, *([mirrored] if mirrored else [])]
-    answers = threading.Semaphore(0)  # that said yes
-    # daemons: to look up a host's name takes no timeout, and may go on after all is said
+    successes = threading.Semaphore(0)
+    # daemon threads, because a name lookup has no timeout and must not keep the command from ending
     for url in urls:
-        threading.Thread(target=_ask, args=(url, patience, answers), daemon=True).start()
-    return answers.acquire(timeout=patience)
+        threading.Thread(target=_ask, args=(url, timeout, successes), daemon=True).start()
+    return successes.acquire(timeout=timeout)
 
 
-def _ask(url: str, patience: float, answers: threading.Semaphore) -> None:
+def _ask(url: str, timeout: float, successes: threading.Semaphore) -> None:
     try:
-        if requests.head(url, timeout=patience, allow_redirects=True).ok:
-            answers.release()
-    except (requests.RequestException, ValueError):  # ValueError: the mirror is no URL after all
+        if requests.head(url, timeout=timeout, allow_redirects=True).ok:
+            successes.release()
+    except (requests.RequestException, ValueError):  # ValueError: the mirror is not a valid URL
         return

@@ -1,4 +1,4 @@
-"""``isoflop doctor``: what this machine and this project lack, each with its cure."""
+"""``isoflop doctor``: problems of this machine and project, each with its fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from isoflop.cli.demo_runtime import where_runtime_is
+from isoflop.cli.demo_runtime import find_runtime
 from isoflop.demo.onnxruntime_web import PACKAGE
 from isoflop.project.command_output import command_output
 from isoflop.project.graph import read_graph
@@ -23,14 +23,14 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import CODE_FILE, installed, stale_message, stale_stages
 from isoflop.training.cpu import computes_in_bf16, processor
 
-_LITTLE_DISK = 2e9  # bytes
-_PATIENCE = 2.0  # seconds for a server to answer
+_MIN_FREE_BYTES = 2e9
+_TIMEOUT = 2.0  # seconds to wait for a server
 _RESUME = Path(".isoflop") / "resume"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``fail``: the pipeline cannot run; ``warn``: it can, and something of it cannot."""
+    """``fail``: the pipeline cannot run; ``warn``: it can run, but something will not work."""
 
     about: str
     status: Literal["ok", "warn", "fail"]
@@ -39,17 +39,18 @@ class Finding:
 
 
 def examine_machine(folder: Path) -> list[Finding]:
-    """What can be said where there is no project."""
-    none = Finding("project", "warn", f"none at {folder} or above", "`isoflop init DIR --images FOLDER` lays one")
+    """Return the findings that need no project."""
+    cure = "`isoflop init DIR --images FOLDER` creates one"
+    none = Finding("project", "warn", f"no dvc.yaml in {folder} or a parent folder", cure)
     return [*(check(folder) for check in (_python, _packages, _torch, _disk)), none]
 
 
 def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False) -> list[Finding]:
-    """What there is and what lacks, in the order in which to mend it.
+    """Return all findings, in the order in which to fix them.
 
     Args:
-        cache: read every object of DVC's cache and every output again, and compare it with its MD5.
-        remove_damaged: delete those that do not have theirs.
+        cache: also compare every object of the DVC cache and every output with its MD5.
+        remove_damaged: delete the damaged ones.
     """
     checks: tuple[Callable[[Path], Finding], ...] = (
         _python,
@@ -62,17 +63,17 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _remote,
         _disk,
         _demo,
-        _killed,
+        _interrupted,
     )
     found = [check(project) for check in checks]
     return [*found, _cache(project, remove_damaged)] if cache else found
 
 
 def show(findings: list[Finding], as_json: bool) -> None:
-    """A line each, and below what is amiss its cure.
+    """Print one line per finding and, below a problem, its fix.
 
     Raises:
-        UserError: something fails, so that the exit status says so.
+        UserError: a finding has status ``fail``.
     """
     if as_json:
         print(json.dumps({"findings": [asdict(finding) for finding in findings]}, indent=1))
@@ -98,21 +99,21 @@ def _python(_: Path) -> Finding:
 def _packages(project: Path) -> Finding:
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in metadata.requires("isoflop") or ()]
-    amiss = []
-    for need in wanted:
+    requirements = [Requirement(line) for line in metadata.requires("isoflop") or ()]
+    problems = []
+    for need in requirements:
         if need.marker and not need.marker.evaluate({"extra": ""}):
             continue
         try:
             version = metadata.version(need.name)
         except metadata.PackageNotFoundError:
-            amiss.append(f"{need.name} is missing")
+            problems.append(f"{need.name} is missing")
             continue
         if not need.specifier.contains(version, prereleases=True):
-            amiss.append(f"{need.name} {version} is not {need.specifier}")
-    if amiss:
-        return Finding("packages", "fail", ", ".join(amiss), f"{_installation(project)} brings them")
-    return Finding("packages", "ok", f"isoflop {metadata.version('isoflop')}, and what it needs")
+            problems.append(f"{need.name}: got {version}, expected {need.specifier}")
+    if problems:
+        return Finding("packages", "fail", ", ".join(problems), f"{_installation(project)} installs them")
+    return Finding("packages", "ok", f"isoflop {metadata.version('isoflop')} and its dependencies")
 
 
 def _installation(project: Path) -> str:
@@ -123,18 +124,18 @@ def _torch(project: Path) -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("torch", "fail", f"cannot be imported: {error}", _installation(project))
+        return Finding("torch", "fail", f"import fails: {error}", _installation(project))
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         return Finding("torch", "ok", f"{torch.__version__} on {count} x {torch.cuda.get_device_name()}")
-    bf16 = "bf16" if computes_in_bf16() else "fp32, as it has no bf16"
+    bf16 = "bf16" if computes_in_bf16() else "fp32 (no bf16 support)"
     found = f"{torch.__version__} on {processor()[0]}, {torch.get_num_threads()} threads, {bf16}"
     if shutil.which("nvidia-smi"):
         return Finding(
             "torch",
             "warn",
-            f"{found}; there is an NVIDIA driver, but torch sees no GPU",
-            "install a torch built for its CUDA version: https://pytorch.org/get-started/locally",
+            f"{found}; an NVIDIA driver is installed, but torch sees no GPU",
+            "install torch for the CUDA version of the driver: https://pytorch.org/get-started/locally",
         )
     return Finding("torch", "ok", found)
 
@@ -146,64 +147,56 @@ def _params(project: Path) -> Finding:
         schemas = stage_schemas(project)
         check(schemas.values(), project / "params.yaml")
     except UserError as error:
-        return Finding("params", "fail", str(error), "`isoflop check` after each change says what is left")
-    return Finding("params", "ok", f"params.yaml fits all {len(schemas)} stages")
+        return Finding("params", "fail", str(error), "edit params.yaml; `isoflop check` lists the remaining errors")
+    return Finding("params", "ok", f"params.yaml is valid for all {len(schemas)} stages")
 
 
 def _code(project: Path) -> Finding:
     if not runs_installed_code(project):
-        return Finding("code", "ok", "the project's own, which DVC looks at")
+        return Finding("code", "ok", "part of the project and tracked by DVC")
     try:
         stale = stale_stages(project)
     except UserError as error:
         return Finding("code", "fail", str(error), "`isoflop upgrade`")
     if stale:
         return Finding("code", "fail", stale_message(stale, project), "`isoflop upgrade`, then `dvc repro`")
-    return Finding("code", "ok", f"{installed().package} is what {CODE_FILE} says")
+    return Finding("code", "ok", f"{installed().package} matches {CODE_FILE}")
 
 
 def _git(project: Path) -> Finding:
     if not shutil.which("git"):
         return Finding("git", "fail", "not installed", "install git (`apt install git`, `brew install git`)")
     if _output(project, "git", "rev-parse", "--is-inside-work-tree") is None:
-        return Finding(
-            "git",
-            "warn",
-            "not a repository: `dvc exp` and sharing need one",
-            "`git init`, then commit params.yaml, dvc.yaml and dvc.lock",
-        )
+        cure = "`git init`, then commit params.yaml, dvc.yaml and dvc.lock"
+        return Finding("git", "warn", "no repository; `dvc exp` and sharing need one", cure)
     name, email = (_output(project, "git", "config", f"user.{key}") for key in ("name", "email"))
     if not name or not email:
-        return Finding(
-            "git",
-            "warn",
-            "no identity: commits and `dvc exp run` will fail",
-            "`git config --global user.name 'Your Name'` and `git config --global user.email you@…`",
-        )
+        cure = "`git config --global user.name 'Your Name'` and `git config --global user.email you@…`"
+        return Finding("git", "warn", "no identity; commits and `dvc exp run` will fail", cure)
     if _output(project, "git", "rev-parse", "--verify", "HEAD") is None:
         cure = "`git add -A`, then `git commit -m start`"
-        return Finding("git", "fail", "a repository without a commit: the training's curves need one", cure)
+        return Finding("git", "fail", "a repository without a commit; the training curves need one", cure)
     return Finding("git", "ok", f"repository, commits by {name} <{email}>")
 
 
 def _dvc(project: Path) -> Finding:
     if not (project / ".dvc").is_dir():
-        return Finding("dvc", "fail", "not initialized here", "`dvc init`, or `dvc init --no-scm` outside git")
+        return Finding("dvc", "fail", "not initialized", "`dvc init`, or `dvc init --no-scm` outside git")
     lock = project / ".dvc" / "tmp" / "rwlock"
     try:
         json.loads(lock.read_text() if lock.exists() else "{}")
-    except ValueError:  # DVC writes it in place: killed at that moment, no later command of DVC gets past it
-        return Finding("dvc", "fail", f"{lock}: cut short, by a kill of DVC", "`rm .dvc/tmp/rwlock`")
+    except ValueError:  # DVC writes it in place; if killed then, all later DVC commands fail
+        return Finding("dvc", "fail", f"{lock}: truncated, because DVC was killed", "`rm .dvc/tmp/rwlock`")
     try:
         try:
             read_graph(project)
         except UserError:
-            time.sleep(1)  # a `dvc repro` at work writes dvc.lock in place
+            time.sleep(1)  # a running `dvc repro` writes dvc.lock in place
             read_graph(project)
     except UserError as error:
-        cure = "mend dvc.yaml; `git diff dvc.yaml` shows what changed"
-        if "dvc.lock" in str(error):  # written in place, too
-            cure = "`rm dvc.lock && dvc repro`: the run cache has what ran"
+        cure = "correct dvc.yaml; `git diff dvc.yaml` shows your changes"
+        if "dvc.lock" in str(error):  # also written in place
+            cure = "`rm dvc.lock && dvc repro`, which restores results from the run cache"
         return Finding("dvc", "fail", str(error)[:300], cure)
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
@@ -216,15 +209,15 @@ def _remote(project: Path) -> Finding:
         return Finding(
             "remote",
             "warn",
-            "none: what is computed here stays here",
+            "none; results stay on this machine",
             "`dvc remote add -d team URL` (a folder, ssh:// or s3://), then `dvc push --run-cache`",
         )
-    found = f"{default}, {settings.get(f'remote.{default}.url', 'without a url')}"
+    found = f"{default}, {settings.get(f'remote.{default}.url', 'no URL')}"
     if settings.get(f"remote.{default}.verify", "false").lower() != "true":
         return Finding(
             "remote",
             "warn",
-            f"{found}; a corrupt object in it would be taken for whole",
+            f"{found}; DVC would not detect corrupt objects in it",
             f"`dvc remote modify {default} verify true`",
         )
     return Finding("remote", "ok", found)
@@ -233,32 +226,32 @@ def _remote(project: Path) -> Finding:
 def _disk(project: Path) -> Finding:
     free = shutil.disk_usage(project).free
     found = f"{free / 1e9:.1f} GB free at {project.resolve()}"
-    if free < _LITTLE_DISK:
-        return Finding("disk", "warn", found, "`dvc gc --workspace --all-branches` removes what no branch needs")
+    if free < _MIN_FREE_BYTES:
+        return Finding("disk", "warn", found, "`dvc gc --workspace --all-branches` frees space")
     return Finding("disk", "ok", found)
 
 
 def _demo(project: Path) -> Finding:
-    if found := where_runtime_is(project, _PATIENCE):
+    if found := find_runtime(project, _TIMEOUT):
         return Finding("demo", "ok", found)
     return Finding(
         "demo",
         "warn",
-        f"no {PACKAGE.url}, which stage onnxruntime_web gets in the first run",
-        f"`demo.enabled: false` in params.yaml, or ISOFLOP_MIRROR set to a folder or URL with {PACKAGE.name}",
+        f"cannot reach {PACKAGE.url}, which stage onnxruntime_web downloads in the first run",
+        f"set `demo.enabled: false` in params.yaml, or ISOFLOP_MIRROR to a folder or URL with {PACKAGE.name}",
     )
 
 
-def _killed(project: Path) -> Finding:
+def _interrupted(project: Path) -> Finding:
     folders = [folder for folder in (project / _RESUME).glob("*") if folder.is_dir()]
     if not folders:
-        return Finding("killed", "ok", "no training waits to be taken up")
+        return Finding("resume", "ok", "no interrupted trainings")
     size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
     return Finding(
-        "killed",
+        "resume",
         "ok",
-        f"{len(folders)} trainings were cut off ({size / 1e6:.0f} MB); the next `dvc repro` "
-        f"takes up those that still are what params.yaml says; {_RESUME} may be removed",
+        f"{len(folders)} interrupted trainings ({size / 1e6:.0f} MB); the next `dvc repro` resumes those whose "
+        f"parameters are unchanged; {_RESUME} may be deleted",
     )
 
 
@@ -267,33 +260,32 @@ def _cache(project: Path, remove_damaged: bool) -> Finding:
     from dvc.repo import Repo
 
     try:
-        with Repo(str(project)) as repo, repo.lock:  # what a stage is writing would look damaged
+        with Repo(str(project)) as repo, repo.lock:  # or files that a stage is writing would look damaged
             folder = Path(repo.cache.local.path).parents[1]  # above files/md5
             damaged, changed = damaged_objects(folder), changed_outputs(project)
             copied = copies(damaged, changed)
             if remove_damaged:
                 remove(copied, damaged)
     except DvcException as error:
-        return Finding("cache", "fail", " ".join(str(error).split()), "try again when DVC is through with what it does")
+        cure = "try again when the other DVC command has finished"
+        return Finding("cache", "fail", " ".join(str(error).split()), cure)
     if damaged:
         named = [str(path) for path in (*damaged, *copied)]
         listed = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
         if remove_damaged:
             cure = "`dvc repro --pull` restores them from the remote, or makes them again"
-            return Finding("cache", "warn", f"removed, as they were not what their MD5 says: {listed}", cure)
+            return Finding("cache", "warn", f"deleted, because the MD5 did not match: {listed}", cure)
         cure = "`isoflop doctor --cache --remove-damaged`, then `dvc repro --pull`"
-        return Finding("cache", "fail", f"not what their MD5 says: {listed}", cure)
+        return Finding("cache", "fail", f"MD5 does not match: {listed}", cure)
     if changed:
         listed = ", ".join(map(str, changed[:6]))
-        cure = "`dvc checkout` restores them, `dvc repro` makes them again, `dvc commit` keeps them"
-        return Finding(
-            "cache", "warn", f"every object is whole; outputs that are not what dvc.lock says: {listed}", cure
-        )
-    return Finding("cache", "ok", f"every object in {folder} and every output is what its MD5 says")
+        cure = "`dvc checkout` restores them, `dvc repro` makes them again, `dvc commit` accepts them"
+        return Finding("cache", "warn", f"all objects are intact; outputs that differ from dvc.lock: {listed}", cure)
+    return Finding("cache", "ok", f"every object in {folder} and every output matches its MD5")
 
 
 def _output(project: Path, *command: str) -> str | None:
-    """What a command prints; None where it fails."""
+    """Return the output of a command, or None if it fails."""
     try:
         return command_output(command, project).strip()
     except UserError:

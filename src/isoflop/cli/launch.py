@@ -1,7 +1,7 @@
-"""``isoflop launch``: the stages of dvc.yaml as Ray tasks, each in a copy of the project of its own.
+"""``isoflop launch``: run the stages of dvc.yaml as Ray tasks, each in its own copy of the project.
 
-Ray schedules, and runs again what a lost node had; DVC keeps the results. What runs on one machine meets in the
-project's own cache, what runs on a cluster in its default remote. Afterwards ``dvc repro`` has nothing to execute.
+Ray schedules the tasks and retries those of a lost node; DVC stores the results: on one machine in the project's cache,
+on a cluster in its default remote. Afterwards ``dvc repro`` has nothing to execute.
 """
 
 from __future__ import annotations
@@ -35,50 +35,79 @@ Lock = dict[str, Any]  # stage → its entry of dvc.lock
 
 @dataclass(frozen=True)
 class Place:
-    """What a task needs to know of the project it works for."""
+    """What a task needs to know about its project.
 
-    files: bytes  # a tar of what git tracks or does not ignore
-    settings: dict[str, str]  # of DVC, by their dotted names
-    shares_cache: bool  # the task's machine has the project's own cache; else results go by the default remote
-    scratch: str | None  # a folder for copies of the project; None: the machine's own for such things
+    Attributes:
+        files: tar of the files that git tracks or does not ignore.
+        settings: DVC settings, by their dotted names.
+        shares_cache: the task's machine has the project's cache; otherwise results go through the default remote.
+        scratch: folder for copies of the project; None: the machine's temporary folder.
+    """
+
+    files: bytes
+    settings: dict[str, str]
+    shares_cache: bool
+    scratch: str | None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a stage. ``lock`` has the entries of all stages before it and, where it went well, its own."""
+    """Outcome of a stage.
+
+    Attributes:
+        lock: dvc.lock entries of the stages before it and, if it succeeded, its own.
+        status: ran, restored, failed or skipped.
+        message: why it failed.
+        noted: its line in the log of executions, for ``isoflop savings``.
+    """
 
     stage: str
     lock: Lock
-    status: str  # "ran", "restored", "failed", "skipped"
+    status: str
     seconds: float = 0.0
-    said: str = field(default="", repr=False)
-    noted: str = field(default="", repr=False)  # of its execution, for ``isoflop savings``
+    message: str = field(default="", repr=False)
+    noted: str = field(default="", repr=False)
 
     @property
     def ok(self) -> bool:
         return self.status in ("ran", "restored")
 
 
-def launch(
+def launch_stages(
     project: Path, targets: Sequence[str], *, address: str | None, jobs: int | None, cpus: int, gpus: float
 ) -> None:
-    """Run ``targets`` (all stages, if none is named) and what they need; write dvc.lock and check the results out.
+    """Run ``targets`` (default: all stages) and their dependencies; write dvc.lock and check out the results.
 
-    Stages that depend on no other run first, here: they read what this machine alone may have, the user's images. What
-    measures time (``meta: {alone: true}`` in dvc.yaml) and what follows from it runs last, here, one by one.
+    Stages without dependencies run first, on this machine, because they may read images that only it has. Stages that
+    measure time (``meta: {alone: true}`` in dvc.yaml) and those after them run last, on this machine, one at a time.
 
     Args:
-        address: of a Ray cluster; None starts one here that ends with the command.
-        jobs: stages at a time, where no address is given; None: as many as the cores hold.
-        cpus, gpus: of a stage. Ray gives it so many threads, too.
+        address: of a Ray cluster; None: start one on this machine that ends with the command.
+        jobs: number of stages at a time without an address; None: as many as the cores allow.
+        cpus: cores per stage, and the number of its threads.
+        gpus: GPUs per stage.
 
     Raises:
-        UserError: Ray is missing, no machine has what a stage is to get, a cluster has no remote to meet in, a target
-            is unknown, or a stage failed.
+        UserError: Ray is not installed, no machine has enough cores or GPUs, a cluster has no DVC remote, a target is
+            unknown, or a stage failed.
     """
     if address and jobs:
-        raise UserError("--jobs: found with --address, where the cluster's cores decide; expected one of them")
+        raise UserError("--jobs: got it together with --address, expected one of them; a cluster uses all its cores")
     graph = read_graph(project, targets)
+    results = _run_tasks(project, graph, address, jobs, cpus, gpus)
+    _take_over(project, results, remote=address is not None)
+    failed = [result.stage for result in results if not result.ok]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(graph.parents)} stages did not run: {', '.join(failed)}")
+    if graph.alone:
+        print(f"one at a time: {', '.join(stage for stage in graph.parents if stage in graph.alone)}", flush=True)
+        command_output(["dvc", "repro", *(targets or ())], project)
+
+
+def _run_tasks(
+    project: Path, graph: Graph, address: str | None, jobs: int | None, cpus: int, gpus: float
+) -> list[Result]:
+    """Run the stages without dependencies here, then all others that need not run alone as Ray tasks."""
     tasks = [stage for stage, before in graph.parents.items() if before and stage not in graph.alone]
     with ExitStack() as stack:
         scratch = None if address else stack.enter_context(tempfile.TemporaryDirectory(prefix="isoflop-"))
@@ -93,18 +122,11 @@ def launch(
         refs = {root: ray.put(Result(root, _entries(project, [root]), "ran")) for root in graph.roots}
         for stage in tasks:
             refs[stage] = task.remote(stage, shared, *(refs[parent] for parent in graph.parents[stage]))
-        results = list(_finished(ray, {stage: refs[stage] for stage in tasks}))
-    _take_over(project, results, remote=address is not None)
-    failed = [result.stage for result in results if not result.ok]
-    if failed:
-        raise UserError(f"{len(failed)} of {len(graph.parents)} stages did not run: {', '.join(failed)}")
-    if graph.alone:
-        print(f"alone: {', '.join(stage for stage in graph.parents if stage in graph.alone)}", flush=True)
-        command_output(["dvc", "repro", *(targets or ())], project)
+        return list(_finished(ray, {stage: refs[stage] for stage in tasks}))
 
 
 def run_stage(stage: str, place: Place, *before: Result) -> Result:
-    """A task: ``stage`` in an empty folder with the project's files and what the stages before it made."""
+    """Run ``stage`` in a new folder with the project's files and the outputs of the stages ``before`` it."""
     lock = {name: entry for result in before for name, entry in result.lock.items()}
     if not all(result.ok for result in before):
         return Result(stage, lock, "skipped")
@@ -121,18 +143,18 @@ def run_stage(stage: str, place: Place, *before: Result) -> Result:
             for name, value in place.settings.items():
                 command_output(["dvc", "config", "--local", name, value], workspace)
             command_output(["dvc", *restore, *(result.stage for result in before)], workspace)
-            said = command_output(["dvc", "repro", *pull, "--single-item", stage], workspace)
+            output = command_output(["dvc", "repro", *pull, "--single-item", stage], workspace)
             if not place.shares_cache:
                 command_output(["dvc", "push", "--run-cache", stage], workspace)
         except UserError as error:
             return Result(stage, lock, "failed", time.monotonic() - began, str(error))
-        status = "ran" if f"Running stage '{stage}'" in said else "restored"
+        status = "ran" if f"Running stage '{stage}'" in output else "restored"
         noted = read_log(workspace) if status == "ran" else ""
         return Result(stage, lock | _entries(workspace, [stage]), status, time.monotonic() - began, noted=noted)
 
 
 def _place(project: Path, graph: Graph, *, remote: bool, scratch: str | None) -> Place:
-    """Raises UserError where machines are to meet in a remote and there is none."""
+    """Return what the tasks need; raise UserError if a cluster needs a remote and there is none."""
     from dvc.repo import Repo
 
     with Repo(str(project)) as repo:
@@ -140,41 +162,46 @@ def _place(project: Path, graph: Graph, *, remote: bool, scratch: str | None) ->
         if not remote:
             settings["cache.dir"] = str(Path(repo.cache.local.path).parents[1])  # above files/md5
         elif name := repo.config["core"].get("remote"):
-            settings[f"remote.{name}.url"] = str(repo.config["remote"][name]["url"])  # a relative one made absolute
+            settings[f"remote.{name}.url"] = str(
+                repo.config["remote"][name]["url"]
+            )  # absolute, also if the file has a relative path
         else:
             raise UserError(
-                ".dvc/config: core.remote: not set; the machines of a cluster meet in a remote: `dvc remote add -d`"
+                ".dvc/config: core.remote: not set; a cluster exchanges results through a remote; "
+                "fix: `dvc remote add -d NAME URL`"
             )
     return Place(_packed(project, graph.given), settings, not remote, scratch)
 
 
 def _check_room(ray: Any, cpus: int, gpus: float) -> None:
-    """Ray would wait for such a machine for ever."""
+    """Raise UserError if no machine has enough cores and GPUs: Ray would wait forever."""
     has = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
     if not any(cpus <= cores and gpus <= devices for cores, devices in has):
-        most = ", ".join(f"{cores:g} and {devices:g}" for cores, devices in has)
-        raise UserError(f"--cpus, --gpus: found {cpus} and {gpus:g} for a stage, and the machines have {most}")
+        most = ", ".join(f"{cores:g} cores and {devices:g} GPUs" for cores, devices in has)
+        raise UserError(
+            f"--cpus, --gpus: got {cpus} and {gpus:g} per stage, expected no more than a machine has: {most}"
+        )
 
 
 def _finished(ray: Any, refs: Mapping[str, Any]) -> Iterator[Result]:
-    """Each result as it comes, with a line for it."""
+    """Yield each result as soon as it is there and print a line for it."""
     names = {ref: stage for stage, ref in refs.items()}
     waiting = list(names)
     while waiting:
         (ref,), waiting = ray.wait(waiting, num_returns=1)
         try:
             result: Result = ray.get(ref)
-        except ray.exceptions.RayError as error:  # lost more often than it is tried again
-            result = Result(names[ref], {}, "failed", said=" ".join(str(error).split()))
+        except ray.exceptions.RayError as error:  # its node was lost more often than the task is retried
+            result = Result(names[ref], {}, "failed", message=" ".join(str(error).split()))
         counted = f"[{len(refs) - len(waiting)}/{len(refs)}]"
         print(f"{counted} {result.stage}: {result.status} in {result.seconds:.1f} s", flush=True)
-        if result.said:
-            print(result.said, file=sys.stderr, flush=True)
+        if result.message:
+            print(result.message, file=sys.stderr, flush=True)
         yield result
 
 
 def _take_over(project: Path, results: Sequence[Result], *, remote: bool) -> None:
-    """The results into dvc.lock and the workspace; those of before a failure too."""
+    """Write the results to dvc.lock and the workspace, also those from before a failure."""
     lock = _locked(project)
     done = [result for result in results if result.ok]
     for result in done:
@@ -189,7 +216,7 @@ def _take_over(project: Path, results: Sequence[Result], *, remote: bool) -> Non
 
 
 def _ignore_outputs(project: Path, stages: set[str]) -> None:
-    """In git, as `dvc repro` does where it runs a stage."""
+    """Make git ignore the outputs of ``stages``, as `dvc repro` does when it runs a stage."""
     from dvc.repo import Repo
 
     with Repo(str(project)) as repo:
@@ -200,11 +227,11 @@ def _ignore_outputs(project: Path, stages: set[str]) -> None:
 
 def _entries(project: Path, stages: Sequence[str]) -> Lock:
     entries = _locked(project)
-    return {stage: entries[stage] for stage in stages if stage in entries}  # a .dvc file has none
+    return {stage: entries[stage] for stage in stages if stage in entries}  # a .dvc file has no entry
 
 
 def _locked(project: Path) -> Lock:
-    """The entries of dvc.lock; none where nothing but .dvc files has been reproduced yet, which makes none."""
+    """Return the entries of dvc.lock; none before the first stage ran."""
     file = project / "dvc.lock"
     return dict(read_params(file).get("stages", {})) if file.exists() else {}
 
@@ -214,36 +241,38 @@ def _lock_text(lock: Lock) -> str:
 
 
 def _packed(project: Path, given: Iterable[str]) -> bytes:
-    """What git tracks or does not ignore, as it is now, and this machine's settings of DVC; without the ``given``
-    folders, which only stages read that run here, and which may be as large as images are."""
+    """Return a tar of the files that git tracks or does not ignore, and of the local DVC settings.
+
+    Leaves out the ``given`` folders: they may hold many images, and only stages that run on this machine read them.
+    """
     listed = command_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], project).split(
         "\0"
     )
-    apart = tuple(f"{folder}/" for folder in given)
+    left_out = tuple(f"{folder}/" for folder in given)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in [*filter(None, listed), _LOCAL.as_posix()]:
-            if name != "dvc.lock" and not name.startswith(apart) and (project / name).is_file():
+            if name != "dvc.lock" and not name.startswith(left_out) and (project / name).is_file():
                 archive.add(project / name, name)
     return buffer.getvalue()
 
 
 @contextmanager
 def _quiet_ray(address: str | None, cpus: int | None) -> Iterator[Any]:
-    """Ray, connected; its workers' lines stay out of this command's."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will do by itself, and warns of
-    os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")  # a stage ends with its task
+    """Connect to Ray; the output of its workers is not printed."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # future default, which Ray would warn about
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")  # a stage is killed together with its task
     try:
         import ray
     except ImportError:
-        raise UserError("isoflop launch takes Ray: `pip install 'isoflop[cluster]'`") from None
+        raise UserError("isoflop launch needs Ray; fix: `pip install 'isoflop[cluster]'`") from None
     if address:
         _check_address(address)
     here = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise UserError(f"--address: Ray said of {address}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"--address: got {address}, where Ray reports: {' '.join(str(error).split())[:300]}") from None
     try:
         yield ray
     finally:
@@ -251,11 +280,11 @@ def _quiet_ray(address: str | None, cpus: int | None) -> Iterator[Any]:
 
 
 def _check_address(address: str) -> None:
-    """Ray itself asks for a minute."""
+    """Raise UserError if nothing answers at ``address``; Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f"--address: found {address!r}, expected HOST:PORT, as `ray start --head` prints it")
+        raise UserError(f"--address: got {address!r}, expected HOST:PORT as printed by `ray start --head`")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise UserError(f"--address: found {address!r}, where no Ray cluster answers ({error})") from None
+        raise UserError(f"--address: got {address!r}, where no Ray cluster answers ({error})") from None

@@ -1,4 +1,4 @@
-"""``isoflop savings``: what of the current results was computed in this workspace, and what a cache spared it."""
+"""Which results of ``dvc repro`` were computed in this workspace and what the cache saved (``isoflop savings``)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from isoflop.runtime.params import read_params
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage of dvc.lock: the seconds that it took here, None where its outputs came from a cache, and the FLOPs of
-    the trainings in it, whoever ran them (0: it trains nothing)."""
+    """Cost of a stage of dvc.lock.
+
+    Attributes:
+        seconds: time that it took in this workspace; None: its outputs were restored from a cache.
+        training_flops: FLOPs of its trainings, wherever they ran; 0: it trains nothing.
+    """
 
     stage: str
     seconds: float | None
@@ -24,19 +28,19 @@ class StageCost:
 
 
 def stage_costs(project: Path) -> list[StageCost]:
-    """The stages of dvc.lock whose outputs are in the workspace, in its order.
+    """Return the stages of dvc.lock whose outputs are in the workspace, in the order of dvc.lock.
 
     Raises:
-        UserError: there is no dvc.lock, or one without stages.
+        UserError: dvc.lock is missing or has no stages.
     """
     lock = project / "dvc.lock"
     if not lock.is_file():
         raise unmade(lock)
     stages = read_params(lock).get("stages")
     if not isinstance(stages, dict) or not stages:
-        raise UserError(f"{lock}: found no stages, expected those that `dvc repro` ran")
+        raise UserError(f"{lock}: got no stages, expected those that `dvc repro` ran")
     here = executions(project)
-    current = read_graph(project).parents  # dvc.lock keeps entries of stages that are gone
+    current = read_graph(project).parents  # dvc.lock keeps entries of stages that dvc.yaml no longer has
     costs = []
     for name, stage in stages.items():
         outs = stage.get("outs", [])
@@ -50,26 +54,26 @@ def stage_costs(project: Path) -> list[StageCost]:
 
 
 def show(project: Path, costs: list[StageCost], *, as_json: bool) -> None:
-    """A table and a sentence, or JSON."""
-    spared = [cost for cost in costs if cost.seconds is None]
+    """Print the costs as a table with totals, or as JSON."""
+    restored = [cost for cost in costs if cost.seconds is None]
     ran = [cost.seconds for cost in costs if cost.seconds is not None]
-    flops = sum(cost.training_flops for cost in spared)
+    flops = sum(cost.training_flops for cost in restored)
     rate = _facts(project / "metrics" / "throughput.json").get("flops_per_s")
-    totals = {
-        "ran_here": len(ran),
-        "seconds": round(sum(ran), 1),
-        "restored": len(spared),
-        "training_flops_spared": flops,
-        "training_seconds_spared": round(flops / rate, 1) if rate else None,
-    }
     if as_json:
+        totals = {
+            "ran_here": len(ran),
+            "seconds": round(sum(ran), 1),
+            "restored": len(restored),
+            "training_flops_spared": flops,
+            "training_seconds_spared": round(flops / rate, 1) if rate else None,
+        }
         print(json.dumps({"stages": [asdict(cost) for cost in costs], **totals}, indent=1))
         return
     _print_table(costs)
-    print(f"{len(ran)} of {len(costs)} stages ran here, in {sum(ran):.0f} s; {len(spared)} came from a cache")
+    print(f"{len(ran)} of {len(costs)} stages ran here, in {sum(ran):.0f} s; {len(restored)} restored from a cache")
     if flops:
         time = f", about {flops / rate:.0f} s at the {rate:.3g} FLOP/s of metrics/throughput.json" if rate else ""
-        print(f"not spent again: {flops:.3g} FLOPs of training{time}")
+        print(f"saved: {flops:.3g} training FLOPs{time}")
 
 
 def _print_table(costs: list[StageCost]) -> None:
@@ -78,16 +82,16 @@ def _print_table(costs: list[StageCost]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for title, side in (("stage", "left"), ("came from", "left"), ("seconds", "right"), ("training FLOPs", "right")):
+    for title, side in (("stage", "left"), ("source", "left"), ("seconds", "right"), ("training FLOPs", "right")):
         table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for cost in costs:
-        came = ("a cache", "") if cost.seconds is None else ("a run here", f"{cost.seconds:.1f}")
-        table.add_row(cost.stage, *came, f"{cost.training_flops:.3g}" if cost.training_flops else "")
+        source = ("cache", "") if cost.seconds is None else ("ran here", f"{cost.seconds:.1f}")
+        table.add_row(cost.stage, *source, f"{cost.training_flops:.3g}" if cost.training_flops else "")
     Console().print(table)
 
 
 def _training_flops(file: Path) -> int:
-    """Of a metrics file of a stage that trains, or of a table of the study's runs."""
+    """Return the FLOPs in a metrics file of a training stage, or their sum over the runs of a study."""
     facts = _facts(file)
     runs = facts.get("runs")
     if isinstance(runs, list):

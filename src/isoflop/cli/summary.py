@@ -1,87 +1,128 @@
-"""``isoflop summary``: what the last ``dvc repro`` came to, on one screen."""
+"""``isoflop summary``: the results of the last ``dvc repro`` on one screen, at most 100 columns wide."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isoflop.report import formats
 from isoflop.report.facts import Facts, Variant, cell_in_words, read_facts, variants
 from isoflop.report.scaling_words import (
     budget_in_words,
     data_in_words,
-    forecast_in_words,
-    held_out_in_words,
     law_in_words,
     next_run_in_words,
     profile_in_words,
 )
 from isoflop.runtime.errors import unmade
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def print_summary(project: Path, *, as_json: bool = False) -> None:
-    """Print the variants, the law and the path of the report of ``project``.
+_COLUMNS = 100  # widest line, also on wider terminals
+_TITLE = 10  # columns of the title of a line
+
+Prediction = tuple[str, str, str, str, str]  # model, predicted loss, its 95 % interval, measured loss, error
+
+
+def print_summary(project: Path, *, as_json: bool) -> None:
+    """Print the variants, the scaling law with its predictions, and the path of the report of ``project``.
 
     Raises:
-        UserError: something that `dvc repro` makes is not there.
+        UserError: an output of `dvc repro` is missing.
     """
-    project = Path(os.path.relpath(project))
     folder, report = project / "metrics", project / "report" / "index.html"
     measured = {name: read_facts(folder / f"{name}.json") for name in ("variants", "latency")}
     rows = variants(measured["variants"], measured["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
     setting = measured["latency"]["conditions"]["headline"]
     if not as_json and not (folder / "scaling.json").is_file():  # after `dvc repro ship`
-        _print_table(rows, cell_in_words(setting))
-        print_lines([("study", "not run, nor the report and the demo: `dvc repro` runs what is left")])
+        _print_variants(rows, setting)
+        print_lines([("study", "did not run, nor did the report and the demo; `dvc repro` runs the rest")])
         return
-    metrics = {name: read_facts(folder / f"{name}.json") for name in ("scaling", "score")}
+    law, score = (read_facts(folder / f"{name}.json") for name in ("scaling", "score"))
     if not report.is_file():
         raise unmade(report)
     if as_json:
-        law = {name: metrics["scaling"][name] for name in ("trusted", "diagnostics", "optimal")}
         found = {
             "variants": [asdict(row) for row in rows],
             "latency_of": setting,
-            "scaling": law,
-            "forecast": metrics["score"],
+            "scaling": {name: law[name] for name in ("trusted", "diagnostics", "optimal")},
+            "forecast": score,
             "report": str(report),
         }
         print(json.dumps(found, indent=1))
         return
-    _print_table(rows, cell_in_words(setting))
-    lines = scaling_lines(metrics["scaling"])
-    diagnostics = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in metrics["scaling"]["diagnostics"])
-    if not metrics["scaling"]["trusted"]:
-        lines.insert(1, ("", f"not to be trusted beyond its runs: {', '.join(diagnostics)}; the report says why"))
-    print_lines([*lines, ("training", forecast_in_words(metrics["score"])), ("report", str(report))])
+    _print_variants(rows, setting)
+    epochs = f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
+    print_predictions([held_out_row(law), _trained_row(score)], epochs)
+    lines = scaling_lines(law)
+    if not law["trusted"]:
+        kinds = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in law["diagnostics"])
+        warning = f"unreliable outside the range of its runs: {', '.join(kinds)}; the report explains each"
+        lines.insert(1, ("warning", warning))
+    print_lines([*lines, ("report", str(report))])
 
 
 def print_lines(lines: list[tuple[str, str]]) -> None:
-    """A title and a line each; on a terminal wrapped to it."""
+    """Print lines with a title each, wrapped to the terminal and to 100 columns."""
+    width = max(40, min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 24)).columns))
     for title, line in lines:
-        if sys.stdout.isatty():
-            columns = max(40, shutil.get_terminal_size().columns)
-            print(textwrap.fill(line, columns, initial_indent=f"{title:10}", subsequent_indent=10 * " "))
-        else:
-            print(f"{title:10}{line}")
+        print(
+            textwrap.fill(
+                line, width, initial_indent=f"{title:{_TITLE}}", subsequent_indent=" " * _TITLE, break_on_hyphens=False
+            )
+        )
 
 
-def _print_table(rows: list[Variant], setting: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def print_predictions(rows: list[Prediction | None], note: str | None = None) -> None:
+    """Print losses that the scaling law predicted next to the measured ones; None: there is no prediction."""
+    table = _table(("loss of", "predicted", "95 % interval", "measured", "error"))
+    table.caption = note
+    for row in filter(None, rows):
+        table.add_row(*row)
+    if table.row_count:
+        _print(table)
 
-    table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=f"latency: median, {setting}", caption_justify="left"
+
+def held_out_row(law: Facts) -> Prediction | None:
+    """Return the prediction for the largest size, which the fit leaves out; None: all sizes were needed to fit."""
+    held_out = law["held_out"]
+    return held_out and _prediction(f"{held_out['name']} (held out)", held_out)
+
+
+def scaling_lines(law: Facts) -> list[tuple[str, str]]:
+    """Return the results of the scaling study as lines with a title each."""
+    lines = [("law", law_in_words(law))]
+    if law["held_out"] is None:
+        lines.append(("held out", "nothing, because too few sizes would remain to fit a law"))
+    lines += [("best size", budget_in_words(name, best)) for name, best in law["optimal"].items() if name == "largest"]
+    lines += [("isoflop", profile_in_words(profile)) for profile in law["profiles"]]
+    advice = ("data", data_in_words(law["data_question"])), ("next run", next_run_in_words(law["next_run"]))
+    return lines + [(title, line) for title, line in advice if line]
+
+
+def _trained_row(score: Facts) -> Prediction:
+    """Return the forecast for the trained base model, of metrics/score.json."""
+    return _prediction(f"width {score['width']} (base)", score)
+
+
+def _prediction(name: str, facts: Facts) -> Prediction:
+    return (
+        name,
+        formats.loss(facts["predicted"]),
+        formats.between(facts["low"], facts["high"]),
+        formats.loss(facts["actual"]),
+        formats.signed_percent(facts["relative_error"]),
     )
-    table.add_column("variant", no_wrap=True)
-    for title in ("accuracy", "parameters", "size", "latency", "speed-up"):
-        table.add_column(title, justify="right", no_wrap=True)
+
+
+def _print_variants(rows: list[Variant], setting: str) -> None:
+    table = _table(("variant", "accuracy", "parameters", "size", "latency", "speed-up"))
+    table.caption = f"latency: median, {cell_in_words(setting)}"
     for row in rows:
         cells = (
             f"{row.name} (shipped)" if row.shipped else row.name,
@@ -92,14 +133,22 @@ def _print_table(rows: list[Variant], setting: str) -> None:
             formats.times(row.speedup),
         )
         table.add_row(*cells, style="bold" if row.shipped else None)
-    Console().print(table)
+    _print(table)
 
 
-def scaling_lines(law: Facts) -> list[tuple[str, str]]:
-    """What the study says, a title and a line each."""
-    lines = [("law", law_in_words(law))]
-    lines.append(("held out", held_out_in_words(law)))
-    lines += [("best size", budget_in_words(name, best)) for name, best in law["optimal"].items() if name == "largest"]
-    lines += [("isoflop", profile_in_words(profile)) for profile in law["profiles"]]
-    advice = ("data", data_in_words(law["data_question"])), ("next run", next_run_in_words(law["next_run"]))
-    return lines + [(title, line) for title, line in advice if line]
+def _table(titles: tuple[str, ...]) -> Table:
+    """Return an empty table whose columns, after the first, are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(table, width=min(_COLUMNS, console.width))

@@ -7,15 +7,13 @@ How a picture becomes the model's input is read from the model (its input shape 
 from __future__ import annotations
 
 import io
-import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -93,39 +91,6 @@ def predict(
                 yield Prediction(one[0], _best(next(probabilities), classifier.classes, top))
 
 
-def show(outcomes: Iterable[Prediction | Failure], *, as_json: bool) -> int:
-    """Print predictions as they come: tables on a terminal, else a line of tab-separated columns for each class; or at
-    the end all as JSON. Failures are a line each on stderr. Returns how many there were."""
-    stdout = sys.stdout  # a progress bar puts something of its own there
-    predictions: list[Prediction] = []  # that wait to be printed
-    failures: list[Failure] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            failures.append(outcome)
-            print(f"error: {printable(str(outcome.image))}: {printable(outcome.error)}", file=sys.stderr)
-        elif as_json or stdout.isatty():
-            predictions.append(outcome)
-            if not as_json and len(predictions) == _BATCH:
-                _print_table(predictions)
-                predictions = []
-        else:
-            _print_lines(outcome, stdout)
-    if as_json:
-        found = {"predictions": [_as_dict(one) for one in predictions]}
-        failed = [{"image": str(one.image), "error": one.error} for one in failures]
-        print(json.dumps(found | {"failed": failed}, indent=1))
-    elif predictions:
-        _print_table(predictions)
-    return len(failures)
-
-
-def printable(text: str) -> str:
-    """``text`` with what a terminal would obey (control characters), or cannot show, written as escapes."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
 def _refuse_external_data(content: bytes, model: Path) -> None:
     """A model may name files for its weights; one from somewhere else must not choose what is read here."""
     import onnx
@@ -200,32 +165,3 @@ def _probabilities(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
 def _best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
     best = np.argsort(-probabilities_K, kind="stable")[:top]
     return [(classes[index], float(probabilities_K[index])) for index in best]
-
-
-def _as_dict(prediction: Prediction) -> dict[str, object]:
-    top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
-    return {"image": str(prediction.image), "top": top}
-
-
-def _print_lines(prediction: Prediction, stdout: TextIO) -> None:
-    for name, probability in prediction.top:
-        columns = printable(str(prediction.image)), printable(name), f"{probability:.4f}"
-        print(*columns, sep="\t", file=stdout, flush=True)
-
-
-def _print_table(predictions: Sequence[Prediction]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("image", overflow="fold")
-    table.add_column("class", overflow="fold")
-    table.add_column("probability", justify="right")
-    for prediction in predictions:
-        for rank, (name, probability) in enumerate(prediction.top):
-            shown = printable(str(prediction.image)) if rank == 0 else ""
-            # Text and not str: a class called [red] is no markup
-            table.add_row(Text(shown), Text(printable(name)), f"{100 * probability:.1f} %")
-    Console().print(table)

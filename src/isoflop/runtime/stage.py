@@ -17,9 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
-from isoflop.runtime.command_help import CommandParser
 from isoflop.runtime.damage import check_inputs
 from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.executions import log_execution
@@ -87,9 +86,16 @@ def _inputs(arguments: dict[str, Any], values: dict[str, Any]) -> list[Path]:
     return [path for paths in lists for path in paths]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {self.prog}: {' '.join(message.split())}; see `{self.prog} --help`\n")
+
+
 def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.ArgumentParser:
     module = inspect.getmodule(main)
-    parser = CommandParser(description=module.__doc__ if module else None)
+    parser = _Parser(description=module.__doc__ if module else None)
     if is_varied(arguments):
         parser.add_argument("--variant", required=True, metavar="NAME")
     for name, annotation in arguments.items():

@@ -1,4 +1,4 @@
-"""``isoflop plan`` and ``isoflop fit``: the law asked for a size, and the whole analysis of anyone's table of runs."""
+"""``isoflop plan`` evaluates the fitted scaling law; ``isoflop fit`` analyzes a table of runs of the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.cli.summary import print_lines, scaling_lines
+from isoflop.cli.summary import held_out_row, print_lines, print_predictions, scaling_lines
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import ms, rounded
 from isoflop.report.scaling_words import budget_in_words
@@ -27,65 +27,71 @@ from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import Study
 
 
-def plan(
+def plan_training(
     project: Path, *, flops: float | None, loss: float | None, parameters: float | None, latency_ms: float | None
 ) -> tuple[KnownLaw, Optimum]:
-    """The compute-optimal training for a budget, for a loss, of a model of so many parameters, or of one so fast.
+    """Return the fitted law and the compute-optimal training for one goal; the other three goals are None.
+
+    Args:
+        flops: budget of training FLOPs.
+        loss: validation loss to reach.
+        parameters: number of parameters of the model.
+        latency_ms: median latency of the model, in ms.
 
     Raises:
-        UserError: the law has no answer, or a file that it takes is missing.
+        UserError: the law has no optimum for the goal, or a file of the pipeline is missing.
     """
     file = project / "scaling" / "law.json"
     if not file.exists():
         raise unmade(file)
     known = read_law(file)
     planner = known.planner
-    form = planner.law.form
+    label = planner.law.form.label
     if planner.best(planner.sizes.flops(planner.largest, planner.most_samples)) is None:
-        raise UserError(f"no budget has a best size by the law {form.label}: it does not weigh size against samples")
+        raise UserError(f"law {label}: has no best size, because it does not trade size against samples")
     if latency_ms is not None:
         parameters = _parameters_for(latency_ms, project)
     if loss is not None:
         flops = planner.flops_for(loss)
         if flops is None:
-            raise UserError(f"--loss: found {loss:g}, which no budget reaches by the law {form.label}")
+            raise UserError(f"--loss: got {loss:g}, which no budget reaches by the law {label}")
     elif parameters is not None:
         flops = planner.flops_of(parameters)
         if flops is None:
-            raise UserError(f"no budget has {parameters:.3g} parameters as its best size by {form.label}")
+            raise UserError(f"law {label}: {parameters:.3g} parameters are the best size for no budget")
     if flops is None:
-        raise ValueError("nothing to plan for")
+        raise ValueError("no goal")
     best = planner.optimum(flops)
     if best.parameters is None:
         raise UserError(
-            f"no best size for {flops:.3g} FLOPs: by {form.label} the loss falls with one of size and "
-            "samples alone; the report's diagnostics say why"
+            f"law {label}: has no best size for {flops:.3g} FLOPs, because the loss depends on only one of size and "
+            "samples there; see the diagnostics in the report"
         )
     return known, best
 
 
 def _parameters_for(latency_ms: float, project: Path) -> float:
-    """The size that takes so long, on the power law through the float models that the benchmark timed."""
+    """Return the number of parameters at this latency, by a power law fitted to the float models of the benchmark."""
     timed = read_facts(project / "metrics" / "latency.json")
     scores = read_facts(project / "metrics" / "variants.json")
     cell = timed["conditions"]["headline"]
     whole = [name for name, block in scores.items() if block["made_by"] in ("train", "distill") and name in timed]
-    names = [name for name in whole if scores[name]["network"] == name]  # and not those in 8 or 16 bits
+    names = [name for name in whole if scores[name]["network"] == name]  # not INT8 or FP16
     points = {scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in names}
     if len(points) < 2:
-        raise UserError("--latency-ms: found one size that was timed, expected two: the base and a distilled one")
+        raise UserError("--latency-ms: got benchmarks of one model size, expected two (the base and a distilled model)")
     sizes, times = np.log(np.array(sorted(points.items()), np.float64)).T
     slope, start = np.polyfit(sizes, times, 1)
     if slope <= 0:
         raise UserError(
-            f"--latency-ms: the smaller models were not the faster ({ms(float(np.exp(times[0])))} and "
-            f"{ms(float(np.exp(times[-1])))}), so size does not follow from latency; benchmark on an idle machine"
+            f"--latency-ms: smaller models were not faster ({ms(float(np.exp(times[0])))} and "
+            f"{ms(float(np.exp(times[-1])))}), so latency does not determine size; fix: benchmark on an idle machine"
         )
     return float(np.exp((np.log(latency_ms) - start) / slope))
 
 
 def print_plan(known: KnownLaw, best: Optimum, as_json: bool) -> None:
-    """The plan, and what speaks against it."""
+    """Print the plan and a warning with its diagnostics."""
     diagnostics = _diagnostics(known, best)
     if as_json:
         content: dict[str, Any] = digits(asdict(best)) | {"trusted": not diagnostics, "diagnostics": diagnostics}
@@ -93,44 +99,60 @@ def print_plan(known: KnownLaw, best: Optimum, as_json: bool) -> None:
         return
     print(budget_in_words("best", digits(asdict(best))))
     if best.loss_interval and best.loss_prediction:
-        print("95 %: the law's loss {:.4g} to {:.4g}, that of a new run".format(*best.loss_interval), end=" ")
-        print("{:.4g} to {:.4g}".format(*best.loss_prediction))
-    print(f"on {rounded(best.unique_samples)} unique samples, {best.epochs:.3g} epochs of them")
+        law, run = ("{:.4g} to {:.4g}".format(*interval) for interval in (best.loss_interval, best.loss_prediction))
+        print(f"95 % intervals of the loss: law {law}, a single run {run}")
+    print(f"{rounded(best.unique_samples)} unique samples, {best.epochs:.3g} epochs")
     if diagnostics:
-        print(f"not to be trusted: {', '.join(diagnostics).replace('_', ' ')}")
+        print(f"warning: unreliable prediction: {', '.join(diagnostics).replace('_', ' ')}")
 
 
 def _diagnostics(known: KnownLaw, best: Optimum) -> list[str]:
-    """What forbids to believe the plan: of the law, and that it lies more than four times beyond the study."""
+    """Return the serious diagnostics of the law, and ``extrapolation`` for a plan far outside the study."""
     planner = known.planner
-    dearest = planner.sizes.flops(planner.largest, planner.most_samples)
-    far = best.flops > MAX_EXTRAPOLATION * dearest or (best.parameters or 0) > MAX_EXTRAPOLATION * planner.largest
+    largest = planner.sizes.flops(planner.largest, planner.most_samples)
+    far = best.flops > MAX_EXTRAPOLATION * largest or (best.parameters or 0) > MAX_EXTRAPOLATION * planner.largest
     grave: list[str] = [kind for kind in dict.fromkeys(known.diagnostics) if kind in WARNINGS]
     return grave + (["extrapolation"] if far else [])
 
 
 def fit_table(study: Study, folder: Path, *, loss: str, bootstraps: int, seed: int, force: bool) -> Facts:
-    """Analyse a study and write law.json, scaling.json, scaling.csv and the figures to ``folder``; the facts.
+    """Analyze a study, write law.json, scaling.json, scaling.csv and figures to ``folder``; return scaling.json.
 
-    Everything is written beside the folder first and moved in when it is whole.
+    Files are moved into ``folder`` only after all of them have been written.
+
+    Args:
+        loss: objective of the fit: huber, l1, mse or least_squares.
 
     Raises:
-        UserError: the folder holds something, and ``force`` is not set.
+        UserError: the folder is not empty and ``force`` is not set.
     """
     if folder.exists() and any(folder.iterdir()) and not force:
-        raise UserError(f"{folder}: found files in it, expected an empty folder or a new one (or --force)")
+        raise UserError(f"{folder}: got a folder with files, expected a new or empty one; fix: --force writes into it")
     analysis = analyse(study, bootstraps, seed, loss)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        write_analysis(analysis, Path(temporary) / "all", loss)
+        _write_analysis(analysis, Path(temporary) / "all", loss)
         folder.mkdir(exist_ok=True)
         for file in (Path(temporary) / "all").iterdir():
             shutil.move(file, folder / file.name)
     return read_facts(folder / "scaling.json")
 
 
-def write_analysis(analysis: Analysis, folder: Path, loss: str) -> None:
-    """Everything that an analysis leaves behind, under the names that the pipeline gives it."""
+def print_fit(facts: Facts, folder: Path, as_json: bool) -> None:
+    """Print the laws, their diagnostics and the path of the results."""
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    print_predictions([held_out_row(facts)])
+    lines = scaling_lines(facts)
+    if facts["diagnostics"] and not facts["trusted"]:
+        lines.append(("warning", "the law is unreliable outside the range of the runs"))
+    lines += [("", f"- {diagnosis['message']}") for diagnosis in facts["diagnostics"]]
+    print_lines([*lines, ("written", f"{folder}: law.json, scaling.json, scaling.csv and figures")])
+
+
+def _write_analysis(analysis: Analysis, folder: Path, loss: str) -> None:
+    """Write the results under the names that the pipeline uses."""
     folder.mkdir()
     write_law(analysis, folder / "law.json")
     write_facts(analysis, folder / "scaling.json", loss)
@@ -139,15 +161,3 @@ def write_analysis(analysis: Analysis, folder: Path, loss: str) -> None:
     draw_held_out(analysis, folder / "held_out.png")
     draw_profiles(analysis, folder / "isoflop.png")
     draw_surface(analysis, folder / "surface.png")
-
-
-def print_fit(found: Facts, folder: Path, as_json: bool) -> None:
-    """What the analysis says, and where the rest is."""
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    lines = scaling_lines(found)
-    if found["diagnostics"]:
-        lines.append(("diagnostics", "few:" if found["trusted"] else "the law is not to be trusted beyond its runs:"))
-    lines += [("", f"- {diagnosis['message']}") for diagnosis in found["diagnostics"]]
-    print_lines([*lines, ("written", f"{folder}: law.json, scaling.json, scaling.csv and figures")])

@@ -1,0 +1,202 @@
+"""Commands that use and ship models: ``predict``, ``demo``, ``compress``, ``release``, ``verify``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from isoflop.cli.app import SHIPPING, command
+from isoflop.cli.options import Count, Flag, Json, Numbers, Port, Positive, Positives, Share
+from isoflop.cli.project_folder import find_project, project_here
+from isoflop.runtime.errors import UserError, unmade
+
+_PIXELS = Group("How an image becomes the model's input", sort_key=1)
+
+
+@dataclass(frozen=True)
+class PixelOptions:
+    """Input of a model of unknown origin, for ``compress``: (pixels / scale - mean) / std.
+
+    Attributes:
+        size: side of the input in pixels, if the model does not define it.
+        scale: divisor of the pixel values.
+        mean: subtracted after scaling: one value, or one per channel.
+        std: divisor after that: one value, or one per channel.
+    """
+
+    size: Count | None = None
+    scale: Positive = 255.0
+    mean: Numbers = field(default_factory=lambda: [0.0])
+    std: Positives = field(default_factory=lambda: [1.0])
+
+
+@command(SHIPPING, example="isoflop predict ship/model.onnx photo.jpg --top 3")
+def predict(
+    model: Annotated[Path, Parameter(name="MODEL")],
+    images: Annotated[list[Path], Parameter(name="IMAGES")],
+    /,
+    *,
+    top: Count = 1,
+    as_json: Json = False,
+) -> int:
+    """Classify images with an ONNX model of the pipeline.
+
+    Images may have any size and mode: the model file says how to resize and normalize them. Files that cannot be read
+    are reported on stderr, one line each; the others are still classified, and the exit status is 1.
+
+    Args:
+        model: ONNX file, such as ship/model.onnx.
+        images: image files, or folders that are searched recursively.
+        top: number of classes per image, most probable first.
+        as_json: print a JSON object: predictions (image, top: class, probability), failed (image, error).
+    """
+    from isoflop.cli.predictions import show
+    from isoflop.inference.prediction import find_images, open_model
+    from isoflop.inference.prediction import predict as classify
+    from isoflop.runtime.progress import tracked
+
+    if not model.exists() and _is_output(model):
+        raise unmade(model)
+    classifier = open_model(model)
+    found = find_images(images)
+    shows_tables = sys.stdout.isatty() and not as_json  # which already show the progress
+    waiting = iter(found) if shows_tables else tracked(found, "predicting", "images")
+    return 1 if show(classify(classifier, waiting, top), as_json=as_json) else 0
+
+
+@command(SHIPPING, example="isoflop demo")
+def demo(folder: Path | None = None, /, *, port: Port = 0, no_browser: Flag = False) -> None:
+    """Open the demo page with the shipped model in your browser.
+
+    Serves ship/demo on 127.0.0.1. The page runs the model in the browser on images that you drop, choose or draw; no
+    image leaves the browser.
+
+    Args:
+        folder: folder of the demo; default: ship/demo of the project.
+        port: port to listen on; 0: any free one.
+        no_browser: only serve; open no browser.
+    """
+    from isoflop.demo.server import serve
+
+    serve(folder or project_here() / "ship" / "demo", port, browser=not no_browser)
+
+
+@command(
+    SHIPPING,
+    example="isoflop compress model.onnx --calibration photos --out small \\\n"
+    "    --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225",
+    then="ship model-int8.onnx, or run isoflop compress again with another --max-changed",
+)
+def compress(
+    model: Annotated[Path, Parameter(name="MODEL")],
+    /,
+    *,
+    calibration: Path,
+    out: Path,
+    images: Count = 1024,
+    pixels: Annotated[PixelOptions, Parameter(name="*", group=_PIXELS)] = PixelOptions(),
+    method: Literal["auto", "minmax", "percentile", "entropy"] = "auto",
+    max_changed: Annotated[Share, Parameter(alias="--max-flips")] = 0.01,
+    portable: Flag = False,
+    force: Flag = False,
+    as_json: Json = False,
+) -> None:
+    """Quantize any ONNX image classifier to INT8 and measure the effect.
+
+    Uses the range estimate with the smallest error and keeps layers in float that change too many predictions. Prints
+    the error of every layer, the speed-up in ONNX Runtime on this machine and what prevents a larger one. Half of the
+    images calibrate the model, the other half measure the changed predictions.
+
+    Args:
+        model: ONNX file of a classifier of square images; input float32 or uint8 [batch, C, H, W] or [batch, H, W, C].
+        calibration: folder of images, searched recursively.
+        out: folder for the results.
+        images: maximum number of images to read.
+        method: range estimate; auto: the one with the smallest error.
+        max_changed: maximum fraction of predictions that may change.
+        portable: 7-bit weights for x86 processors without VNNI.
+        force: write into a folder that is not empty.
+        as_json: print the content of compress.json.
+    """
+    from isoflop.cli.compression import show
+    from isoflop.compression.foreign_models import compress as quantize_model
+    from isoflop.compression.quantization import Quantize
+
+    params = Quantize(
+        method=method,
+        percentile=99.99,
+        calibration_images=images,
+        max_accuracy_drop=max_changed,
+        keep_last_layer_float=True,
+        portable=portable,
+    )
+    facts = quantize_model(model, calibration, out, params, **asdict(pixels), force=force)
+    if as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        show(facts, out)
+
+
+@command(
+    SHIPPING,
+    example="openssl ecparam -name prime256v1 -genkey -noout -out key.pem\n  isoflop release --key key.pem",
+    then="isoflop verify release",
+)
+def release(
+    *, out: Path = Path("release"), key: Path | None = None, force: Flag = False, as_json: Json = False
+) -> None:
+    """Copy the shipped files to a folder with a manifest, and sign them.
+
+    The manifest has the hashes of data, model and code, the parameters, package versions and metrics; SHA256SUMS has
+    the checksums. With a key the release is signed in the format of OpenSSF model-signing.
+
+    Args:
+        out: folder for the release.
+        key: private elliptic-curve key (PEM); never commit it.
+        force: replace an existing release.
+        as_json: print the content of manifest.json.
+    """
+    from isoflop.cli.release import write_release
+
+    manifest = write_release(project_here(), out, key=key, force=force)
+    if as_json:
+        print(json.dumps(manifest, indent=1))
+        return
+    revision = manifest["code"]["revision"]
+    print(f"{out}: {manifest['chosen']}, {f'commit {revision}' if revision else 'not in git'}, "
+          f"{'signed' if key else 'not signed'}")  # fmt: skip
+
+
+@command(
+    SHIPPING,
+    example="openssl ec -in key.pem -pubout -out public.pem\n  isoflop verify release --public-key public.pem",
+)
+def verify(folder: Path, /, *, public_key: Path | None = None, as_json: Json = False) -> None:
+    """Check that the files of a release, or of ship/, are unchanged.
+
+    Compares every file with SHA256SUMS and reports missing, changed and unlisted files. With a public key also checks
+    the signature. The exit status is 1 if a check fails.
+
+    Args:
+        folder: a release, or ship/.
+        public_key: public elliptic-curve key (PEM) of the signer.
+        as_json: print a JSON object: folder, checked (one line per check that passed).
+    """
+    from isoflop.cli.release import verify_release
+
+    checked = verify_release(folder, public_key)
+    print(json.dumps({"folder": str(folder), "checked": checked}, indent=1) if as_json else "\n".join(checked))
+
+
+def _is_output(model: Path) -> bool:
+    """Return whether ``model`` is a path of the project that the pipeline writes."""
+    with contextlib.suppress(UserError):
+        project = find_project(Path.cwd())
+        return any(model.resolve().is_relative_to(project / folder) for folder in ("ship", "onnx"))
+    return False

@@ -1,0 +1,77 @@
+"""What ``isoflop predict`` prints: a table, tab-separated lines or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from isoflop.inference.prediction import Failure, Prediction
+
+_ROWS = 64  # images per table; limits the memory for any number of files
+
+
+def show(outcomes: Iterable[Prediction | Failure], *, as_json: bool) -> int:
+    """Print predictions as they arrive and failures on stderr, one line each; return the number of failures.
+
+    Prints tables on a terminal, otherwise one line of tab-separated columns per class. JSON is printed at the end.
+    """
+    stdout = sys.stdout  # a progress bar replaces sys.stdout while it is drawn
+    pending: list[Prediction] = []
+    failures: list[Failure] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            print(f"error: {_printable(str(outcome.image))}: {_printable(outcome.error)}", file=sys.stderr)
+        elif as_json or stdout.isatty():
+            pending.append(outcome)
+            if not as_json and len(pending) == _ROWS:
+                _print_table(pending)
+                pending = []
+        else:
+            _print_lines(outcome, stdout)
+    if as_json:
+        predictions = [_as_dict(prediction) for prediction in pending]
+        failed = [{"image": str(failure.image), "error": failure.error} for failure in failures]
+        print(json.dumps({"predictions": predictions, "failed": failed}, indent=1))
+    elif pending:
+        _print_table(pending)
+    return len(failures)
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with control and other unprintable characters as escapes, so that no file name can control the
+    terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def _as_dict(prediction: Prediction) -> dict[str, object]:
+    top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
+    return {"image": str(prediction.image), "top": top}
+
+
+def _print_lines(prediction: Prediction, stdout: TextIO) -> None:
+    for name, probability in prediction.top:
+        columns = _printable(str(prediction.image)), _printable(name), f"{probability:.4f}"
+        print(*columns, sep="\t", file=stdout, flush=True)
+
+
+def _print_table(predictions: Sequence[Prediction]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for prediction in predictions:
+        for rank, (name, probability) in enumerate(prediction.top):
+            shown = _printable(str(prediction.image)) if rank == 0 else ""
+            # Text, not str: a class named [red] is not markup
+            table.add_row(Text(shown), Text(_printable(name)), f"{100 * probability:.1f} %")
+    Console().print(table)

@@ -1,0 +1,188 @@
+"""Commands that set up and run a project: ``init``, ``upgrade``, ``preset``, ``check``, ``doctor``, ``launch``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from isoflop.cli.app import MACHINES, SETUP, command
+from isoflop.cli.options import Count, Devices, Flag, Json, package_presets, project_presets
+from isoflop.cli.project_folder import find_project, project_around
+from isoflop.runtime.errors import UserError
+
+
+@command(
+    SETUP, example="isoflop init fruit --images photos && cd fruit && dvc repro", then="isoflop check && dvc repro"
+)
+def init(
+    folder: Annotated[Path, Parameter(name="DIR")],
+    /,
+    *,
+    images: Path | None = None,
+    copy: Flag = False,
+    quick: Flag = False,
+    preset: Annotated[str | None, Parameter(completer=package_presets)] = None,
+) -> None:
+    """Create a project for your own images.
+
+    The images lie in one folder per class, optionally below folders train, val and test.
+
+    The new folder gets params.yaml with values that suit the images, dvc.yaml that runs the installed package, a git
+    and a DVC repository and a first commit. The command prints what it found, what it chose and why.
+
+    Args:
+        folder: new or empty folder for the project.
+        images: folder, zip or tar of your images; default: the data set of the preset.
+        copy: copy the images into the project, so that DVC stores and shares them.
+        quick: start with fewer epochs, runs and variants, for a first look.
+        preset: preset to start from; default: images, or digits without --images.
+    """
+    from isoflop.new_project.creation import create_project, show
+
+    if copy and images is None:
+        raise UserError("--copy: got no --images, expected a folder of images to copy")
+    show(create_project(folder, images, preset=preset, copy=copy, quick=quick))
+
+
+@command(SETUP, example="pip install --upgrade isoflop && isoflop upgrade && dvc repro", then="dvc repro")
+def upgrade(*, force: Flag = False) -> None:
+    """Update a project to the installed version of isoflop.
+
+    Rewrites dvc.yaml and code.yaml of a project that `isoflop init` created. `dvc repro` then runs the stages whose
+    code changed. Your changes in dvc.yaml are kept where possible and never overwritten without --force.
+
+    Args:
+        force: overwrite dvc.yaml even if it has changes; git has the old version.
+    """
+    from isoflop.project.project_files import upgrade as upgrade_files
+
+    project = find_project(Path.cwd())
+    changed = upgrade_files(project, force=force)
+    print(f"changed code: {', '.join(changed)}; run `dvc repro`" if changed else "up to date")
+    _validate(project)
+
+
+@command(SETUP, example="isoflop preset cifar10 && dvc repro", then="isoflop check && dvc repro")
+def preset(
+    name: Annotated[str | None, Parameter(completer=project_presets)] = None,
+    /,
+    *,
+    force: Flag = False,
+    as_json: Json = False,
+) -> None:
+    """List the presets, or write one to params.yaml.
+
+    A params.yaml that is neither committed nor identical to a preset is only overwritten with --force.
+
+    Args:
+        name: preset to write to params.yaml; without it the presets are listed.
+        force: overwrite a params.yaml that exists nowhere else.
+        as_json: print a JSON object: presets (name, description), or applied (name).
+    """
+    from isoflop.project.presets import apply_preset, read_presets
+
+    project = find_project(Path.cwd())
+    if name is None:
+        presets = read_presets(project)
+        if as_json:
+            listed = [{"name": item.name, "description": item.description} for item in presets]
+            print(json.dumps({"presets": listed}, indent=1))
+            return
+        width = max(len(item.name) for item in presets)
+        for item in presets:
+            print(f"{item.name:{width}}  {item.description}".rstrip())
+        return
+    applied = apply_preset(project, name, force=force)
+    if as_json:
+        print(json.dumps({"applied": applied.name}, indent=1))
+        return
+    print(f"params.yaml: now preset {applied.name}; run `dvc repro`")
+    try:
+        _validate(project)
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+
+
+@command(SETUP, example="isoflop check && dvc repro", then="dvc repro")
+def check(*, as_json: Json = False) -> None:
+    """Validate params.yaml before any stage runs.
+
+    Reports every error in one line: unknown sections and keys, wrong types, values out of range, unknown
+    augmentations. Valid values that are probably unintended are warnings.
+
+    Args:
+        as_json: print a JSON object: file, stages (number of stages that were checked).
+    """
+    stages, warnings = _validate(find_project(Path.cwd()))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"file": "params.yaml", "stages": stages}, indent=1))
+    else:
+        print(f"params.yaml: valid for all {stages} stages")
+
+
+@command(SETUP, example="isoflop doctor", then="isoflop check && dvc repro")
+def doctor(*, as_json: Json = False, cache: Flag = False, remove_damaged: Flag = False) -> None:
+    """Find problems of this machine and project, each with its fix.
+
+    Checks Python and its packages, PyTorch and its device, params.yaml, git, DVC and its remote, free disk space and
+    interrupted trainings. The exit status is 1 if the pipeline cannot run.
+
+    Args:
+        as_json: print a JSON object: findings (about, status: ok, warn or fail, found, cure).
+        cache: also verify the checksum of every file in the DVC cache.
+        remove_damaged: verify like --cache and delete the damaged files.
+    """
+    from isoflop.cli.doctor import examine, examine_machine, show
+
+    project = project_around(Path.cwd())
+    if project is None:
+        findings = examine_machine(Path.cwd())
+    else:
+        findings = examine(project, cache=cache or remove_damaged, remove_damaged=remove_damaged)
+    show(findings, as_json)
+
+
+@command(
+    MACHINES, example="isoflop launch --jobs 2 scaling", then="dvc repro (which executes nothing); isoflop summary"
+)
+def launch(
+    stages: Annotated[list[str] | None, Parameter(name="STAGES")] = None,
+    /,
+    *,
+    address: str | None = None,
+    jobs: Count | None = None,
+    cpus: Count = 1,
+    gpus: Devices = 0,
+) -> None:
+    """Run independent stages in parallel, on this machine or a Ray cluster.
+
+    Runs the stages and their dependencies as Ray tasks, each in its own copy of the project. Results are exchanged
+    through the DVC cache, on a cluster through the default remote; afterwards `dvc repro` executes nothing. The exit
+    status is 1 if a stage failed.
+
+    Args:
+        stages: stages such as scaling or sweep@32; default: all.
+        address: HOST:PORT of a Ray cluster whose nodes have isoflop installed; default: this machine.
+        jobs: number of stages that run at the same time on this machine; default: as many as the cores allow.
+        cpus: cores and threads per stage.
+        gpus: GPUs per stage; may be a fraction.
+    """
+    from isoflop.cli.launch import launch_stages
+
+    launch_stages(find_project(Path.cwd()), stages or [], address=address, jobs=jobs, cpus=cpus, gpus=gpus)
+
+
+def _validate(project: Path) -> tuple[int, list[str]]:
+    """Validate params.yaml of ``project``; return the number of stages and the warnings."""
+    from isoflop.project.checking import check, stage_schemas
+
+    with contextlib.chdir(project):
+        schemas = stage_schemas(Path.cwd())
+        return len(schemas), check(schemas.values())
