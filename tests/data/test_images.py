@@ -203,7 +203,7 @@ def test_a_truncated_file_is_undecodable(file_format: str) -> None:
      (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown format")],
 )  # fmt: skip
 def test_no_image_is_undecodable(content: bytes, why: str) -> None:
-    with pytest.raises(UserError, match=rf"^x\.png: not a readable image \({why}\); expected one of AVIF, BMP"):
+    with pytest.raises(UserError, match=rf"^x\.png: not a readable image \({why}\), expected one of AVIF, BMP"):
         decode(content, "x.png")
 
 

@@ -114,12 +114,12 @@ def test_subsets_are_stratified_and_nested(split: Split) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused(split: Split) -> None:
-    with pytest.raises(UserError, match=r"recipe\.batch_size: found 211, expected at most .* 210"):
+    with pytest.raises(UserError, match=r"recipe\.batch_size: got 211, expected at most .* 210"):
         batches(split, batch_size=211)
 
 
 def test_views_of_other_images_are_refused(split: Split) -> None:
-    with pytest.raises(UserError, match="found views of images"):
+    with pytest.raises(UserError, match="got views of images"):
         all_images(split, np.zeros((2, 9, 8, 8, 1), np.uint8))
 
 
@@ -144,5 +144,5 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
         writer.append(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 0, 2, 2]))
         writer.finish(InputSpec(["cat", "dog", "emu"], [0.3], [0.37], "crop"))
     empty = read_split(tmp_path / "train")
-    with pytest.raises(UserError, match="found no image of class 'dog', expected some of each"):
+    with pytest.raises(UserError, match="got no images of class 'dog', expected at least one"):
         all_images(empty, no_views(empty))

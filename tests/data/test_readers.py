@@ -99,11 +99,11 @@ def test_other_damage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable raw data set"):
         list(read_raw(tmp_path))
     (tmp_path / "images.gz").write_bytes((tmp_path / "labels.gz").read_bytes())
-    with pytest.raises(UserError, match=r"images\.gz: magic \[0, 0, 8, 1\] and shape"):
+    with pytest.raises(UserError, match=r"images\.gz: got magic \[0, 0, 8, 1\] and shape"):
         list(read_raw(tmp_path))
     idx(tmp_path)
     (tmp_path / "labels").write_bytes((tmp_path / "labels").read_bytes()[:-1] + b"\x63")
-    with pytest.raises(UserError, match="label 99, expected less than 10"):
+    with pytest.raises(UserError, match="label: got 99, expected less than 10"):
         list(read_raw(tmp_path))
 
 

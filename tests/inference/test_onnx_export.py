@@ -157,12 +157,12 @@ def test_the_same_bytes_in_another_folder_and_no_trace_of_it(cnn: Model, file: P
 def test_another_network_is_no_parity(train: Split, file: Path) -> None:
     with pytest.raises(UserError) as error:
         check_parity(trained(train, steps=30), file, train.images, 1e-3)
-    assert str(error.value).startswith("export.tolerance: the logits of ONNX Runtime differ from torch by")
+    assert str(error.value).startswith("export.tolerance: got logits from ONNX Runtime that differ from torch's by")
     assert "predictions flipped), expected at most 0.001" in str(error.value)
 
 
 def test_no_validation_images_is_no_parity(cnn: Model, file: Path, train: Split) -> None:
-    with pytest.raises(UserError, match="found no validation images"):
+    with pytest.raises(UserError, match="got no validation images"):
         check_parity(cnn, file, train.images[:0], 1e-3)
 
 
@@ -198,8 +198,8 @@ def of_another_input(file: Path, target: Path) -> None:
         (lambda file, target: target.write_bytes(b""), "not a readable ONNX file ("),
         (lambda file, target: target.write_text("this is no ONNX\n"), "not a readable ONNX file ("),
         (cut, "not a readable ONNX file ("),
-        (without_metadata, "found no metadata classes, resize, variant, expected a file of `isoflop`"),
-        (of_another_input, "found inputs images and outputs logits, expected uint8 images and logits, probabilities"),
+        (without_metadata, "got no metadata classes, resize, variant, expected a file that isoflop exported"),
+        (of_another_input, "got inputs images and outputs logits, expected uint8 images and logits, probabilities"),
     ],
 )  # fmt: skip
 def test_what_is_no_classifier_of_ours_is_refused(file: Path, tmp_path: Path, spoil: object, message: str) -> None:

@@ -157,22 +157,22 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["model.onnx", "folder"], "error: folder: found no images in this folder, expected some"),
+        (["model.onnx", "folder"], "error: folder: got no images in this folder, expected at least one"),
         (["none.onnx", "good.png"], "error: none.onnx: not found"),
         (["folder", "good.png"], "error: folder: "),
         (["text.png", "good.png"], "error: text.png: not a readable ONNX file"),
         (["empty", "good.png"], "error: empty: not a readable ONNX file"),
-        (["foreign.onnx", "good.png"], "error: foreign.onnx: found no metadata"),
-        (["classes.onnx", "good.png"], "error: classes.onnx: metadata classes: found 'cat, dog' for logits of shape"),
-        (["fewer.onnx", "good.png"], """error: fewer.onnx: metadata classes: found '["cat"]' for logits of shape"""),
-        (["external.onnx", "good.png"], "error: external.onnx: found weights in another file ('weights')"),
-        (["hidden.onnx", "good.png"], "error: hidden.onnx: found weights in another file ('inside')"),
-        (["external.json", "good.png"], "error: external.json: found weights in another file ('weights')"),
+        (["foreign.onnx", "good.png"], "error: foreign.onnx: got no metadata"),
+        (["classes.onnx", "good.png"], "error: classes.onnx: metadata classes: got 'cat, dog' for logits of shape"),
+        (["fewer.onnx", "good.png"], """error: fewer.onnx: metadata classes: got '["cat"]' for logits of shape"""),
+        (["external.onnx", "good.png"], "error: external.onnx: got weights in another file ('weights')"),
+        (["hidden.onnx", "good.png"], "error: hidden.onnx: got weights in another file ('inside')"),
+        (["external.json", "good.png"], "error: external.json: got weights in another file ('weights')"),
         (["encoding.onnx", "good.png"], "error: encoding.onnx: not a readable ONNX file ('utf-8' codec can't decode"),
         (["axis.onnx", "good.png"], "error: axis.onnx: not a readable ONNX file ('utf-8' codec can't decode"),
-        (["unrunnable.onnx", "good.png"], "error: unrunnable.onnx: could be opened, but not run ("),
+        (["unrunnable.onnx", "good.png"], "error: unrunnable.onnx: ONNX Runtime opened the model but cannot run it ("),
         (["custom.onnx", "good.png"], "error: custom.onnx: not a readable ONNX file ("),
-        (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: found 'zoom', expected one of crop, pad"),
+        (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: got 'zoom', expected one of crop, pad"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_predicted(
@@ -254,18 +254,18 @@ def test_a_bad_file_does_not_keep_the_others_from_being_predicted(
     ]  # fmt: skip
     first, *others = printed.err.splitlines()
     assert first.startswith("error: cut.png: not a readable image (")
-    assert others[0].startswith("error: text.png: not a readable image (unknown format); expected one of ")
+    assert others[0].startswith("error: text.png: not a readable image (unknown format), expected one of ")
     assert others[1:] == [
-        "error: none.png: not found; expected an image file",
-        "error: empty: found no images in this folder, expected some",
-        r"error: \x1b[2J.png: not found; expected an image file",
+        "error: none.png: not found, expected an image file",
+        "error: empty: got no images in this folder, expected at least one",
+        r"error: \x1b[2J.png: not found, expected an image file",
     ]
     assert cli.main([*command, "--json"]) == 1
     printed = capfd.readouterr()
     found = json.loads(printed.out)
     assert [one["image"] for one in found["predictions"]] == ["good.png", "last.png"]
     assert [one["image"] for one in found["failed"]] == ["cut.png", "text.png", "none.png", "empty", "\x1b[2J.png"]
-    assert found["failed"][2]["error"] == "not found; expected an image file"
+    assert found["failed"][2]["error"] == "not found, expected an image file"
     assert printed.err.count("\n") == 5
 
 
@@ -286,7 +286,7 @@ def test_a_folder_stands_for_the_images_in_it(tmp_path: Path, model: Path) -> No
     assert found == [alone, *(folder / name for name in names), alone]
     outcomes = list(predict(open_model(model), found))
     assert [one.top[0][0] if isinstance(one, Prediction) else one.error for one in outcomes] == [
-        "top left", "top right", "top right", "top right", "bottom left", "not found; expected an image file",
+        "top left", "top right", "top right", "top right", "bottom left", "not found, expected an image file",
         "top right", "top left",
     ]  # fmt: skip
 

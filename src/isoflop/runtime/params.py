@@ -162,7 +162,7 @@ def _explain(
     first, *rest = detail["loc"]
     where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
     where = replaced.get(where, where)
-    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, found "):  # of several keys together
+    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, got "):  # of several keys together
         return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
@@ -172,7 +172,7 @@ def _explain(
         return f"{file}: {where}: unknown key; {hint}"
     found = detail["input"]
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{file}: {where}: found {found!r} ({_yaml_type(found)}), expected {expected}"
+    return f"{file}: {where}: got {found!r} ({_yaml_type(found)}), expected {expected}"
 
 
 def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:
