@@ -1,4 +1,4 @@
-"""`isoflop init` from a real wheel: the project it lays runs, and each stage again where its code is another."""
+"""`isoflop init` from a real wheel: the created project runs, and stages run again when their code changes."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None
 
 def test_a_project_of_ones_own_images_runs_once(made: Path, package: Path) -> None:
     said = (made.parent / "said").read_text()
-    assert said.startswith("49 images of 3 classes: 'Bäume' 16, 'c' 17, 'rote Äpfel' 16. Splits: none, so they")
-    assert "1 of 49 cannot be read and will be dropped, 'c/cut off.jpg' first" in said
-    assert "data.path: ../meine fotos ä (where they are" in said
+    assert said.startswith("Found 49 images in 3 classes: 'Bäume' 16, 'c' 17, 'rote Äpfel' 16. No splits, so train")
+    assert "1 of 49 sampled images cannot be read and will be dropped, for example 'c/cut off.jpg'" in said
+    assert "data.path: ../meine fotos ä (your images stay there" in said
     data = json.loads((made / "metrics" / "data.json").read_text())
     assert data["classes"] == list(CLASSES) and data["channels"] == 3 and data["dropped"]["undecodable"] == 1
     assert (made / "report" / "index.html").is_file()
@@ -162,7 +162,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
 def test_copied_images_go_with_the_project(package: Path, tmp_path: Path) -> None:
     litter(take_pictures(tmp_path / "photos"))
     said = run_installed(package, "isoflop", "init", "project", "--images", "photos", "--copy", cwd=tmp_path).stdout
-    assert "data.path: data/images (kept by DVC" in said
+    assert "data.path: data/images (a copy of your images, tracked by DVC" in said
     project = tmp_path / "project"
     assert len([file for file in (project / "data" / "images").rglob("*") if file.is_file()]) == 49
     shutil.rmtree(tmp_path / "photos")

@@ -92,7 +92,10 @@ def test_files_of_several_pictures_are_told(tmp_path: Path) -> None:
     (photos / "a" / "cut.gif").write_bytes(whole[: second + 4])
     found = survey(photos)
     assert found.animated == ["a/cut.gif", "a/moving.gif", "a/moving.webp", "a/pages.tif"] and not found.unreadable
-    assert "Animated, or of several pages: 4 ('a/cut.gif' first); the first frame is taken." in survey_lines(found)
+    assert (
+        "Images with several frames or pages: 4 (for example 'a/cut.gif'); only the first frame is used."
+        in survey_lines(found)
+    )
 
 
 def test_grey_pictures_in_colour_files_are_grey(tmp_path: Path) -> None:
@@ -166,13 +169,13 @@ def test_parts_too_small_to_judge_by_are_warned_of() -> None:
 
     assert warned(of(500)) == []
     assert warned(of(100)) == [
-        "few validation images, about 24: one image is 4.2 points of the accuracy that decides what ships; "
-        "add images, or raise prepare.val_fraction"
+        "only about 24 validation images: one image changes the accuracy that decides which model ships by 4.2 pp; "
+        "fix: add images, or raise prepare.val_fraction"
     ]
     few, _ = warned(of(15, classes=5))
     assert few == (
-        "few test images of 'class 0' (3), 'class 1' (3), 'class 2' (3) and 2 more: one image is 33 points of a "
-        "class's accuracy; add images, or raise prepare.test_fraction"
+        "few test images in 'class 0' (3), 'class 1' (3), 'class 2' (3) and 2 more: one image changes the accuracy of "
+        "a class by 33 pp; fix: add images, or raise prepare.test_fraction"
     )
     few, validation = warned(of(0, train=40, val=3, test=4))
     assert few.endswith("add images to test/") and validation.endswith("add images to val/")
@@ -233,45 +236,54 @@ def test_each_mistake_is_one_line_and_leaves_nothing(
     (place / "photos.zip").write_bytes(b"PK no archive")
     before = sorted(path for path in place.rglob("*"))
     for arguments, said in [
-        (["new", "--images", "fotos"], "error: --images 'fotos': found nothing there, expected a folder, zip or tar"),
-        (["new", "--images", "none"], "error: --images 'none': found no images, expected a folder for each class"),
-        (["new", "--images", "flat"], "error: --images 'flat': found 3 images but no folders in it"),
-        (["new", "--images", "one"], "error: --images 'one': found one class, 'a', expected a folder for each of"),
+        (
+            ["new", "--images", "fotos"],
+            "error: --images 'fotos': got a path that does not exist, expected a folder, zip",
+        ),
+        (["new", "--images", "none"], "error: --images 'none': got no images, expected one folder of images for"),
+        (["new", "--images", "flat"], "error: --images 'flat': got 3 images but no folders in it"),
+        (["new", "--images", "one"], "error: --images 'one': got one class, 'a', expected folders for at least two"),
         (
             ["new", "--images", "few"],
-            "error: --images: too few images of 'a' (2), 'b' (2): expected at least 5 of each class; add images to "
-            "these folders, or remove them",
+            "error: --images: got too few images: 'a' (2), 'b' (2), expected at least 5 of each class; "
+            "fix: add images to these folders, or remove them",
         ),
         (
             ["new", "--images", "many"],
-            "error: --images: too few images of 'kind 000' (2), 'kind 001' (2), 'kind 002' (2) and 17 m",
+            "error: --images: got too few images: 'kind 000' (2), 'kind 001' (2), 'kind 002' (2) and 17 m",
         ),
         (
             ["new", "--images", "half"],
-            "error: --images 'half': class 'so so': none of its images can be read, 'so so/deep",
+            "error: --images 'half': class 'so so': none of its images can be read, for example 'so so/deep",
         ),
         (
             ["new", "--images", "loop"],
-            "error: loop/a/up: found a link to '..', expected a file, or a link to one in loop; rem",
+            "error: loop/a/up: got a link to '..', expected a file or a link to a file in loop; fix: rem",
         ),
-        (["new", "--images", "broken"], "error: --images 'broken': none of 16 images can be read, 'a/0.jpg' first"),
-        (["new", "--images", "photos.zip"], "error: photos.zip: found a damaged archive or none at all"),
+        (
+            ["new", "--images", "broken"],
+            "error: --images 'broken': none of 16 sampled images can be read, for example 'a/0.jpg'",
+        ),
+        (["new", "--images", "photos.zip"], "error: photos.zip: got a damaged file or no archive"),
         (
             ["new", "--images", "twice.zip"],
-            "error: --images 'twice.zip': found no images, expected a folder for each class with its images in it; "
-            "unpack the archive in it, 'photos.zip'",
+            "error: --images 'twice.zip': got no images, expected one folder of images for each class; "
+            "fix: unpack the archive 'photos.zip' in it",
         ),
-        (["full", "--images", "photos"], "error: full: found 'thesis.tex' in it, expected a new or an empty folder"),
-        (["photos.zip", "--images", "photos"], "error: photos.zip: found a file, expected a new or an empty folder"),
-        (["no/where", "--images", "photos"], "error: no/where: found no folder "),
-        (["photos/new", "--images", "photos"], "error: photos/new: lies in the images' folder photos"),
+        (
+            ["full", "--images", "photos"],
+            "error: full: got a folder that contains 'thesis.tex', expected a new or empty folder",
+        ),
+        (["photos.zip", "--images", "photos"], "error: photos.zip: got a file, expected a new or empty folder"),
+        (["no/where", "--images", "photos"], "error: no/where: got no folder "),
+        (["photos/new", "--images", "photos"], "error: photos/new: got a folder inside the images' folder photos"),
         (["new", "--preset", "imags", "--images", "photos"], "error: preset 'imags': unknown; did you mean 'images'?"),
         (["new", "--copy"], "error: --copy: found without --images"),
     ]:
         assert refused(capsys, *arguments).startswith(said)
         assert sorted(path for path in place.rglob("*")) == before, arguments
     monkeypatch.setenv("PATH", str(place))
-    assert refused(capsys, "new", "--images", "photos").startswith("error: git: not installed; install git")
+    assert refused(capsys, "new", "--images", "photos").startswith("error: git: not installed; fix: install git")
 
 
 def test_images_that_may_not_be_read_are_named_with_the_cure(place: Path) -> None:
@@ -285,15 +297,15 @@ def test_images_that_may_not_be_read_are_named_with_the_cure(place: Path) -> Non
     finally:
         (place / "photos" / "b").chmod(0o755)
     assert done.returncode == 1
-    assert done.stderr == "error: --images 'photos': 'photos/b' may not be read; `chmod -R u+rX photos` allows it\n"
+    assert (
+        done.stderr == "error: --images 'photos': got no permission to read 'photos/b'; fix: `chmod -R u+rX photos`\n"
+    )
     assert not list(place.glob("*new*"))
 
 
 def test_in_another_repository_it_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_command("git", "init", "-q", "mine", cwd=place)
-    warning = (
-        f"warning: {place}/mine/new lies in the git repository at {place}/mine, and is one of its own; add /new/ to"
-    )
+    warning = f"warning: {place}/mine/new is a git repository inside the repository {place}/mine; fix: add /new/ to"
     for ignored, said in (("", True), ("/new/\n", False)):
         (place / "mine" / ".gitignore").write_text(ignored)
         assert cli.main(["init", "mine/new", "--images", "photos"]) == 0
@@ -306,7 +318,7 @@ def test_a_first_look_and_the_way_back_to_the_whole(
 ) -> None:
     assert cli.main(["init", "new", "--images", "photos", "--quick"]) == 0
     said = capsys.readouterr().out
-    assert "recipe.epochs: 30 (of 120;" in said and "isoflop preset whole && dvc repro" in said
+    assert "recipe.epochs: 30 (instead of 120;" in said and "isoflop preset whole && dvc repro" in said
     monkeypatch.chdir(place / "new")
     assert run_command("git", "status", "--porcelain", cwd=Path()).stdout == ""
     assert yaml.safe_load(Path("params.yaml").read_text())["recipe"]["epochs"] == 30
@@ -325,7 +337,7 @@ def test_without_an_identity_the_cure_is_named(
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     (place / "gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
     said = refused(capsys, "new", "--images", "photos")
-    assert said.startswith("error: git: found no identity for the first commit; `git config --global user.name ")
+    assert said.startswith("error: git: got no identity for the first commit; fix: `git config --global user.name ")
     assert not (place / "new").exists() and not list(place.glob(".new*"))
 
 
@@ -334,10 +346,14 @@ def test_a_folder_that_is_empty_is_taken_and_a_project_is_not(place: Path, capsy
     with contextlib.chdir(place / "new"):
         assert cli.main(["init", ".", "--images", str(place / "photos")]) == 0
         assert Path("params.yaml").is_file(), "the folder is still the one that the shell is in"
-    assert f"data.path: {place / 'photos'} (where they are" in capsys.readouterr().out, "absolute, as it was given"
+    assert f"data.path: {place / 'photos'} (your images stay there" in capsys.readouterr().out, (
+        "absolute, as it was given"
+    )
     assert run_command("git", "status", "--porcelain", cwd=place / "new").stdout == ""
     assert not list(place.glob(".new*"))
-    assert refused(capsys, "new", "--images", "photos").startswith("error: new: a project already; another name,")
+    assert refused(capsys, "new", "--images", "photos").startswith(
+        "error: new: got an existing project, expected a new"
+    )
 
 
 def test_upgrade_keeps_changes_of_the_graph_or_asks(
