@@ -27,7 +27,7 @@ class Drop(Section):
     exact_duplicates: bool  # images with the same pixels as an earlier one of the same split and class
     leaks: bool  # images of train whose pixels are also in val or test, and of val whose pixels are also in test
     conflicting_labels: bool  # all images whose pixels occur under two or more labels
-    near_duplicate_distance: int | None = Field(ge=0, le=16)  # bits of a 64-bit perceptual hash; null: keep them
+    near_duplicate_distance: int | None = Field(ge=0, le=16)  # maximum distance in bits of a 64-bit hash; null: off
 
 
 class Prepare(Section):
@@ -36,7 +36,7 @@ class Prepare(Section):
     image_size: int = Field(ge=1, le=2048)  # height and width of the prepared images, in pixels
     channels: Literal[1, 3]  # 1: grayscale; 3: RGB
     resize: Resize  # crop: the centered square; pad: fill up to a square; stretch: change the aspect ratio
-    normalization: Literal["unit", "symmetric", "standard"]  # to [0, 1], to [-1, 1], or to mean 0 and std 1
+    normalization: Literal["unit", "symmetric", "standard"]  # range [0, 1], range [-1, 1], or mean 0 and std 1
     val_fraction: float = Field(gt=0, lt=1)  # share of the non-test images, if the source has no validation split
     test_fraction: float = Field(gt=0, lt=1)  # share of all images, if the source has no test split
     min_images_per_class: int = Field(ge=3)  # images that each class must have after cleaning, at least one per split
