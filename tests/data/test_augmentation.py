@@ -1,4 +1,4 @@
-"""A policy is checked before any work, and gives the same views whoever makes them."""
+"""Policies are validated before any work starts; the views do not depend on the number of processes."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def write_split(
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Split:
-    """600 real grey digits of 8x8: more than two chunks."""
+    """600 real grayscale digits of 8x8: more than two chunks."""
     source = load_digits()
     images = np.rint(source.images[:600] * 255 / 16).astype(np.uint8)[..., None]
     return write_split(tmp_path / "train", images, source.target[:600], [str(digit) for digit in range(10)])
@@ -72,7 +72,7 @@ def test_views_differ_from_each_other_and_from_the_images(digits: Split, tmp_pat
         for right in range(left):
             same = (everything[left] == everything[right]).all(axis=(1, 2, 3)).mean()
             assert same < 0.1
-    # they are views of the same image, not of another
+    # each view belongs to its image
     assert np.corrcoef(views[0].ravel(), digits.images.ravel())[0, 1] > 0.6
 
 

@@ -1,4 +1,4 @@
-"""What is dropped and why, who goes to which split, and what is written: on real image files and the real digits."""
+"""Stage prepare on real image files and the real digits: what is dropped and why, the splits, and the outputs."""
 
 import csv
 import hashlib
@@ -84,7 +84,7 @@ def prepared(
 
 
 def picture(number: int, side: int = 24) -> Pixels:
-    """A picture of smooth blobs, unlike that of any other number."""
+    """An image of smooth blobs, different for each number."""
     rng = np.random.default_rng(number)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8))
     return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
@@ -97,7 +97,7 @@ def png(pixels: Pixels) -> bytes:
 
 
 def plain(count: int = 40, split: str | None = None, first: int = 0) -> list[RawImage]:
-    """``count`` images without a fault, cats and dogs in turns."""
+    """``count`` valid images, cats and dogs alternating."""
     return [
         RawImage(f"{split or 'all'}/{number}.png", number % 2, split, png(picture(number)))
         for number in range(first, first + count)

@@ -1,4 +1,4 @@
-"""Batches show each image once an epoch, the same whenever they are drawn, moved as the recipe says."""
+"""Batches have each image once per epoch, are reproducible, and are augmented as the recipe specifies."""
 
 from __future__ import annotations
 

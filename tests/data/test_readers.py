@@ -1,4 +1,4 @@
-"""What download wrote is read back: CIFAR records, IDX files, packed images; and damage is one line."""
+"""Reading the raw data set: CIFAR records, IDX files, packed images; damaged files are errors of one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isoflop.data.readers import RawImage, read_raw
 from isoflop.download.raw_format import CifarPart, IdxPart, ImagePacker, Manifest, write_manifest
 from isoflop.runtime.errors import UserError
 
-COUNT = 600  # more than is read at once
+COUNT = 600  # more than one read batch
 RNG = np.random.default_rng(0)
 IMAGES_NHWC = RNG.integers(0, 256, (COUNT, 32, 32, 3)).astype(np.uint8)
 GREY_NHW = RNG.integers(0, 256, (COUNT, 5, 7)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Archives are read as they are, and what could harm is refused by name: traversal, links, devices, bombs, damage."""
+"""Reading archives, and rejecting dangerous ones: path traversal, links, devices, decompression bombs, damage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refusal(path: Path) -> str:
 
 
 def write(path: Path, files: dict[str, bytes]) -> Path:
-    """An archive of the kind that the suffix tells."""
+    """Write an archive of the format given by the suffix."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
@@ -67,7 +67,7 @@ def zip_with(path: Path, name: str = "bad.jpg", mode: int = 0, flags: int = 0) -
         info = zipfile.ZipInfo("x")
         info.filename, info.external_attr = name, mode << 16
         archive.writestr(info, b"content")
-    if flags:  # zipfile writes no encrypted members; the flag is enough
+    if flags:  # zipfile cannot encrypt members; setting the flag is enough
         content = bytearray(path.read_bytes())
         content[content.index(b"PK\1\2") + 8] |= flags
         path.write_bytes(content)
@@ -144,7 +144,7 @@ def test_links_and_encryption_in_a_zip(tmp_path: Path) -> None:
 def test_a_decompression_bomb(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / f"data.{kind}", {"bomb.bmp": bytes(80_000_000)})
     if kind == "tar":
-        assert len(contents(path)["bomb.bmp"]) == 80_000_000  # it is as large as it looks
+        assert len(contents(path)["bomb.bmp"]) == 80_000_000  # the size in its header is true
     else:
         expected = "expected at most 200 times the size of the archive"
         assert refusal(path) == f"'bomb.bmp': got a decompression bomb, {expected}"
@@ -203,7 +203,7 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", [cut, flipped])
 def test_damage_is_seen(tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]) -> None:
-    noise = np.random.default_rng(0).bytes(30_000)  # stored as it is, so that only a checksum tells
+    noise = np.random.default_rng(0).bytes(30_000)  # incompressible, so only a checksum detects damage
     path = write(tmp_path / f"data.{kind}", {"a/1.jpg": noise, "b/2.jpg": noise[::-1]})
     if kind == "tar" and damage is flipped:  # an uncompressed tar has no checksum of its contents, but of its headers
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The stages download and prepare as commands: what they write, and that a failure is one line and leaves nothing."""
+"""The stages download and prepare as commands: their outputs, and failures, which print one line and leave no files."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_failures_are_one_line_and_leave_the_old_output(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """Mount a file system of 256 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     try:

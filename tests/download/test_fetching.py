@@ -1,4 +1,4 @@
-"""Downloads against a real web server on the loopback: resumed, verified, from a mirror first, and what goes wrong."""
+"""Downloads from a real web server on loopback: resuming, verification, mirrors, and errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def get(wanted: Remote) -> bytes:
 
 
 def kept() -> list[int]:
-    """The sizes of what lies in the folder of downloads."""
+    """Sizes of the files in the folder of downloads."""
     return [file.stat().st_size for file in DOWNLOADS.iterdir()] if DOWNLOADS.exists() else []
 
 
@@ -71,7 +71,7 @@ def test_a_server_that_dies_and_comes_back_later(server: FileServer, monkeypatch
     dead, get_url = closed_port(), requests.get
     server.breaks = 1
 
-    def die(url: str, **options: Any) -> requests.Response:  # the second request finds nobody
+    def die(url: str, **options: Any) -> requests.Response:  # the second request is refused
         return get_url(url.replace(server.url, dead) if server.ranges else url, **options)
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Which files of a folder or archive are images, of which class and split, and how they are packed."""
+"""Finding images in folders and archives, their classes and splits, and packing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section data, the published data sets from a mirror, and a user's own images from a folder, an archive and a URL."""
+"""Section data, published data sets from a mirror, and a user's images from a folder, an archive and a URL."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_cifar10_from_the_shared_mirror(monkeypatch: pytest.MonkeyPatch) -> None
     counts = np.zeros((2, 10), int)
     for image in dataset:
         counts[int(image.split == "test"), image.label] += 1
-        if image.name in ("train/0", "test/0"):  # a frog and a cat, as everybody knows them
+        if image.name in ("train/0", "test/0"):  # the well-known first images, a frog and a cat
             assert dataset.classes[image.label] == {"train/0": "frog", "test/0": "cat"}[image.name]
             assert (
                 np.asarray(image.content)[0, 0].tolist()
@@ -130,7 +130,7 @@ def test_cifar10_from_the_shared_mirror(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def tiny_cifar(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Replace a CIFAR by one of 20 images a file, with checksums to match; its files."""
+    """Replace a CIFAR data set by one with 20 images per file and matching checksums; return its files."""
     official = PUBLISHED[name]
     rng = np.random.default_rng(0)
     parts, contents = [], {}
@@ -154,7 +154,7 @@ def pin(name: str, contents: dict[str, bytes], manifest: Manifest, monkeypatch: 
 
 
 def archived(name: str, contents: dict[str, bytes]) -> bytes:
-    """A tar.gz as the official one: a folder with the files and a few more."""
+    """A tar.gz like the official one: a folder with the files and a few others."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for file, content in (contents | {"readme.html": b"hello", "batches.meta.txt": b"names"}).items():
@@ -264,7 +264,7 @@ def zipped(contents: dict[str, bytes] = OWN) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in contents.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # of 1980, not of now
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980 instead of now
     return stream.getvalue()
 
 

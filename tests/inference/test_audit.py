@@ -1,4 +1,4 @@
-"""The audit of real graphs: what ONNX Runtime fused, and the warnings where it could not."""
+"""The audit of real graphs: fully fused graphs, and warnings where ONNX Runtime cannot fuse."""
 
 from __future__ import annotations
 

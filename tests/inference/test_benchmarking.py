@@ -1,4 +1,4 @@
-"""The benchmark's shape and its statistics. How long anything takes is not tested: other work runs beside the tests."""
+"""Structure and statistics of the benchmark. Times are not tested, because other processes run alongside the tests."""
 
 from __future__ import annotations
 

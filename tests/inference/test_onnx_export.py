@@ -1,4 +1,4 @@
-"""The ONNX file says what the network says, takes raw pixels, and has the same bytes wherever it was made."""
+"""The ONNX file predicts like the network, takes raw pixels, and has the same bytes in every folder."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_batch_norms_are_folded_into_the_convolutions(file: Path) -> None:
 
 @pytest.mark.parametrize("opset", [18, 23])
 def test_the_opset_is_the_asked_one(train: Split, tmp_path: Path, opset: int) -> None:
-    model = trained(train, "resnet", steps=2)  # its GELU is an operator only from opset 20 on
+    model = trained(train, "resnet", steps=2)  # Gelu is an operator since opset 20
     export(model, "base", tmp_path / "base.onnx", opset)
     versions = {item.domain: item.version for item in read_graph(tmp_path / "base.onnx").opset_import}
     assert versions[""] == opset
@@ -112,7 +112,7 @@ def test_the_opset_is_the_asked_one(train: Split, tmp_path: Path, opset: int) ->
 def test_a_graph_of_one_image_at_a_time_runs_through_all_that_follows(
     cnn: Model, train: Split, file: Path, tmp_path: Path
 ) -> None:
-    """Also its batches of parity, its 8 bits, its times and its memory are of one image."""
+    """The parity check, INT8 quantization, latency and memory also use a batch of 1."""
     export(cnn, "base", tmp_path / "base.onnx", 20, dynamic_batch=False)
     classifier = open_classifier(tmp_path / "base.onnx")
     assert classifier.batch == 1 and open_classifier(file).batch is None
@@ -231,7 +231,7 @@ def test_the_stage_reports_a_model_that_it_cannot_read_in_one_line(tmp_path: Pat
 
 
 def test_the_pool_goes_behind_what_grows_and_nothing_changes(train: Split, tmp_path: Path) -> None:
-    """A norm with a negative scale stays where it is: the largest of a window would be another."""
+    """A norm with a negative scale is not moved before max pooling, as another pixel would become the maximum."""
     for sign, folded in ((1.0, True), (-1.0, False)):
         model = trained(train, "resnet", width=16, steps=4)
         norms = [layer for layer in model.net.modules() if isinstance(layer, torch.nn.BatchNorm2d)]

@@ -1,4 +1,4 @@
-"""What a file costs beside its runs: measured in a process of its own, with the audit of what is run."""
+"""Load time, peak memory and audit of ONNX files, each measured in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The TFLite file says what the network says. litert-torch is no development dependency: tested where it is installed.
+"""The TFLite file predicts like the network. Skipped without litert-torch, which is not a development dependency.
 
 `pip install 'isoflop[tflite]'` in an environment of its own, see docs/tflite.md.
 """
@@ -20,7 +20,7 @@ from tests.exports import trained
 from tests.networks import FAMILIES, digits_split
 
 installed = pytest.mark.skipif(importlib.util.find_spec("litert_torch") is None, reason="litert-torch is not installed")
-# pytest turns warnings into errors, and those of JAX and TensorFlow's code are not ours
+# pytest turns warnings into errors; warnings of JAX and TensorFlow are out of our control
 pytestmark = pytest.mark.filterwarnings("default")
 
 

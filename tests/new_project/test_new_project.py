@@ -16,7 +16,7 @@ from tests.pipeline.test_pipeline import executed
 from tests.project.test_staleness import stale
 from tests.wheels import built_wheel, run_installed
 
-# The least that goes through every kind of stage.
+# The fewest variants: only the base.
 BASE_ALONE: dict[str, object] = {
     "distill": {}, "prune": {}, "sparsify": {}, "qat": {}, "candidates": ["base"], "float16": [], "tflite": [],
 }  # fmt: skip
@@ -29,7 +29,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project for a messy folder beside it, in which everything has run; for reading."""
+    """A project for a messy folder next to it, after `dvc repro`; read-only for the tests."""
     place = tmp_path_factory.mktemp("place")
     litter(take_pictures(place / "meine fotos ä"))
     command = ("isoflop", "init", "project", "--images", "meine fotos ä", "--preset", "smoke")
@@ -44,7 +44,7 @@ def made(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(made: Path, target: Path) -> Path:
-    """A copy of ``made`` whose images, which are beside it, are found."""
+    """A copy of ``made`` together with the folder of images next to it."""
     shutil.copytree(made.parent, target, symlinks=True)
     return target / made.name
 
@@ -115,10 +115,10 @@ def test_the_commands_work_in_it(made: Path, package: Path, tmp_path: Path) -> N
         json.loads(isoflop("predict", "ship/model.onnx", str(picture), "--json"))["predictions"][0]["top"][0]["class"]
         in CLASSES
     )
-    assert "prepare: restored in" in isoflop("launch", "--jobs", "1", "prepare")  # in a copy that is elsewhere
+    assert "prepare: restored in" in isoflop("launch", "--jobs", "1", "prepare")  # although the project was copied
     isoflop("release")
     code = json.loads((project / "release" / "manifest.json").read_text())["code"]["sha256"]
-    assert code in (project / "report" / "index.html").read_text()  # both name the code alike
+    assert code in (project / "report" / "index.html").read_text()  # both state the same digest of the code
     assert "files are what" in isoflop("verify", "release")
     assert "data.path: found nothing at data/images" in isoflop("preset", "digits") + isoflop("check", status=1)
 
@@ -127,7 +127,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     project = copied(made, tmp_path / "place")
     newer = tmp_path / "newer"
     shutil.copytree(package, newer)
-    for file in ("scaling/forecasting.py", "stage.py"):  # forecast and score run it; and what runs every stage
+    for file in ("scaling/forecasting.py", "runtime/stage.py"):  # code of forecast and score; code around every stage
         with (newer / "isoflop" / file).open("a") as code:
             code.write("\n# another version\n")
 
@@ -139,7 +139,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: forecast: code.yaml: another code of forecast than the installed isoflop ")
     assert "`isoflop upgrade`" in line
-    other = tmp_path / "other"  # whose stage has another option, too
+    other = tmp_path / "other"  # in this version, the stage also has another option
     shutil.copytree(newer, other)
     stage = other / "isoflop" / "stages" / "forecast.py"
     assert "law: In," in stage.read_text()
@@ -153,7 +153,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     said = run_installed(newer, "isoflop", "upgrade", cwd=project).stdout
     assert said == "other code than before: forecast, score; `dvc repro` runs them\n"
     assert run_command("git", "status", "--porcelain", cwd=project).stdout.split() == ["M", "code.yaml"]
-    others = {"forecast", "score", "report"}  # which names the code
+    others = {"forecast", "score", "report"}  # the report states the digest of the code
     assert stale(project) == others
     assert executed(run_installed(newer, "dvc", "repro", cwd=project).stdout) == others
     assert run_installed(newer, "isoflop", "upgrade", cwd=project).stdout == "nothing has changed\n"

@@ -1,4 +1,4 @@
-"""What `isoflop init` sees in a folder, what it chooses for it, and how it refuses."""
+"""`isoflop init`: the survey of a folder, the parameters chosen for it, and error messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chosen(found: Survey, preset: str = PRESET) -> dict[str, Any]:
     before = yaml.safe_load(preset)
     assert {name: set(part) for name, part in params.items()} == {name: set(part) for name, part in before.items()}
     told = {choice.key for choice in start.choices}
-    for key, value in flat(params).items():  # nothing else differs, unless a line of what is said stands for it
+    for key, value in flat(params).items():  # nothing else differs, unless the output lists it
         if value != flat(before)[key] and not key.startswith("data.") and not key.endswith(".epochs"):
             assert key in told, key
     return flat(params)
@@ -48,7 +48,7 @@ def flat(params: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def of(images: int, classes: int = 2, side: int = 100, colour: bool = True, **splits: int) -> Survey:
-    """A survey of so many images of each class, or of each split and class."""
+    """A survey with ``images`` images in each class, or with the given number in each split and class."""
     places: dict[str, Any] = {}
     for split, count in splits.items() or [(None, images)]:
         places |= {f"{split}/{k}/{n}.png": (split, f"class {k}") for k in range(classes) for n in range(count)}
@@ -85,10 +85,10 @@ def test_files_of_several_pictures_are_told(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (30, 30), (shade, 0, 0)) for shade in (0, 90, 180)]
     for name in ("moving.gif", "pages.tif", "moving.webp", "phone.mpo"):
         frames[0].save(photos / "a" / name, save_all=True, append_images=frames[1:])
-    (photos / "a" / "phone.mpo").rename(photos / "a" / "phone.jpg")  # a picture and its preview, as cameras write
+    (photos / "a" / "phone.mpo").rename(photos / "a" / "phone.jpg")  # an image with a preview, as written by cameras
     frames[0].save(photos / "a" / "still.gif")
     whole = (photos / "a" / "moving.gif").read_bytes()
-    second = whole.index(b"\x21\xf9", whole.index(b"\x21\xf9") + 1)  # where its description begins
+    second = whole.index(b"\x21\xf9", whole.index(b"\x21\xf9") + 1)  # the second frame's header
     (photos / "a" / "cut.gif").write_bytes(whole[: second + 4])
     found = survey(photos)
     assert found.animated == ["a/cut.gif", "a/moving.gif", "a/moving.webp", "a/pages.tif"] and not found.unreadable
@@ -142,7 +142,7 @@ def test_a_small_class_lowers_what_a_class_must_have() -> None:
     assert chosen(of(9, classes=3))["prepare.min_images_per_class"] == 8
     assert chosen(of(0, train=40, test=10))["prepare.min_images_per_class"] == 10
     found = of(20)
-    unreadable = {name: "empty file" for name in list(found.places)[:11]}  # of class 0, which has 9 left
+    unreadable = {name: "empty file" for name in list(found.places)[:11]}  # in class 0, which keeps 9
     assert chosen(replace(found, unreadable=unreadable))["prepare.min_images_per_class"] == 8
 
 
@@ -197,7 +197,7 @@ def test_a_first_look_is_the_same_pipeline_with_less() -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What `isoflop init` says, in one line."""
+    """Run `isoflop init`, which fails; return its error, a single line."""
     assert cli.main(["init", *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -287,7 +287,7 @@ def test_each_mistake_is_one_line_and_leaves_nothing(
 
 
 def test_images_that_may_not_be_read_are_named_with_the_cure(place: Path) -> None:
-    # root may read all, unless it gives that up
+    # root can read everything unless it drops its capabilities
     lower = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
     if lower and not shutil.which("setpriv"):
         pytest.skip("run by root, without setpriv of util-linux")
@@ -373,7 +373,7 @@ def test_upgrade_keeps_changes_of_the_graph_or_asks(
     assert graph.read_text() == mine and code.read_text() == recorded
 
     digest = yaml.safe_load(recorded)["graph"]
-    code.write_text(recorded.replace(digest, "0" * 64))  # as if it was made from the graph of another version
+    code.write_text(recorded.replace(digest, "0" * 64))  # as if another version had written dvc.yaml
     for arguments, said in [
         (["upgrade"], "error: dvc.yaml: has changes of yours, and isoflop "),
         (["upgrade", "--force"], "error: dvc.yaml: has changes that are not committed, which --force would lose"),

@@ -106,11 +106,11 @@ class _Worker:
         self._pipeline.set_random_seed(int(seeds.generate_state(1, np.uint64)[0]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # _try_out has already reported them, once instead of per image
-            made = np.stack([_apply(self._pipeline, image) for image in self._images[start : start + _CHUNK]])
+            chunk = np.stack([_apply(self._pipeline, image) for image in self._images[start : start + _CHUNK]])
         # write() instead of a memory map: on a full disk it raises an error, a memory map kills the process
         with open(self._job.target, "r+b") as target:
             target.seek(self._job.target_offset + (view * len(self._images) + start) * self._images[0].nbytes)
-            target.write(made.tobytes())
+            target.write(chunk.tobytes())
 
 
 def _run(job: _Job, chunks: list[tuple[int, int]], workers: int | None) -> Iterator[None]:
@@ -145,10 +145,10 @@ def _run_in_worker(chunk: tuple[int, int]) -> None:
 
 
 def _apply(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    made = _call(transform, image, _KEY)
-    if not isinstance(made, np.ndarray) or made.shape != image.shape or made.dtype != np.uint8:
-        raise UserError(f"{_KEY}: {_changed(image, made)}")
-    return made
+    result = _call(transform, image, _KEY)
+    if not isinstance(result, np.ndarray) or result.shape != image.shape or result.dtype != np.uint8:
+        raise UserError(f"{_KEY}: {_changed(image, result)}")
+    return result
 
 
 def _call(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8], where: str) -> Any:
@@ -159,30 +159,30 @@ def _call(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8],
         raise UserError(f"{where}: cannot be applied to images {list(image.shape)}: {reason}") from None
 
 
-def _changed(image: npt.NDArray[np.uint8], made: Any) -> str:
-    found = f"{getattr(made, 'dtype', type(made).__name__)}{list(getattr(made, 'shape', []))}"
-    return f"got {found} from an image {image.dtype}{list(image.shape)}, expected the same shape and type"
+def _changed(image: npt.NDArray[np.uint8], result: Any) -> str:
+    actual = f"{getattr(result, 'dtype', type(result).__name__)}{list(getattr(result, 'shape', []))}"
+    return f"got {actual} from an image {image.dtype}{list(image.shape)}, expected the same shape and type"
 
 
 def _try_out(transforms: list[BasicTransform | BaseCompose], image: npt.NDArray[np.uint8]) -> None:
     """Apply each transform (probability 1) to one image; shapes may change in between if the last restores them."""
-    made: Any = image
-    changer = ""
+    result: Any = image
+    problem = ""  # of the last transform that changes the shape or type
     for index, transform in enumerate(transforms):
         name = f"{_KEY}.{index} ({type(transform).__name__})"
-        before = made
+        before = result
         transform.set_random_seed(0)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            made = _call(transform, np.ascontiguousarray(before), name)
+            result = _call(transform, np.ascontiguousarray(before), name)
         if caught:
             raise UserError(f"{name}: has no effect on images {list(image.shape)}: {caught[0].message}")
-        if getattr(made, "shape", None) != before.shape or getattr(made, "dtype", None) != before.dtype:
-            changer = f"{name}: {_changed(image, made)}"
-        if not isinstance(made, np.ndarray):
+        if getattr(result, "shape", None) != before.shape or getattr(result, "dtype", None) != before.dtype:
+            problem = f"{name}: {_changed(image, result)}"
+        if not isinstance(result, np.ndarray):
             break
-    if not isinstance(made, np.ndarray) or made.shape != image.shape or made.dtype != image.dtype:
-        raise UserError(changer)
+    if not isinstance(result, np.ndarray) or result.shape != image.shape or result.dtype != image.dtype:
+        raise UserError(problem)
 
 
 def _build_all(policy: list[dict[str, Any]], *, always: bool = False) -> list[BasicTransform | BaseCompose]:

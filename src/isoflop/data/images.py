@@ -1,4 +1,4 @@
-"""Decode and resize images. THE place where image files become pixels: ``decode``, then ``fit_to_square``.
+"""Decode image files to pixels (``decode``) and resize them (``fit_to_square``). No other module does either.
 
 ``prepare`` and ``isoflop predict`` both use it, so training and prediction cannot differ. Reading files from folders
 and archives is in ``isoflop.download``, reading the raw data set in ``readers``.
@@ -116,8 +116,8 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
         return image
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = tuple(int(value) for value in np.median(border, axis=0))
-    square = Image.new(image.mode, (size, size), colour if image.mode == "RGB" else colour[0])
+    color = tuple(int(value) for value in np.median(border, axis=0))
+    square = Image.new(image.mode, (size, size), color if image.mode == "RGB" else color[0])
     square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square
 
@@ -125,15 +125,15 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_scaled_to_bytes(np.asarray(image)))
-    grey = image.mode in ("1", "L", "LA", "La")
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if "A" in image.mode.upper().removeprefix("LAB") or "transparency" in image.info:
         opaque = Image.new("RGBA", image.size, "white")
         # premultiplied modes (La, RGBa) convert only to their straight counterparts
         straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
-        return Image.alpha_composite(opaque, straight).convert("L" if grey else "RGB")
+        return Image.alpha_composite(opaque, straight).convert(mode)
     if image.mode == "LAB":
         return _from_lab(image)
-    return image.convert("L" if grey else "RGB")
+    return image.convert(mode)
 
 
 def _scaled_to_bytes(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
