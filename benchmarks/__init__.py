@@ -1,3 +1,3 @@
-"""Measurements: each module is a command, ``python -m benchmarks.NAME``."""
+"""Measurements. Each module is a command: ``python -m benchmarks.NAME``."""
 
-# a regular package, not only a folder: Opacus installs one of this name
+# a regular package, because a namespace package would be shadowed by the one that Opacus installs under this name

@@ -1,9 +1,9 @@
-"""What a fault costs: stages killed at random moments, then `dvc repro`, against an undisturbed run.
+"""Kill stages at random times, finish with `dvc repro`, and compare the results with an undisturbed run.
 
-``python -m benchmarks.faults --kills 2`` runs the smoke pipeline in a temporary clone, then kills every stage of it so
-many times (SIGKILL to all of its processes, at a moment drawn from its own duration), lets `dvc repro` end it and
-compares dvc.lock, what measures time left out. Then the base's training is killed after its first checkpoint and taken
-up. Prints a line for each and exits with 1 where anything was lost.
+``python -m benchmarks.faults --kills 2`` runs the smoke pipeline in a temporary clone. Then it kills every stage
+``--kills`` times (SIGKILL to all of its processes, at a random time within the stage's duration), runs `dvc repro` and
+compares dvc.lock, except for outputs that contain timings. Finally it kills the base training after its first
+checkpoint and resumes it. It prints one line of JSON for each part and exits with 1 if any result differs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MEASURES_TIME = (
 
 
 def clone_project(folder: Path, preset: str = "smoke") -> Path:
-    """The project as it is now, with a preset and nothing run."""
+    """Copy the project in its current state, with ``preset`` and without results."""
     clone = folder / "clone"
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -56,13 +56,14 @@ def clone_project(folder: Path, preset: str = "smoke") -> Path:
 
 
 def repro(clone: Path, *arguments: str) -> str:
-    """What `dvc repro` prints; after the cure that `isoflop doctor` names where a kill has cut short DVC's own lock."""
+    """Run `dvc repro` and return its output. If a kill truncated one of DVC's lock files, apply `isoflop doctor`'s fix
+    first."""
     run = partial(subprocess.run, _command(*arguments), cwd=clone, capture_output=True, text=True, check=False)
     done = run()
-    for said, cut_short in (("Unable to read RWLock-file", ".dvc/tmp/rwlock"), ("dvc.lock", "dvc.lock")):
-        if done.returncode and said in done.stderr:
-            print(json.dumps({"cut_short": cut_short}), flush=True)
-            (clone / cut_short).unlink()
+    for message, truncated in (("Unable to read RWLock-file", ".dvc/tmp/rwlock"), ("dvc.lock", "dvc.lock")):
+        if done.returncode and message in done.stderr:
+            print(json.dumps({"truncated": truncated}), flush=True)
+            (clone / truncated).unlink()
             subprocess.run(_command(), cwd=clone, check=True, stdout=subprocess.DEVNULL)  # with the run cache
             done = run()
     if done.returncode:
@@ -73,7 +74,7 @@ def repro(clone: Path, *arguments: str) -> str:
 
 
 def repro_killed(clone: Path, after: float, *arguments: str) -> bool:
-    """Whether it was still running after so many seconds, and so was killed."""
+    """Run `dvc repro` and kill it after ``after`` seconds; return False if it had finished by then."""
     process = subprocess.Popen(
         _command(*arguments), cwd=clone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -87,8 +88,8 @@ def repro_killed(clone: Path, after: float, *arguments: str) -> bool:
 
 
 def lock(clone: Path) -> dict[str, Any]:
-    """dvc.lock without what measures time, and what depends on it."""
-    stages = load((clone / "dvc.lock").read_text())["stages"]  # as DVC does: PyYAML takes 1e-05 for a text
+    """Return the stages of dvc.lock, without outputs that contain timings or depend on them."""
+    stages = load((clone / "dvc.lock").read_text())["stages"]  # like DVC; PyYAML reads 1e-05 as a string
     kept = {}
     for name, stage in stages.items():
         parts = {kind: _timeless(stage.get(kind, [])) for kind in ("deps", "outs")}
@@ -97,15 +98,14 @@ def lock(clone: Path) -> dict[str, Any]:
 
 
 def leftovers(clone: Path) -> list[str]:
-    """Half-written outputs that a kill has left; the next run of their stage removes them."""
+    """Return partial outputs left by a kill; the next run of the stage removes them."""
     return [str(path.relative_to(clone)) for path in clone.rglob(".*.partial*") if ".dvc" not in path.parts]
 
 
 def _timeless(entries: list[dict[str, Any]]) -> dict[str, str]:
     kept = [entry for entry in entries if not entry["path"].startswith(_MEASURES_TIME)]
-    return {
-        entry["path"]: entry["md5"] for entry in kept if entry["path"] not in ("metrics", "plots")
-    }  # which have some
+    # the folders metrics and plots contain timings, too
+    return {entry["path"]: entry["md5"] for entry in kept if entry["path"] not in ("metrics", "plots")}
 
 
 def _command(*arguments: str) -> list[str]:
@@ -114,8 +114,8 @@ def _command(*arguments: str) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=2, help="of every stage (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--kills", type=int, default=2, help="kills per stage (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times (default: 0)")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     os.environ |= {"DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -134,17 +134,17 @@ def main() -> int:
                 hit = repro_killed(clone, draw.uniform(0.3, takes), "--force", "--single-item", stage)
                 killed, missed = killed + hit, missed + (not hit)
             began = time.monotonic()
-            repro(clone, "--no-run-cache")  # which has the run that was timed
+            repro(clone, "--no-run-cache")  # the run cache would restore the timed run
             spent += time.monotonic() - began
         unlike = sorted(name for name, stage in lock(clone).items() if stage != wanted[name])
-        facts = {"kills": killed, "ended_before": missed, "unlike": unlike, "left_half_written": leftovers(clone)}
+        facts = {"kills": killed, "finished_before": missed, "different": unlike, "partial_outputs": leftovers(clone)}
         print(json.dumps(facts | {"repro_after_a_kill_s": round(spent / len(wanted), 1)}), flush=True)
         resumed = _resumes(clone, wanted)
     return int(bool(unlike) or not resumed)
 
 
 def _resumes(clone: Path, wanted: dict[str, Any]) -> bool:
-    """Kill the base's training once it has a checkpoint; the next run goes on from there, to the same bytes."""
+    """Kill the base training after its first checkpoint; return whether the next run resumes to the same bytes."""
     process = subprocess.Popen(
         _command("--force", "--single-item", "train"), cwd=clone, stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -153,10 +153,10 @@ def _resumes(clone: Path, wanted: dict[str, Any]) -> bool:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    said = repro(clone, "--force", "--single-item", "train")
-    took_up, same = "resuming the interrupted training" in said, lock(clone)["train"] == wanted["train"]
-    print(json.dumps({"training_taken_up": took_up, "same_bytes": same}), flush=True)
-    return took_up and same
+    output = repro(clone, "--force", "--single-item", "train")
+    resumed, same = "resuming the interrupted training" in output, lock(clone)["train"] == wanted["train"]
+    print(json.dumps({"training_resumed": resumed, "same_bytes": same}), flush=True)
+    return resumed and same
 
 
 if __name__ == "__main__":

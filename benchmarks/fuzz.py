@@ -1,9 +1,9 @@
-"""Hostile input: seeds of every kind, damaged at random, through the readers that strangers' files go through.
+"""Fuzz every reader of untrusted files: feed it randomly damaged seeds of every format.
 
-``python -m benchmarks.fuzz --inputs 100000`` shares the inputs out over the targets and says for each how many were
-taken, how many refused by a UserError, the slowest one and the memory that all of them left behind. Anything else that
-comes out (another exception, a signal, more memory or time than allowed) is printed with the number that makes it
-again (``--target image --first N --inputs 1``), and the exit status is 1. Needs Linux.
+``python -m benchmarks.fuzz --inputs 100000`` distributes the inputs over the targets and prints for each target how
+many inputs were accepted, how many were rejected with a UserError, the slowest input, and the memory growth of a
+process. Any other result (another exception, a signal, too much memory or time) is a failure: it is printed with the
+input's number, which reproduces it (``--target image --first N --inputs 1``), and the exit status is 1. Linux only.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ import numpy as np
 
 from isoflop.runtime.errors import UserError
 
-SLOWEST = 10.0  # seconds that one input may take
-MEMORY = 4 << 30  # bytes of address space beyond that of the imports
-_CHUNK = 500  # inputs a process: what one of them breaks does not outlive it
+SLOWEST = 10.0  # time limit per input, seconds
+MEMORY = 4 << 30  # limit of the address space in addition to the imports, bytes
+_CHUNK = 500  # inputs per process; state that an input corrupts does not outlive the process
 
 Feed = Callable[[bytes], None]
 
 
 @dataclass
 class Result:
-    """What a chunk of inputs came to; ``failures`` are numbers of inputs and what came out."""
+    """Results of a chunk of inputs; ``failures`` are pairs of an input's number and the problem."""
 
     taken: int = 0
     refused: int = 0
@@ -55,19 +55,19 @@ class Result:
 
 
 def images() -> tuple[list[bytes], Feed]:
-    """Small pictures of every format and of many modes, to ``decode`` and ``fit_to_square``."""
+    """Small images of every format and of many modes, fed to ``decode`` and ``fit_to_square``."""
     from PIL import Image
 
     from isoflop.data.images import FORMATS, decode, fit_to_square
 
     rng = np.random.default_rng(0)
-    colour = Image.fromarray(rng.integers(0, 256, (12, 9, 3), np.uint8))
+    color = Image.fromarray(rng.integers(0, 256, (12, 9, 3), np.uint8))
     seeds = []
     for file_format in FORMATS:
         for mode in ("L", "RGB", "RGBA", "P", "1", "CMYK", "I;16", "LA"):
             content = io.BytesIO()
-            with contextlib.suppress(Exception):  # not every format has every mode
-                colour.convert("RGB").convert(mode).save(content, file_format)
+            with contextlib.suppress(Exception):  # not every format supports every mode
+                color.convert("RGB").convert(mode).save(content, file_format)
                 seeds.append(content.getvalue())
 
     def feed(content: bytes) -> None:
@@ -77,7 +77,7 @@ def images() -> tuple[list[bytes], Feed]:
 
 
 def archives() -> tuple[list[bytes], Feed]:
-    """Zips and tars, plain and compressed, to ``archive_entries``, every entry read to its end."""
+    """Zips and tars, plain and compressed, fed to ``archive_entries``; every entry is read to its end."""
     from isoflop.download.archives import archive_entries, naming_damage
 
     names = {"cats/a.png": b"\x89PNG" + bytes(300), "dogs/b b.png": b"two" * 50, "dogs/" + "long" * 60: b""}
@@ -107,7 +107,7 @@ def archives() -> tuple[list[bytes], Feed]:
 
 
 def surveys() -> tuple[list[bytes], Feed]:
-    """Archives of pictures in class folders to what ``isoflop init`` says and chooses of them."""
+    """Archives of images in class folders, fed to the survey and the choice of parameters of ``isoflop init``."""
     from PIL import Image
 
     from isoflop.new_project.image_survey import survey
@@ -122,9 +122,9 @@ def surveys() -> tuple[list[bytes], Feed]:
     for splits in ([""], ["train/", "val/", "test/"]):
         tarred = io.BytesIO()
         with tarfile.open(fileobj=tarred, mode="w") as tar:
-            for place in (f"{split}{kind}/{number}" for split in splits for kind in "ab" for number in range(4)):
+            for path in (f"{split}{kind}/{index}" for split in splits for kind in "ab" for index in range(4)):
                 for ending, content in pictures.items():
-                    info = tarfile.TarInfo(f"{place}.{ending}")
+                    info = tarfile.TarInfo(f"{path}.{ending}")
                     info.size = len(content.getvalue())
                     tar.addfile(info, io.BytesIO(content.getvalue()))
         seeds.append(tarred.getvalue())
@@ -138,11 +138,11 @@ def surveys() -> tuple[list[bytes], Feed]:
 
 
 def requests() -> tuple[list[bytes], Feed]:
-    """Requests to the server of ``isoflop demo``, which must answer and must not serve what lies beside the demo."""
+    """Requests to the server of ``isoflop demo``, which must respond and must not serve files outside of the demo."""
     from isoflop.demo.server import open_server
 
     folder = Path(tempfile.mkdtemp())
-    secret = b"what lies beside the demo"
+    secret = b"a file outside of the demo"
     (folder / "secret.txt").write_bytes(secret)
     (folder / "demo").mkdir()
     (folder / "demo" / "index.html").write_text("<title>demo</title>")
@@ -165,7 +165,7 @@ def requests() -> tuple[list[bytes], Feed]:
         answer = b""
         with (
             socket.create_connection(("127.0.0.1", server.server_port), timeout=SLOWEST) as client,
-            contextlib.suppress(ConnectionError),  # the server may have heard enough
+            contextlib.suppress(ConnectionError),  # the server may close the connection early
         ):
             client.sendall(content)
             client.shutdown(socket.SHUT_WR)
@@ -179,7 +179,7 @@ def requests() -> tuple[list[bytes], Feed]:
 
 
 def params() -> tuple[list[bytes], Feed]:
-    """Every preset to ``isoflop check``."""
+    """Every preset, fed to ``isoflop check``."""
     from isoflop.project.checking import check, stage_schemas
 
     root = Path(__file__).resolve().parents[1]
@@ -197,7 +197,7 @@ def params() -> tuple[list[bytes], Feed]:
 
 
 def models() -> tuple[list[bytes], Feed]:
-    """An exported network to ``isoflop predict``, with a good picture."""
+    """An exported network, fed to ``isoflop predict`` with a valid image."""
     from PIL import Image
 
     from isoflop.data.arrays import InputSpec
@@ -222,7 +222,7 @@ def models() -> tuple[list[bytes], Feed]:
 
 
 def tables() -> tuple[list[bytes], Feed]:
-    """A table of runs to ``isoflop fit``'s reader."""
+    """A table of runs, fed to the reader of ``isoflop fit``."""
     from isoflop.scaling.tables import Columns, read_table
 
     rows = [f"{n},{d},{round(0.1 + 20 / n + 9 / d, 5)},{n % 3}" for n in (100, 200, 400, 800) for d in (50, 90, 200)]
@@ -235,7 +235,7 @@ def tables() -> tuple[list[bytes], Feed]:
     return ["\n".join(["N,D,loss,seed", *rows]).encode()], feed
 
 
-TARGETS: dict[str, tuple[Callable[[], tuple[list[bytes], Feed]], float]] = {  # and the share of the inputs
+TARGETS: dict[str, tuple[Callable[[], tuple[list[bytes], Feed]], float]] = {  # with the share of the inputs
     "image": (images, 0.5),
     "archive": (archives, 0.25),
     "survey": (surveys, 0.05),
@@ -247,7 +247,8 @@ TARGETS: dict[str, tuple[Callable[[], tuple[list[bytes], Feed]], float]] = {  # 
 
 
 def damaged(seeds: list[bytes], number: int) -> bytes:
-    """Input ``number``: a seed with a few bytes flipped, replaced, cut out, doubled, or taken from another seed."""
+    """Return input ``number``: a seed with a few bits inverted, and bytes replaced, removed, repeated, or copied from
+    another seed."""
     rng = np.random.default_rng(number)
     content = bytearray(seeds[rng.integers(len(seeds))])
     for _ in range(rng.integers(1, 9)):
@@ -272,7 +273,8 @@ def damaged(seeds: list[bytes], number: int) -> bytes:
 
 
 def run_target(name: str, first: int, count: int) -> tuple[Result, float]:
-    """Inputs ``first`` to ``first + count`` of a target; and by how many MB a process grew at most."""
+    """Run the inputs ``first`` to ``first + count`` of a target; return the result and the largest growth of a process
+    in MB."""
     total, grown = Result(), 0.0
     context = multiprocessing.get_context("fork")
     for start in range(first, first + count, _CHUNK):
@@ -292,7 +294,7 @@ def run_target(name: str, first: int, count: int) -> tuple[Result, float]:
                     last = value
         child.join()
         if child.exitcode:
-            part.failures.append((last, f"the process ended with {child.exitcode} (a signal, where it is negative)"))
+            part.failures.append((last, f"the process exited with {child.exitcode} (negative: killed by a signal)"))
         total.add(part)
     return total, grown
 
@@ -300,7 +302,7 @@ def run_target(name: str, first: int, count: int) -> tuple[Result, float]:
 def _run_chunk(name: str, first: int, count: int, pipe: multiprocessing.connection.Connection) -> None:
     seeds, feed = TARGETS[name][0]()
     with contextlib.suppress(Exception):
-        feed(seeds[0])  # imports what it imports
+        feed(seeds[0])  # triggers the imports
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY, -1))
@@ -325,9 +327,9 @@ def _run_chunk(name: str, first: int, count: int, pipe: multiprocessing.connecti
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=100_000, help="in all (default: 100000)")
+    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs in total (default: 100000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first input (default: 0)")
-    parser.add_argument("--target", choices=list(TARGETS), help="this one alone gets all of them")
+    parser.add_argument("--target", choices=list(TARGETS), help="run only this target, with all inputs")
     options = parser.parse_args()
     shares = {options.target: 1.0} if options.target else {name: share for name, (_, share) in TARGETS.items()}
     warnings.simplefilter("ignore")
@@ -335,9 +337,9 @@ def main() -> int:
     for name, share in shares.items():
         began = time.monotonic()
         result, grown = run_target(name, options.first, round(share * options.inputs))
-        seen = {"inputs": result.taken + result.refused, "taken": result.taken, "refused": result.refused}
-        found = {"failures": len(result.failures), "slowest_s": round(result.slowest, 3), "grown_mb": round(grown)}
-        print(json.dumps({"target": name} | seen | found | {"seconds": round(time.monotonic() - began)}), flush=True)
+        counts = {"inputs": result.taken + result.refused, "accepted": result.taken, "rejected": result.refused}
+        limits = {"failures": len(result.failures), "slowest_s": round(result.slowest, 3), "grown_mb": round(grown)}
+        print(json.dumps({"target": name} | counts | limits | {"seconds": round(time.monotonic() - began)}), flush=True)
         for number, text in result.failures[:10]:
             print(f"--target {name} --first {number} --inputs 1:\n{text}", file=sys.stderr)
         failures += len(result.failures)

@@ -1,8 +1,8 @@
-"""Stages at the same time against one by one: `isoflop launch` beside `dvc repro`, for the study's widths.
+"""Compare parallel and serial execution of stages: `isoflop launch` and `dvc repro` on the sweep of the study.
 
-``python -m benchmarks.launch [--widths 16 24 32 48] [--seeds 6] [--jobs 2]`` runs the preset digits' sweep by both in
-turns, each in a new clone with one thread a stage, and prints a line of JSON for each and one for their ratio. What a
-stage costs beside its own work (Python's and DVC's start, hashing, the clone) is told apart by the log of executions.
+``python -m benchmarks.launch [--widths 16 24 32 48] [--seeds 6] [--jobs 2]`` runs the sweep of the preset digits with
+both in turns, each time in a new clone with one thread per stage. It prints a line of JSON for each run and one for the
+speedup. The execution log separates a stage's own work from its overhead (start of Python and DVC, hashing, the clone).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from isoflop.training.cpu import processor
 
 
 def run_sweep(way: str, widths: list[int], seeds: int, jobs: int) -> dict[str, float]:
-    """Seconds that the sweep takes in a new clone whose data are prepared, and what a stage adds to its own work."""
+    """Time the sweep in a new clone with prepared data; return total, own work, and overhead per stage in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         clone = clone_project(Path(folder), preset="digits")
         params = yaml.safe_load((clone / "params.yaml").read_text())
@@ -40,13 +40,13 @@ def run_sweep(way: str, widths: list[int], seeds: int, jobs: int) -> dict[str, f
         seconds = time.monotonic() - began
         own = sum(took for _, took in executions(clone)[before:])
     at_a_time = jobs if way == "launch" else 1
-    return {"seconds": seconds, "own_work_s": own, "beside_a_stage_s": (seconds * at_a_time - own) / len(widths)}
+    return {"seconds": seconds, "own_work_s": own, "overhead_per_stage_s": (seconds * at_a_time - own) / len(widths)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 24, 32, 48])
-    parser.add_argument("--seeds", type=int, default=6, help="of each run: the more, the longer a stage")
+    parser.add_argument("--seeds", type=int, default=6, help="seeds of each run: more seeds, longer stages")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> None:
         for way, facts in took.items():
             print(json.dumps({"way": way} | {name: round(value, 2) for name, value in facts.items()}), flush=True)
         ratios.append(took["serial"]["seconds"] / took["launch"]["seconds"])
-    facts = {"speed_up": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+    facts = {"speedup": statistics.median(ratios), "minimum": min(ratios), "maximum": max(ratios)}
     print(json.dumps({name: round(value, 2) for name, value in facts.items()}), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Bring the images that ``data`` names to one folder, verified."""
+"""Download or read the images that section ``data`` names, verify them and write them to one folder."""
 
 from isoflop.download.sources import Data, download
 from isoflop.runtime.params import Section

@@ -1,4 +1,4 @@
-"""Clean the raw images, resize them, split them into train, val and test."""
+"""Clean the raw images, resize them, and split them into train, val and test."""
 
 from isoflop.data.cleaning import Prepare
 from isoflop.data.preparation import prepare

@@ -1,4 +1,4 @@
-"""A policy is checked before any work, and gives the same views whoever makes them."""
+"""Policies are validated before any work starts; the views do not depend on the number of processes."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def write_split(
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Split:
-    """600 real grey digits of 8x8: more than two chunks."""
+    """600 real grayscale digits of 8x8: more than two chunks."""
     source = load_digits()
     images = np.rint(source.images[:600] * 255 / 16).astype(np.uint8)[..., None]
     return write_split(tmp_path / "train", images, source.target[:600], [str(digit) for digit in range(10)])
@@ -72,7 +72,7 @@ def test_views_differ_from_each_other_and_from_the_images(digits: Split, tmp_pat
         for right in range(left):
             same = (everything[left] == everything[right]).all(axis=(1, 2, 3)).mean()
             assert same < 0.1
-    # they are views of the same image, not of another
+    # each view belongs to its image
     assert np.corrcoef(views[0].ravel(), digits.images.ravel())[0, 1] > 0.6
 
 
@@ -118,17 +118,17 @@ def test_a_crop_that_a_resize_undoes_is_fine(colours: Split, tmp_path: Path) -> 
          "'rotate'?"),
         ([{"name": "HorizontalFlip", "probability": 1}], "augment.policy.0.probability: unknown argument of "
          "HorizontalFlip; expected one of p"),
-        ([{"name": "HorizontalFlip", "p": 3}], "augment.policy.0: HorizontalFlip refuses its arguments: "
+        ([{"name": "HorizontalFlip", "p": 3}], "augment.policy.0: invalid arguments for HorizontalFlip: "
          "p: Input should be less than or equal to 1"),
-        ([{"name": "Affine", "rotate": "much"}], "augment.policy.0: Affine refuses its arguments: rotate"),
-        ([{"name": "Affine", "border_mode": "BORDER_NONE"}], "augment.policy.0: Affine refuses its arguments: "),
-        ([{"name": "RandomCrop"}], "augment.policy.0: RandomCrop refuses its arguments: height: Field required"),
-        ([{"rotate": 3}], "augment.policy.0: found {'rotate': 3}, expected a mapping with the name"),
+        ([{"name": "Affine", "rotate": "much"}], "augment.policy.0: invalid arguments for Affine: rotate"),
+        ([{"name": "Affine", "border_mode": "BORDER_NONE"}], "augment.policy.0: invalid arguments for Affine: "),
+        ([{"name": "RandomCrop"}], "augment.policy.0: invalid arguments for RandomCrop: height: Field required"),
+        ([{"rotate": 3}], "augment.policy.0: got {'rotate': 3}, expected a mapping with the name"),
         ([{"name": "OneOf", "transforms": [{"name": "Blurr"}]}], "augment.policy.0.transforms.0.name: unknown "
          "transform 'Blurr'; did you mean 'Blur'?"),
         ([{"name": "OneOf", "transforms": [{"name": "Blur", "limit": 3}]}], "augment.policy.0.transforms.0.limit: "
          "unknown argument of Blur; did you mean 'blur_limit'?"),
-        ([{"name": "OneOf", "transforms": "Blur"}], "augment.policy.0: OneOf refuses its arguments"),
+        ([{"name": "OneOf", "transforms": "Blur"}], "augment.policy.0: invalid arguments for OneOf"),
     ],
 )  # fmt: skip
 def test_a_wrong_policy_is_refused_at_load(policy: Policy, message: str) -> None:
@@ -141,12 +141,12 @@ def test_a_wrong_policy_is_refused_at_load(policy: Policy, message: str) -> None
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"name": "RandomCrop", "height": 4, "width": 4}, "RandomCrop): found uint8[4, 4, 1] made of an image "
+        ({"name": "RandomCrop", "height": 4, "width": 4}, "RandomCrop): got uint8[4, 4, 1] from an image "
          "uint8[8, 8, 1], expected the same shape and type"),
-        ({"name": "Normalize"}, "Normalize): found float32[8, 8, 1] made of an image uint8[8, 8, 1]"),
-        ({"name": "ToTensorV2"}, "ToTensorV2): found torch.uint8[1, 8, 8] made of an image uint8[8, 8, 1]"),
-        ({"name": "ToRGB"}, "ToRGB): found uint8[8, 8, 3] made of"),
-        ({"name": "Sequential", "transforms": [{"name": "ToRGB"}]}, "Sequential): found uint8[8, 8, 3] made of"),
+        ({"name": "Normalize"}, "Normalize): got float32[8, 8, 1] from an image uint8[8, 8, 1]"),
+        ({"name": "ToTensorV2"}, "ToTensorV2): got torch.uint8[1, 8, 8] from an image uint8[8, 8, 1]"),
+        ({"name": "ToRGB"}, "ToRGB): got uint8[8, 8, 3] from"),
+        ({"name": "Sequential", "transforms": [{"name": "ToRGB"}]}, "Sequential): got uint8[8, 8, 3] from"),
         ({"name": "Crop"}, "Crop): cannot be applied to images [8, 8, 1]: "),
         ({"name": "ChannelDropout"}, "ChannelDropout): cannot be applied to images [8, 8, 1]: "),
         ({"name": "HistogramMatching"}, "HistogramMatching): cannot be applied to images [8, 8, 1]: "),
@@ -165,7 +165,7 @@ def test_a_transform_that_does_not_fit_the_images_is_named_before_any_work(
 def test_a_shape_that_changes_only_at_times_is_refused_too(digits: Split, tmp_path: Path) -> None:
     crop = {"name": "RandomCrop", "height": 4, "width": 4}
     policy: Policy = [{"name": "OneOf", "transforms": [{"name": "NoOp"}, crop], "p": 1.0}]
-    with pytest.raises(UserError, match=r"augment\.policy.*found uint8\[4, 4, 1\] made of an image uint8\[8, 8, 1\]"):
+    with pytest.raises(UserError, match=r"augment\.policy.*got uint8\[4, 4, 1\] from an image uint8\[8, 8, 1\]"):
         write_augmented(digits, tmp_path / "views", 2, policy, 0, workers=2)
 
 
@@ -183,9 +183,9 @@ class Sections(Section):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("views: -1\n  seed: 0\n  policy: []", "augment.views: found -1 (integer), expected greater than or equal"),
-        ("views: 1\n  seed: 0\n  policy: {name: Blur}", "augment.policy: found {'name': 'Blur'} (mapping), expected"),
-        ("views: 1\n  seed: 0\n  policy: []", "policy: found an empty list with views 1, expected a transform or"),
+        ("views: -1\n  seed: 0\n  policy: []", "augment.views: got -1 (integer), expected greater than or equal"),
+        ("views: 1\n  seed: 0\n  policy: {name: Blur}", "augment.policy: got {'name': 'Blur'} (mapping), expected"),
+        ("views: 1\n  seed: 0\n  policy: []", "policy: got an empty list with views 1, expected a transform or"),
     ],
 )  # fmt: skip
 def test_a_wrong_section_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What is dropped and why, who goes to which split, and what is written: on real image files and the real digits."""
+"""Stage prepare on real image files and the real digits: what is dropped and why, the splits, and the outputs."""
 
 import hashlib
 import io
@@ -223,18 +223,18 @@ def one_class() -> list[RawImage]:
 @pytest.mark.parametrize(
     ("images", "changes", "message"),
     [
-        (list, {}, "data: found no images, expected some of each class"),
-        (plain, {"classes": ("cat",)}, "data: found 1 classes (cat), expected at least two"),
-        (one_class, {}, "class 'dog': found 0 images after cleaning, expected at least 5 (prepare."),
+        (list, {}, "data: got no images, expected some of each class"),
+        (plain, {"classes": ("cat",)}, "data: got 1 classes (cat), expected at least two"),
+        (one_class, {}, "class 'dog': got 0 images after cleaning, expected at least 5 (prepare."),
         (lambda: [*one_class(), *(RawImage(f"{n}", 1, None, b"") for n in range(9))], {},
-         "class 'dog': found 0 images after cleaning (dropped: 9 undecodable), expected at least 5"),
-        (lambda: plain(10), {"val_fraction": 0.05}, "prepare.val_fraction: found 0.05, which leaves class 'cat' "
-         "(4 images) with no val images"),
-        (lambda: plain(10), {"test_fraction": 0.95}, "prepare.test_fraction: found 0.95, which leaves class 'cat' "
-         "(5 images) with only test images"),
-        (lambda: plain(20, "test"), {}, "class 'cat': found no images in the train split"),
+         "class 'dog': got 0 images after cleaning (dropped: 9 undecodable), expected at least 5"),
+        (lambda: plain(10), {"val_fraction": 0.05}, "prepare.val_fraction: got 0.05, which gives class 'cat' "
+         "(4 images) no val images"),
+        (lambda: plain(10), {"test_fraction": 0.95}, "prepare.test_fraction: got 0.95, which gives class 'cat' "
+         "(5 images) no training images"),
+        (lambda: plain(20, "test"), {}, "class 'cat': got no images in the train split"),
         (lambda: [*plain(40, "train"), *(i for i in plain(10, "test", 200) if i.label)], {},
-         "class 'cat': found no images in the test split"),
+         "class 'cat': got no images in the test split"),
     ],
 )  # fmt: skip
 def test_too_little_is_refused_and_leaves_nothing_but_partial_outputs(
@@ -253,12 +253,12 @@ class Sections(Section):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("resize: crop", "resize: squash", "prepare.resize: found 'squash' (string), expected 'crop', 'pad' or"),
-        ("channels: 1", "channels: 2", "prepare.channels: found 2 (integer), expected 1 or 3"),
-        ("val_fraction: 0.15", "val_fraction: 1.0", "prepare.val_fraction: found 1.0 (number), expected less than 1"),
+        ("resize: crop", "resize: squash", "prepare.resize: got 'squash' (string), expected 'crop', 'pad' or"),
+        ("channels: 1", "channels: 2", "prepare.channels: got 2 (integer), expected 1 or 3"),
+        ("val_fraction: 0.15", "val_fraction: 1.0", "prepare.val_fraction: got 1.0 (number), expected less than 1"),
         ("blank: true", "blanc: true", "prepare.drop.blanc: unknown key; did you mean 'blank'?"),
-        ("near_duplicate_distance: null", "near_duplicate_distance: 17", "near_duplicate_distance: found 17"),
-        ("image_size: 8", "image_size: 8.5", "prepare.image_size: found 8.5 (number), expected a valid integer"),
+        ("near_duplicate_distance: null", "near_duplicate_distance: 17", "near_duplicate_distance: got 17"),
+        ("image_size: 8", "image_size: 8.5", "prepare.image_size: got 8.5 (number), expected a valid integer"),
     ],
 )  # fmt: skip
 def test_a_wrong_section_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

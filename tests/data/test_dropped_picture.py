@@ -1,4 +1,4 @@
-"""The picture of what cleaning dropped, and the names that the splits get."""
+"""The picture of dropped images and the names above them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_dropped_are_shown_by_reason_and_the_splits_named_as_dvc_names_them(
         contents.add((tmp_path / name / "dropped.png").read_bytes())
         with Image.open(tmp_path / name / "dropped.png") as shown:
             heights.append(shown.height)
-            assert name != "two" or shown.width == 1080  # 8 of the 12 twins
+            assert name != "two" or shown.width == 1080  # 8 of the 12 duplicates
     assert heights[0] == heights[1] < heights[2] and len(contents) == 3
 
 

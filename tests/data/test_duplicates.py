@@ -1,4 +1,4 @@
-"""The search for look-alikes finds what comparing every pair finds."""
+"""The search for near duplicates finds the same pairs as comparing every pair."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def every_pair(hashes: list[int], distance: int) -> list[list[int]]:
 )
 def test_near_pairs_are_those_of_comparing_every_pair(seeds: set[int], flips: list[list[int]], distance: int) -> None:
     hashes = set(seeds)
-    for seed, bits in zip(sorted(seeds), flips, strict=False):  # random hashes are never near: make some that are
+    for seed, bits in zip(sorted(seeds), flips, strict=False):  # random hashes are never near, so create some that are
         for bit in bits:
             seed ^= 1 << bit
             hashes.add(seed)

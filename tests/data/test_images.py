@@ -1,4 +1,4 @@
-"""Every mode of image file comes out as the picture that a person sees, at 8 bits."""
+"""Every mode of image file is decoded to 8-bit pixels as an image viewer shows it."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def decoded(image: Image.Image, file_format: str, **options: Any) -> Image.Image
 
 
 def colour_ramp(height: int = 12, width: int = 20) -> Pixels:
-    """A smooth RGB picture without any symmetry."""
+    """A smooth RGB image without symmetry."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 250 // width, y * 250 // height, (x + y) * 120 // (height + width)], axis=2).astype(np.uint8)
 
@@ -49,7 +49,7 @@ def test_lossy_rgb_comes_out_close(file_format: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int, file_format: str) -> None:
     upright = Image.fromarray(np.kron(colour_ramp(4, 6), np.ones((16, 16, 1), np.uint8)))
-    # how a camera held that way stores it: the inverse of what the tag asks the viewer to do
+    # a camera in this orientation stores the inverse of the transform that the tag requests
     stored = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -70,7 +70,7 @@ def test_exif_orientation_is_applied(orientation: int, file_format: str) -> None
     assert np.abs(np.asarray(seen).astype(int) - np.asarray(upright)).mean() < 4
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # pytest sets aside the filter of isoflop.data.images
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # pytest replaces the filters of isoflop.data.images
 def test_a_broken_exif_block_does_not_cost_the_image() -> None:
     content = encoded(Image.fromarray(colour_ramp()), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
     assert decode(content, "image").size == (20, 12)
@@ -203,7 +203,7 @@ def test_a_truncated_file_is_undecodable(file_format: str) -> None:
      (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown format")],
 )  # fmt: skip
 def test_no_image_is_undecodable(content: bytes, why: str) -> None:
-    with pytest.raises(UserError, match=rf"^x\.png: not a readable image \({why}\); expected one of AVIF, BMP"):
+    with pytest.raises(UserError, match=rf"^x\.png: not a readable image \({why}\), expected one of AVIF, BMP"):
         decode(content, "x.png")
 
 

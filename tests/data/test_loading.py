@@ -1,4 +1,4 @@
-"""Batches show each image once an epoch, the same whenever they are drawn, moved as the recipe says."""
+"""Batches have each image once per epoch, are reproducible, and are augmented as the recipe specifies."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_batch_larger_than_the_data_is_refused(split: Split) -> None:
 
 
 def test_views_of_other_images_are_refused(split: Split) -> None:
-    with pytest.raises(UserError, match="found views of images"):
+    with pytest.raises(UserError, match="got views of images"):
         all_images(split, np.zeros((2, 9, 8, 8, 1), np.uint8))
 
 
@@ -144,5 +144,5 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
         writer.append(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 0, 2, 2]))
         writer.finish(InputSpec(["cat", "dog", "emu"], [0.3], [0.37], "crop"))
     empty = read_split(tmp_path / "train")
-    with pytest.raises(UserError, match="found no image of class 'dog', expected some of each"):
+    with pytest.raises(UserError, match="got no images of class 'dog', expected at least one"):
         all_images(empty, no_views(empty))

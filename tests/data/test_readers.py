@@ -1,4 +1,4 @@
-"""What download wrote is read back: CIFAR records, IDX files, packed images; and damage is one line."""
+"""Reading the raw data set: CIFAR records, IDX files, packed images; damaged files are errors of one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isoflop.data.readers import RawImage, read_raw
 from isoflop.download.raw_format import CifarPart, IdxPart, ImagePacker, Manifest, write_manifest
 from isoflop.runtime.errors import UserError
 
-COUNT = 600  # more than is read at once
+COUNT = 600  # more than one read batch
 RNG = np.random.default_rng(0)
 IMAGES_NHWC = RNG.integers(0, 256, (COUNT, 32, 32, 3)).astype(np.uint8)
 GREY_NHW = RNG.integers(0, 256, (COUNT, 5, 7)).astype(np.uint8)
@@ -99,11 +99,11 @@ def test_other_damage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable raw data set"):
         list(read_raw(tmp_path))
     (tmp_path / "images.gz").write_bytes((tmp_path / "labels.gz").read_bytes())
-    with pytest.raises(UserError, match=r"images\.gz: magic \[0, 0, 8, 1\] and shape"):
+    with pytest.raises(UserError, match=r"images\.gz: got magic \[0, 0, 8, 1\] and shape"):
         list(read_raw(tmp_path))
     idx(tmp_path)
     (tmp_path / "labels").write_bytes((tmp_path / "labels").read_bytes()[:-1] + b"\x63")
-    with pytest.raises(UserError, match="label 99, expected less than 10"):
+    with pytest.raises(UserError, match="label: got 99, expected less than 10"):
         list(read_raw(tmp_path))
 
 

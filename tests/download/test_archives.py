@@ -1,4 +1,4 @@
-"""Archives are read as they are, and what could harm is refused by name: traversal, links, devices, bombs, damage."""
+"""Reading archives, and rejecting dangerous ones: path traversal, links, devices, decompression bombs, damage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refusal(path: Path) -> str:
 
 
 def write(path: Path, files: dict[str, bytes]) -> Path:
-    """An archive of the kind that the suffix tells."""
+    """Write an archive of the format given by the suffix."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
@@ -67,7 +67,7 @@ def zip_with(path: Path, name: str = "bad.jpg", mode: int = 0, flags: int = 0) -
         info = zipfile.ZipInfo("x")
         info.filename, info.external_attr = name, mode << 16
         archive.writestr(info, b"content")
-    if flags:  # zipfile writes no encrypted members; the flag is enough
+    if flags:  # zipfile cannot encrypt members; setting the flag is enough
         content = bytearray(path.read_bytes())
         content[content.index(b"PK\1\2") + 8] |= flags
         path.write_bytes(content)
@@ -118,15 +118,13 @@ def test_names_that_are_no_utf8_and_long_ones(tmp_path: Path) -> None:
 )
 def test_paths_that_lead_out(tmp_path: Path, kind: str, name: str, found: str) -> None:
     path = write(tmp_path / f"data.{kind}", {"fine.jpg": b"", name: b"x"})
-    assert refusal(path) == f"{name!r}: found {found}, expected one inside" + (
+    assert refusal(path) == f"{name!r}: got {found}, expected one inside" + (
         " the archive" if "absolute" in found else " it"
     )
 
 
 def test_backslashes_and_folders_that_lead_out(tmp_path: Path) -> None:
-    assert refusal(zip_with(tmp_path / "a.zip", "..\\evil.jpg")).startswith(
-        "'../evil.jpg': found a path that leads out"
-    )
+    assert refusal(zip_with(tmp_path / "a.zip", "..\\evil.jpg")).startswith("'../evil.jpg': got a path that leads out")
     assert "leads out" in refusal(zip_with(tmp_path / "b.zip", "../evil/"))
     assert "leads out" in refusal(tar_with(tmp_path / "c.tar", name="../evil", type=tarfile.DIRTYPE))
 
@@ -134,22 +132,22 @@ def test_backslashes_and_folders_that_lead_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes) -> None:
     path = tar_with(tmp_path / "data.tar", type=kind, linkname="fine.jpg")
-    assert refusal(path) == "'bad.jpg': found a link, device or sparse file, expected files and folders only"
+    assert refusal(path) == "'bad.jpg': got a link, device or sparse file, expected files and folders only"
 
 
 def test_links_and_encryption_in_a_zip(tmp_path: Path) -> None:
-    assert refusal(zip_with(tmp_path / "link.zip", mode=0o120777)).startswith("'bad.jpg': found a link or device")
-    assert refusal(zip_with(tmp_path / "locked.zip", flags=1)).startswith("'bad.jpg': found an encrypted file")
+    assert refusal(zip_with(tmp_path / "link.zip", mode=0o120777)).startswith("'bad.jpg': got a link or device")
+    assert refusal(zip_with(tmp_path / "locked.zip", flags=1)).startswith("'bad.jpg': got an encrypted file")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_decompression_bomb(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / f"data.{kind}", {"bomb.bmp": bytes(80_000_000)})
     if kind == "tar":
-        assert len(contents(path)["bomb.bmp"]) == 80_000_000  # it is as large as it looks
+        assert len(contents(path)["bomb.bmp"]) == 80_000_000  # the size in its header is true
     else:
         expected = "expected at most 200 times the size of the archive"
-        assert refusal(path) == f"'bomb.bmp': found a decompression bomb, {expected}"
+        assert refusal(path) == f"'bomb.bmp': got a decompression bomb, {expected}"
 
 
 def test_many_zeros_behind_the_end_of_a_tar_are_a_bomb_too(tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_many_zeros_behind_the_end_of_a_tar_are_a_bomb_too(tmp_path: Path) -> No
 
     tar = write(tmp_path / "data.tar", FILES).read_bytes()
     (tmp_path / "data.tar.gz").write_bytes(gzip.compress(tar + bytes(80_000_000), 1))
-    assert "found a decompression bomb" in refusal(tmp_path / "data.tar.gz")
+    assert "got a decompression bomb" in refusal(tmp_path / "data.tar.gz")
 
 
 def test_a_huge_extended_header_is_not_read(tmp_path: Path) -> None:
@@ -167,16 +165,16 @@ def test_a_huge_extended_header_is_not_read(tmp_path: Path) -> None:
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 50_000_000
     content = header.tobuf(tarfile.GNU_FORMAT) + b"x" * 50_000_000 + bytes(1024)
     (tmp_path / "data.tar.gz").write_bytes(gzip.compress(content, 1))
-    assert "found a header of 50,000,384 bytes" in refusal(tmp_path / "data.tar.gz")
+    assert "got a header of 50,000,384 bytes" in refusal(tmp_path / "data.tar.gz")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 @pytest.mark.parametrize(
     ("limit", "value", "found"),
     [
-        ("MAX_MEMBERS", 2, "found more than 2 members"),
-        ("MAX_MEMBER_BYTES", 9, "found 1,500 bytes, expected at most 9"),
-        ("MAX_TOTAL_BYTES", 1600, "up to it, expected at most 1,600 in all"),
+        ("MAX_MEMBERS", 2, "got more than 2 members"),
+        ("MAX_MEMBER_BYTES", 9, "got 1,500 bytes, expected at most 9"),
+        ("MAX_TOTAL_BYTES", 1600, "up to here, expected at most 1,600 in total"),
     ],
 )
 def test_the_other_limits(
@@ -190,7 +188,7 @@ def test_the_other_limits(
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_a_name_twice(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / f"data.{kind}", {"a/1.jpg": b"1", "a/./1.jpg": b"2"})
-    assert refusal(path) == "'a/./1.jpg': found a second member of that name, expected one"
+    assert refusal(path) == "'a/./1.jpg': got a second member of this name, expected one"
 
 
 def cut(content: bytes) -> bytes:
@@ -205,14 +203,14 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", [cut, flipped])
 def test_damage_is_seen(tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]) -> None:
-    noise = np.random.default_rng(0).bytes(30_000)  # stored as it is, so that only a checksum tells
+    noise = np.random.default_rng(0).bytes(30_000)  # incompressible, so only a checksum detects damage
     path = write(tmp_path / f"data.{kind}", {"a/1.jpg": noise, "b/2.jpg": noise[::-1]})
     if kind == "tar" and damage is flipped:  # an uncompressed tar has no checksum of its contents, but of its headers
         content = path.read_bytes()
         path.write_bytes(content.replace(b"b/2.jpg", b"c/2.jpg"))
     else:
         path.write_bytes(damage(path.read_bytes()))
-    assert refusal(path).startswith("found a damaged archive or none at all (")
+    assert refusal(path).startswith("got a damaged file or no archive (")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\5\6", b"Rar!\x1a\7", b"\x1f\x8b", b"hello" * 999, bytes(100)])
@@ -224,7 +222,7 @@ def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
 def test_a_tar_without_its_end_may_be_cut_short(tmp_path: Path) -> None:
     path = write(tmp_path / "data.tar", {"a/1.jpg": bytes(512), "b/2.jpg": bytes(512)})
     path.write_bytes(path.read_bytes()[:1024])  # exactly the first member
-    assert "damaged archive" in refusal(path)
+    assert "damaged file" in refusal(path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

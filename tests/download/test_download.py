@@ -1,4 +1,4 @@
-"""The stages download and prepare as commands: what they write, and that a failure is one line and leaves nothing."""
+"""The stages download and prepare as commands: their outputs, and failures, which print one line and leave no files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_one_class_is_for_prepare_to_refuse(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stages.prepare", "--raw", "data/raw", *options]
     done = run_command(*command, cwd=tmp_path, check=False, PYTHONPATH=str(ROOT))
     assert done.returncode == 1
-    assert done.stderr == "error: prepare: data: found 1 classes (cat), expected at least two\n"
+    assert done.stderr == "error: prepare: data: got 1 classes (cat), expected at least two\n"
 
 
 def hostile(file: Path) -> None:
@@ -82,11 +82,11 @@ def test_failures_are_one_line_and_leave_the_old_output(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in (tmp_path / "data/raw").iterdir()}
     hostile(tmp_path / "evil.zip")
     cases = {
-        "found nothing at no/such, expected a folder, zip or tar": {"path": "no/such"},
-        "found a path that leads out of the archive": {"path": "evil.zip"},
+        "got no/such, which does not exist, expected a folder, zip or tar": {"path": "no/such"},
+        "got a path that leads out of the archive": {"path": "evil.zip"},
         "could not be downloaded: Connection refused": {"url": f"{closed_port()}/a.zip", "sha256": f"'{'0' * 64}'"},
         "expected 'digits', 'cifar10'": {"source": "imagenet"},
-        "data.sha256: found None (null), expected the SHA-256": {"url": "http://127.0.0.1/a.zip"},
+        "data.sha256: got None (null), expected the SHA-256": {"url": "http://127.0.0.1/a.zip"},
     }
     for message, data in cases.items():
         done = run_download(tmp_path, check=False, **data)
@@ -99,7 +99,7 @@ def test_failures_are_one_line_and_leave_the_old_output(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """Mount a file system of 256 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     try:

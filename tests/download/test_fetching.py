@@ -1,4 +1,4 @@
-"""Downloads against a real web server on the loopback: resumed, verified, from a mirror first, and what goes wrong."""
+"""Downloads from a real web server on loopback: resuming, verification, mirrors, and errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def get(wanted: Remote) -> bytes:
 
 
 def kept() -> list[int]:
-    """The sizes of what lies in the folder of downloads."""
+    """Sizes of the files in the folder of downloads."""
     return [file.stat().st_size for file in DOWNLOADS.iterdir()] if DOWNLOADS.exists() else []
 
 
@@ -71,12 +71,12 @@ def test_a_server_that_dies_and_comes_back_later(server: FileServer, monkeypatch
     dead, get_url = closed_port(), requests.get
     server.breaks = 1
 
-    def die(url: str, **options: Any) -> requests.Response:  # the second request finds nobody
+    def die(url: str, **options: Any) -> requests.Response:  # the second request is refused
         return get_url(url.replace(server.url, dead) if server.ranges else url, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(requests, "get", die)
-        with pytest.raises(UserError, match=r"Connection refused \(1,500,000 bytes are kept, and the next run goes on"):
+        with pytest.raises(UserError, match=r"Connection refused \(1,500,000 bytes are kept; the next run resumes"):
             get(remote(server.url))
     assert kept() == [1_500_000]
     assert get(remote(server.url)) == CONTENT
@@ -104,7 +104,7 @@ def test_another_content_is_named_and_removed(server: FileServer) -> None:
     with pytest.raises(UserError) as error:
         get(remote(server.url))
     found = hashlib.sha256(b"other").hexdigest()
-    assert str(error.value) == f"{server.url}/a/data.bin: found sha256 {found}, expected {SHA256[7:]}"
+    assert str(error.value) == f"{server.url}/a/data.bin: got sha256 {found}, expected {SHA256[7:]}"
     assert kept() == []
 
 
@@ -120,8 +120,8 @@ def test_no_network_names_the_url_and_the_way_out() -> None:
     with pytest.raises(UserError) as error:
         get(remote(base))
     assert str(error.value) == (
-        f"{base}/a/data.bin: could not be downloaded: Connection refused; expected a connection, "
-        "or ISOFLOP_MIRROR set to a folder or URL with set/data.bin"
+        f"{base}/a/data.bin: could not be downloaded: Connection refused; fix: check the network connection, "
+        "or set ISOFLOP_MIRROR to a folder or URL that has set/data.bin"
     )
     with pytest.raises(UserError, match=r"^http://isoflop\.invalid/x: could not be downloaded: \w+"):
         get(Remote("x", "http://isoflop.invalid/x", SHA256))
@@ -137,7 +137,7 @@ def test_a_folder_as_mirror_is_looked_in_first_and_left_as_it_is(
     assert get(remote(closed_port())) == CONTENT
     assert file.exists() and not DOWNLOADS.exists()
     file.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"mirror/set/data\.bin: found sha256 [0-9a-f]{64}, expected"):
+    with pytest.raises(UserError, match=r"mirror/set/data\.bin: got sha256 [0-9a-f]{64}, expected"):
         get(remote(closed_port()))
 
 
@@ -151,10 +151,10 @@ def test_a_url_as_mirror_and_what_it_lacks(monkeypatch: pytest.MonkeyPatch, caps
             assert get(remote(origin.url)) == CONTENT
             monkeypatch.setenv("ISOFLOP_MIRROR", closed_port())
             assert get(remote(origin.url)) == CONTENT
-    assert "Connection refused; looking elsewhere" in capsys.readouterr().err
+    assert "Connection refused; trying " in capsys.readouterr().err
 
 
 def test_a_mirror_that_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISOFLOP_MIRROR", "no/such/folder")
-    with pytest.raises(UserError, match=r"^ISOFLOP_MIRROR: found 'no/such/folder', expected a folder that exists"):
+    with pytest.raises(UserError, match=r"^ISOFLOP_MIRROR: got 'no/such/folder', expected an existing folder"):
         get(remote(closed_port()))

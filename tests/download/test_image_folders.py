@@ -1,4 +1,4 @@
-"""Which files of a folder or archive are images, of which class and split, and how they are packed."""
+"""Finding images in folders and archives, their classes and splits, and packing them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 
 def test_class_folders_beside_train_are_ambiguous(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"images: found 'cat', 'train', expected class folders alone, or train, val"):
+    with pytest.raises(
+        UserError, match=r"images: got the folders 'cat', 'train', expected only class folders, or only"
+    ):
         layout(tmp_path, "cat/1.jpg", "train/cat/1.jpg")
 
 
@@ -119,15 +121,15 @@ def test_files_that_claim_to_be_pictures_are_kept_for_prepare(tmp_path: Path) ->
 def test_images_outside_of_class_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = layout(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg", "test/2.jpg")
     assert [name for name, _, _ in found] == ["train/cat/1.jpg", "train/dog/1.jpg"]
-    assert "left out 2 images outside of class folders, 'test/1.jpg' first" in capsys.readouterr().err
+    assert "skipped 2 images outside of class folders, first 'test/1.jpg'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "found no images, expected a folder for each class with its images in it; put them there,"),
-        (("1.jpg", "2.jpg"), "found 2 images but no folders in it, expected one for each class"),
-        (("train/1.jpg", "test/2.jpg"), "found 2 images but no folders in train, val and test, expected one for"),
+        ((), "got no images, expected one folder of images for each class; fix: put them there,"),
+        (("1.jpg", "2.jpg"), "got 2 images but no folders in it, expected one folder for each class"),
+        (("train/1.jpg", "test/2.jpg"), "got 2 images but no folders in train, val and test, expected one folder"),
     ],
 )  # fmt: skip
 def test_no_classes(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
@@ -154,7 +156,7 @@ def test_links(tmp_path: Path) -> None:
         (folder / "cat" / "link.jpg").unlink(missing_ok=True)
         (folder / "cat" / "link.jpg").symlink_to(target)
         with pytest.raises(
-            UserError, match=r"cat/link\.jpg: found a link to '.*', expected a file, or a link to one in"
+            UserError, match=r"cat/link\.jpg: got a link to '.*', expected a file or a link to a file in"
         ):
             packed(folder, tmp_path / f"raw{number}")
 

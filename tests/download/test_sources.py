@@ -1,4 +1,4 @@
-"""Section data, the published data sets from a mirror, and a user's own images from a folder, an archive and a URL."""
+"""Section data, published data sets from a mirror, and a user's images from a folder, an archive and a URL."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ SHA = "0123456789abcdef" * 4
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("source: digits", "source: imagenet", "data.source: found 'imagenet' (string), expected 'digits', 'cifar10'"),
-        ("path: data/images", "path: null", "data.path: found None (null), expected a valid string"),
-        ("url: null", "url: example.com/x.zip", "data.url: found 'example.com/x.zip' (string), expected the http"),
-        ("url: null", "url: file:///etc/passwd", "data.url: found 'file:///etc/passwd' (string), expected the http"),
-        ("sha256: null", "sha256: abc", "data.sha256: found 'abc' (string), expected a SHA-256: 64 digits 0-9 or a-f"),
+        ("source: digits", "source: imagenet", "data.source: got 'imagenet' (string), expected 'digits', 'cifar10'"),
+        ("path: data/images", "path: null", "data.path: got None (null), expected a valid string"),
+        ("url: null", "url: example.com/x.zip", "data.url: got 'example.com/x.zip' (string), expected the http"),
+        ("url: null", "url: file:///etc/passwd", "data.url: got 'file:///etc/passwd' (string), expected the http"),
+        ("sha256: null", "sha256: abc", "data.sha256: got 'abc' (string), expected a SHA-256: 64 digits 0-9 or a-f"),
         ("source: digits\n  path: data/images\n  url: null", "source: images\n  path: x\n  url: http://a/b.zip",
-         "data.sha256: found None (null), expected the SHA-256 of the archive at data.url"),
+         "data.sha256: got None (null), expected the SHA-256 of the archive at data.url"),
         ("url: null", "uri: null", "data.uri: unknown key; did you mean 'url'?"),
     ],
 )  # fmt: skip
@@ -120,7 +120,7 @@ def test_cifar10_from_the_shared_mirror(monkeypatch: pytest.MonkeyPatch) -> None
     counts = np.zeros((2, 10), int)
     for image in dataset:
         counts[int(image.split == "test"), image.label] += 1
-        if image.name in ("train/0", "test/0"):  # a frog and a cat, as everybody knows them
+        if image.name in ("train/0", "test/0"):  # the well-known first images, a frog and a cat
             assert dataset.classes[image.label] == {"train/0": "frog", "test/0": "cat"}[image.name]
             assert (
                 np.asarray(image.content)[0, 0].tolist()
@@ -130,7 +130,7 @@ def test_cifar10_from_the_shared_mirror(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def tiny_cifar(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Replace a CIFAR by one of 20 images a file, with checksums to match; its files."""
+    """Replace a CIFAR data set by one with 20 images per file and matching checksums; return its files."""
     official = PUBLISHED[name]
     rng = np.random.default_rng(0)
     parts, contents = [], {}
@@ -154,7 +154,7 @@ def pin(name: str, contents: dict[str, bytes], manifest: Manifest, monkeypatch: 
 
 
 def archived(name: str, contents: dict[str, bytes]) -> bytes:
-    """A tar.gz as the official one: a folder with the files and a few more."""
+    """A tar.gz like the official one: a folder with the files and a few others."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for file, content in (contents | {"readme.html": b"hello", "batches.meta.txt": b"names"}).items():
@@ -229,14 +229,14 @@ def test_damage_in_a_mirror_and_an_archive_without_the_files(monkeypatch: pytest
     Path("mirror").mkdir()
     Path("mirror", name).write_bytes(archived("cifar10", contents)[:-9])
     monkeypatch.setenv("ISOFLOP_MIRROR", "mirror")
-    with pytest.raises(UserError, match=rf"^mirror/{name}: found sha256 [0-9a-f]+, expected"):
+    with pytest.raises(UserError, match=rf"^mirror/{name}: got sha256 [0-9a-f]+, expected"):
         downloaded(data(source="cifar10"))
     other = archived("cifar10", {"data_batch_1.bin": b""})
     Path("mirror", name).write_bytes(other)
     monkeypatch.setitem(
         sources.PUBLISHED, "cifar10", replace(PUBLISHED["cifar10"], archive_checksum=f"sha256:{sha256(other)}")
     )
-    with pytest.raises(UserError, match=rf"^mirror/{name}: found no data_batch_2\.bin, .*expected all files of"):
+    with pytest.raises(UserError, match=rf"^mirror/{name}: got no data_batch_2\.bin, .*expected all files of"):
         downloaded(data(source="cifar10"), "raw2")
 
 
@@ -264,7 +264,7 @@ def zipped(contents: dict[str, bytes] = OWN) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in contents.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # of 1980, not of now
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980 instead of now
     return stream.getvalue()
 
 
@@ -286,23 +286,23 @@ def test_own_images_from_a_folder_an_archive_a_url_and_a_mirror(own: Path, monke
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "no/such"}, "data.path: found nothing at no/such, expected a folder, zip or tar of images"),
-        ({"path": "empty"}, "data.path: empty: found no images, expected a folder for each class"),
+        ({"path": "no/such"}, "data.path: got no/such, which does not exist, expected a folder, zip or tar of images"),
+        ({"path": "empty"}, "data.path: empty: got no images, expected one folder of images for each class"),
         (
             {"path": "own", "sha256": SHA},
-            "data.sha256: found a checksum, expected null, as data.path (own) is a folder",
+            "data.sha256: got a checksum, expected null, because data.path (own) is a folder",
         ),
-        ({"path": "own.zip", "sha256": SHA}, f"own.zip: found sha256 {sha256(zipped())}, expected {SHA}"),
+        ({"path": "own.zip", "sha256": SHA}, f"own.zip: got sha256 {sha256(zipped())}, expected {SHA}"),
         (
             {"path": "cut.zip"},
-            "cut.zip: found a damaged archive or none at all (File is not a zip file), expected a zip",
+            "cut.zip: got a damaged file or no archive (File is not a zip file), expected a zip",
         ),
-        ({"path": "text.rar"}, "text.rar: found a damaged archive or none at all ("),
+        ({"path": "text.rar"}, "text.rar: got a damaged file or no archive ("),
         (
             {"path": "evil.zip"},
-            "evil.zip: '../x.png': found a path that leads out of the archive, expected one inside it",
+            "evil.zip: '../x.png': got a path that leads out of the archive, expected one inside it",
         ),
-        ({"path": "texts.zip"}, "data.path: texts.zip: found no images, expected a folder for each class"),
+        ({"path": "texts.zip"}, "data.path: texts.zip: got no images, expected one folder of images for each class"),
     ],
 )
 def test_what_is_wrong_with_own_images_is_said(own: Path, changes: dict[str, Any], message: str) -> None:
@@ -322,5 +322,5 @@ def test_the_archive_at_the_url_has_another_checksum() -> None:
     with serving(FileServer({"own.zip": zipped()})) as server:
         with pytest.raises(UserError) as error:
             downloaded(data(url=f"{server.url}/own.zip", sha256=SHA))
-        assert str(error.value) == f"{server.url}/own.zip: found sha256 {sha256(zipped())}, expected {SHA}"
+        assert str(error.value) == f"{server.url}/own.zip: got sha256 {sha256(zipped())}, expected {SHA}"
     assert list(DOWNLOADS.iterdir()) == []

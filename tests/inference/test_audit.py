@@ -1,4 +1,4 @@
-"""The audit of real graphs: what ONNX Runtime fused, and the warnings where it could not."""
+"""The audit of real graphs: fully fused graphs, and warnings where ONNX Runtime cannot fuse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 @pytest.mark.parametrize(("family", "layers"), [("cnn", 4), ("mlp", 3)])
 def test_a_family_with_relu_is_fused_whole(train: Split, tmp_path: Path, family: str, layers: int) -> None:
-    """In 8 bits all layers but the last run so, with nothing in float between them."""
+    """In INT8, all layers but the last are quantized, and nothing runs in float between them."""
     source = exported(trained(train, family, width=16), tmp_path / "net.onnx")
     found = audit(source)
     assert (found.int8_layers, found.float_layers, found.warnings) == (0, layers, [])
@@ -35,7 +35,11 @@ def test_what_runs_in_float_between_layers_is_told(
     source = exported(trained(train, family, width=8), tmp_path / "net.onnx")
     assert audit(source).warnings == []
     found = audit(quantized(source, train))
-    (islands,) = [warning for warning in found.warnings if "run in float, with a conversion each way" in warning]
+    (islands,) = [
+        warning
+        for warning in found.warnings
+        if "run in float between INT8 layers, with a conversion each way" in warning
+    ]
     assert all(kind in islands for kind in inside) and "BatchNormalization" not in found.operators
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's shape and its statistics. How long anything takes is not tested: other work runs beside the tests."""
+"""Structure and statistics of the benchmark. Times are not tested, because other processes run alongside the tests."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_what_slows_all_for_a_while_does_not_widen_the_ratio() -> None:
 
 
 def test_what_cannot_be_timed_together_is_refused(files: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="found the names base, base, expected different ones"):
+    with pytest.raises(UserError, match="got the names base, base, expected unique names"):
         benchmark([files[0], files[0]], params())
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x07")
     with pytest.raises(UserError, match=r"bad\.onnx: "):

@@ -1,4 +1,4 @@
-"""The ONNX file says what the network says, takes raw pixels, and has the same bytes wherever it was made."""
+"""The ONNX file predicts like the network, takes raw pixels, and has the same bytes in every folder."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_batch_norms_are_folded_into_the_convolutions(file: Path) -> None:
 
 @pytest.mark.parametrize("opset", [18, 23])
 def test_the_opset_is_the_asked_one(train: Split, tmp_path: Path, opset: int) -> None:
-    model = trained(train, "resnet", steps=2)  # its GELU is an operator only from opset 20 on
+    model = trained(train, "resnet", steps=2)  # Gelu is an operator since opset 20
     export(model, "base", tmp_path / "base.onnx", opset)
     versions = {item.domain: item.version for item in read_graph(tmp_path / "base.onnx").opset_import}
     assert versions[""] == opset
@@ -112,7 +112,7 @@ def test_the_opset_is_the_asked_one(train: Split, tmp_path: Path, opset: int) ->
 def test_a_graph_of_one_image_at_a_time_runs_through_all_that_follows(
     cnn: Model, train: Split, file: Path, tmp_path: Path
 ) -> None:
-    """Also its batches of parity, its 8 bits, its times and its memory are of one image."""
+    """The parity check, INT8 quantization, latency and memory also use a batch of 1."""
     export(cnn, "base", tmp_path / "base.onnx", 20, dynamic_batch=False)
     classifier = open_classifier(tmp_path / "base.onnx")
     assert classifier.batch == 1 and open_classifier(file).batch is None
@@ -157,12 +157,12 @@ def test_the_same_bytes_in_another_folder_and_no_trace_of_it(cnn: Model, file: P
 def test_another_network_is_no_parity(train: Split, file: Path) -> None:
     with pytest.raises(UserError) as error:
         check_parity(trained(train, steps=30), file, train.images, 1e-3)
-    assert str(error.value).startswith("export.tolerance: the logits of ONNX Runtime differ from torch by")
-    assert "predictions flipped), expected at most 0.001" in str(error.value)
+    assert str(error.value).startswith("export.tolerance: got logits from ONNX Runtime that differ from torch's by")
+    assert "predictions changed), expected at most 0.001" in str(error.value)
 
 
 def test_no_validation_images_is_no_parity(cnn: Model, file: Path, train: Split) -> None:
-    with pytest.raises(UserError, match="found no validation images"):
+    with pytest.raises(UserError, match="got no validation images"):
         check_parity(cnn, file, train.images[:0], 1e-3)
 
 
@@ -198,8 +198,8 @@ def of_another_input(file: Path, target: Path) -> None:
         (lambda file, target: target.write_bytes(b""), "not a readable ONNX file ("),
         (lambda file, target: target.write_text("this is no ONNX\n"), "not a readable ONNX file ("),
         (cut, "not a readable ONNX file ("),
-        (without_metadata, "found no metadata classes, resize, variant, expected a file of `isoflop`"),
-        (of_another_input, "found inputs images and outputs logits, expected uint8 images and logits, probabilities"),
+        (without_metadata, "got no metadata classes, resize, variant, expected a file that isoflop exported"),
+        (of_another_input, "got inputs images and outputs logits, expected uint8 images and logits, probabilities"),
     ],
 )  # fmt: skip
 def test_what_is_no_classifier_of_ours_is_refused(file: Path, tmp_path: Path, spoil: object, message: str) -> None:
@@ -231,7 +231,7 @@ def test_the_stage_reports_a_model_that_it_cannot_read_in_one_line(tmp_path: Pat
 
 
 def test_the_pool_goes_behind_what_grows_and_nothing_changes(train: Split, tmp_path: Path) -> None:
-    """A norm with a negative scale stays where it is: the largest of a window would be another."""
+    """A norm with a negative scale is not moved before max pooling, as another pixel would become the maximum."""
     for sign, folded in ((1.0, True), (-1.0, False)):
         model = trained(train, "resnet", width=16, steps=4)
         norms = [layer for layer in model.net.modules() if isinstance(layer, torch.nn.BatchNorm2d)]

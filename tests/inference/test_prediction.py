@@ -1,4 +1,4 @@
-"""``isoflop predict`` with real ONNX Runtime sessions, on a graph small enough to know its answers."""
+"""``isoflop predict`` with real ONNX Runtime sessions, on a graph so small that its predictions are known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUARTERS = ["top left", "top right", "bottom left", "bottom right"]
 
 
 def predicted(model: Path, *images: Path, top: int = 1) -> list[Prediction]:
-    """Of images that can all be read."""
+    """Predictions for images that can all be read."""
     found = list(predict(open_model(model), images, top))
     assert not [one for one in found if isinstance(one, Failure)]
     return [one for one in found if isinstance(one, Prediction)]
@@ -38,7 +38,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def write_image(file: Path, brightest: int, mode: str = "L", side: int = 8) -> Path:
-    """A black picture with one white quarter."""
+    """Write a black image with one white quarter."""
     pixels = np.zeros((2, 2), np.uint8)
     pixels.ravel()[brightest] = 255
     grey = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
@@ -112,7 +112,7 @@ def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
 
 
 def on_a_terminal(arguments: list[str], folder: Path) -> str:
-    """What ``isoflop`` writes where its output is a terminal."""
+    """Run ``isoflop`` in a terminal; return its output."""
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "isoflop.cli.main", *arguments]
     environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
@@ -122,7 +122,7 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
     while True:
         try:
             chunk = os.read(ours, 65536)
-        except OSError:  # the other end is closed
+        except OSError:  # the process has closed its end
             break
         if not chunk:
             break
@@ -135,22 +135,22 @@ def on_a_terminal(arguments: list[str], folder: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["model.onnx", "folder"], "error: folder: found no images in this folder, expected some"),
+        (["model.onnx", "folder"], "error: folder: got no images in this folder, expected at least one"),
         (["none.onnx", "good.png"], "error: none.onnx: not found"),
         (["folder", "good.png"], "error: folder: "),
         (["text.png", "good.png"], "error: text.png: not a readable ONNX file"),
         (["empty", "good.png"], "error: empty: not a readable ONNX file"),
-        (["foreign.onnx", "good.png"], "error: foreign.onnx: found no metadata"),
-        (["classes.onnx", "good.png"], "error: classes.onnx: metadata classes: found 'cat, dog' for logits of shape"),
-        (["fewer.onnx", "good.png"], """error: fewer.onnx: metadata classes: found '["cat"]' for logits of shape"""),
-        (["external.onnx", "good.png"], "error: external.onnx: found weights in another file ('weights')"),
-        (["hidden.onnx", "good.png"], "error: hidden.onnx: found weights in another file ('inside')"),
-        (["external.json", "good.png"], "error: external.json: found weights in another file ('weights')"),
+        (["foreign.onnx", "good.png"], "error: foreign.onnx: got no metadata"),
+        (["classes.onnx", "good.png"], "error: classes.onnx: metadata classes: got 'cat, dog' for logits of shape"),
+        (["fewer.onnx", "good.png"], """error: fewer.onnx: metadata classes: got '["cat"]' for logits of shape"""),
+        (["external.onnx", "good.png"], "error: external.onnx: got weights in another file ('weights')"),
+        (["hidden.onnx", "good.png"], "error: hidden.onnx: got weights in another file ('inside')"),
+        (["external.json", "good.png"], "error: external.json: got weights in another file ('weights')"),
         (["encoding.onnx", "good.png"], "error: encoding.onnx: not a readable ONNX file ('utf-8' codec can't decode"),
         (["axis.onnx", "good.png"], "error: axis.onnx: not a readable ONNX file ('utf-8' codec can't decode"),
-        (["unrunnable.onnx", "good.png"], "error: unrunnable.onnx: could be opened, but not run ("),
+        (["unrunnable.onnx", "good.png"], "error: unrunnable.onnx: ONNX Runtime opened the model but cannot run it ("),
         (["custom.onnx", "good.png"], "error: custom.onnx: not a readable ONNX file ("),
-        (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: found 'zoom', expected one of crop, pad"),
+        (["resize.onnx", "good.png"], "error: resize.onnx: metadata resize: got 'zoom', expected one of crop, pad"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_predicted(
@@ -176,10 +176,10 @@ def test_a_mistake_is_one_line_and_nothing_is_predicted(
         onnx.save(altered, tmp_path / f"{name}.onnx")
     external = tmp_path / "external.onnx"
     apart = onnx.load(model)
-    for tensor in apart.graph.initializer:  # only raw bytes can be
+    for tensor in apart.graph.initializer:  # only raw data can be external
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
     onnx.save(apart, external, save_as_external_data=True, location="secret", size_threshold=0)
-    (tmp_path / "external.json").write_bytes(external.read_bytes())  # a name by which onnx guesses another format
+    (tmp_path / "external.json").write_bytes(external.read_bytes())  # with this suffix, onnx guesses another format
     (tmp_path / "encoding.onnx").write_bytes(model.read_bytes().replace(b"producer", b"produce\xff"))
     (tmp_path / "axis.onnx").write_bytes(model.read_bytes().replace(b"batch", b"batc\xff"))
     hidden = onnx.load(model)
@@ -232,18 +232,18 @@ def test_a_bad_file_does_not_keep_the_others_from_being_predicted(
     ]  # fmt: skip
     first, *others = printed.err.splitlines()
     assert first.startswith("error: cut.png: not a readable image (")
-    assert others[0].startswith("error: text.png: not a readable image (unknown format); expected one of ")
+    assert others[0].startswith("error: text.png: not a readable image (unknown format), expected one of ")
     assert others[1:] == [
-        "error: none.png: not found; expected an image file",
-        "error: empty: found no images in this folder, expected some",
-        r"error: \x1b[2J.png: not found; expected an image file",
+        "error: none.png: not found, expected an image file",
+        "error: empty: got no images in this folder, expected at least one",
+        r"error: \x1b[2J.png: not found, expected an image file",
     ]
     assert cli.main([*command, "--json"]) == 1
     printed = capfd.readouterr()
     found = json.loads(printed.out)
     assert [one["image"] for one in found["predictions"]] == ["good.png", "last.png"]
     assert [one["image"] for one in found["failed"]] == ["cut.png", "text.png", "none.png", "empty", "\x1b[2J.png"]
-    assert found["failed"][2]["error"] == "not found; expected an image file"
+    assert found["failed"][2]["error"] == "not found, expected an image file"
     assert printed.err.count("\n") == 5
 
 
@@ -264,7 +264,7 @@ def test_a_folder_stands_for_the_images_in_it(tmp_path: Path, model: Path) -> No
     assert found == [alone, *(folder / name for name in names), alone]
     outcomes = list(predict(open_model(model), found))
     assert [one.top[0][0] if isinstance(one, Prediction) else one.error for one in outcomes] == [
-        "top left", "top right", "top right", "top right", "bottom left", "not found; expected an image file",
+        "top left", "top right", "top right", "top right", "bottom left", "not found, expected an image file",
         "top right", "top left",
     ]  # fmt: skip
 
@@ -294,7 +294,7 @@ def test_predictions_are_printed_as_they_come_and_no_more_than_a_batch_is_read_a
     command = [sys.executable, "-m", "isoflop.cli.main", "predict", str(model), *["good.png"] * 64, "slow.png"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(64)]  # while the next file is still waited for
+    lines = [process.stdout.readline() for _ in range(64)]  # while the next file is not readable yet
     assert {line.split("\t")[1] for line in lines} == {"top left"} and process.poll() is None
     os.close(_opened_once_read(tmp_path / "slow.png"))
     assert process.communicate(timeout=60)[0] == "" and process.returncode == 1
@@ -317,8 +317,8 @@ def test_a_bar_on_the_terminal_stays_out_of_what_is_printed(tmp_path: Path, mode
 
 
 def test_what_is_run_is_what_was_looked_at(tmp_path: Path, model: Path) -> None:
-    """ONNX Runtime takes bytes that begin so for its own format, which onnx cannot look into."""
-    named = b"\x12\x08" + b"__ORTM__"  # a producer_name; that which comes later counts
+    """ONNX Runtime reads files that start like this in its own format, which onnx cannot check."""
+    named = b"\x12\x08" + b"__ORTM__"  # a producer_name; a later one overrides it
     (tmp_path / "two.onnx").write_bytes(named + model.read_bytes())
     assert (tmp_path / "two.onnx").read_bytes()[4:8] == b"ORTM"
     image = write_image(tmp_path / "good.png", 2)
@@ -332,11 +332,11 @@ def test_control_c_ends_a_prediction_without_a_traceback(tmp_path: Path, model: 
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell lets what it starts in the background ignore interrupts, and a test run there would hand that on
+        # background jobs of a shell ignore interrupts, and a test run there would pass that on to its children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     writer = _opened_once_read(tmp_path / "slow.png")
-    time.sleep(1)  # for it to be inside the read: Python would put off an interrupt that comes just before
+    time.sleep(1)  # until it is inside the read; Python defers an interrupt that arrives just before
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     os.close(writer)
@@ -344,7 +344,7 @@ def test_control_c_ends_a_prediction_without_a_traceback(tmp_path: Path, model: 
 
 
 def _opened_once_read(pipe: Path) -> int:
-    """A writer to ``pipe``, which can be opened so only when somebody reads from it."""
+    """Open ``pipe`` for writing, which succeeds only when a reader has opened it."""
     for _ in range(600):
         try:
             return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
@@ -354,7 +354,7 @@ def _opened_once_read(pipe: Path) -> int:
 
 
 def test_an_exported_network_answers_as_torch_does(tmp_path: Path) -> None:
-    """The way from a picture to the network is the same for `predict` as for the prepared splits."""
+    """`predict` turns an image into the same network input as the prepared splits."""
     import torch
 
     from isoflop.data.arrays import InputSpec

@@ -1,4 +1,4 @@
-"""What a file costs beside its runs: measured in a process of its own, with the audit of what is run."""
+"""Load time, peak memory and audit of ONNX files, each measured in a separate process."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def test_a_block_for_each_file(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"none")
-    with pytest.raises(UserError, match=r"broken\.onnx: could not be run .*not a readable ONNX file"):
+    with pytest.raises(UserError, match=r"broken\.onnx: could not be measured .*not a readable ONNX file"):
         sessions([tmp_path / "broken.onnx"], batch=1)

@@ -1,4 +1,4 @@
-"""The TFLite file says what the network says. litert-torch is no development dependency: tested where it is installed.
+"""The TFLite file predicts like the network. Skipped without litert-torch, which is not a development dependency.
 
 `pip install 'isoflop[tflite]'` in an environment of its own, see docs/tflite.md.
 """
@@ -20,7 +20,7 @@ from tests.exports import trained
 from tests.networks import FAMILIES, digits_split
 
 installed = pytest.mark.skipif(importlib.util.find_spec("litert_torch") is None, reason="litert-torch is not installed")
-# pytest turns warnings into errors, and those of JAX and TensorFlow's code are not ours
+# pytest turns warnings into errors; warnings of JAX and TensorFlow are out of our control
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -50,7 +50,7 @@ def test_the_same_network_gives_the_same_bytes_and_another_is_told(
     content = (tmp_path / "a.tflite").read_bytes()
     assert content == (tmp_path / "b.tflite").read_bytes() and str(tmp_path).encode() not in content
     monkeypatch.setattr("isoflop.inference.onnx_export.torch_logits", lambda *_: torch_logits(model, train.images) + 1)
-    with pytest.raises(UserError, match=r"export\.tolerance: the logits of LiteRT differ from torch by "):
+    with pytest.raises(UserError, match=r"export\.tolerance: got logits from LiteRT that differ from torch's by "):
         write_tflite(model, train.images, 1e-4, tmp_path / "c.tflite", tmp_path / "c.json")
     assert not (tmp_path / "c.json").exists()
 
@@ -59,6 +59,8 @@ def test_without_the_package_it_is_one_clear_line(
     train: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"variants\.tflite: takes litert_torch .*`pip install 'isoflop\[tflite\]'`"):
+    with pytest.raises(
+        UserError, match=r"variants\.tflite: requires litert_torch .*fix: `pip install 'isoflop\[tflite\]'`"
+    ):
         write_tflite(trained(train, steps=1), train.images, 1e-4, tmp_path / "a.tflite", tmp_path / "a.json")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""`isoflop init` from a real wheel: the project it lays runs, and each stage again where its code is another."""
+"""`isoflop init` from a real wheel: the created project runs, and stages run again when their code changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pictures import CLASSES, litter, take_pictures
 from tests.staleness import stale
 from tests.wheels import built_wheel, run_installed
 
-# The least that goes through every kind of stage.
+# The fewest variants: only the base.
 BASE_ALONE: dict[str, object] = {
     "distill": {}, "prune": {}, "sparsify": {}, "qat": {}, "candidates": ["base"], "float16": [], "tflite": [],
 }  # fmt: skip
@@ -29,7 +29,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project for a messy folder beside it, in which everything has run; for reading."""
+    """A project for a messy folder next to it, after `dvc repro`; read-only for the tests."""
     place = tmp_path_factory.mktemp("place")
     litter(take_pictures(place / "meine fotos ä"))
     command = ("isoflop", "init", "project", "--images", "meine fotos ä", "--preset", "smoke")
@@ -44,7 +44,7 @@ def made(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(made: Path, target: Path) -> Path:
-    """A copy of ``made`` whose images, which are beside it, are found."""
+    """A copy of ``made`` together with the folder of images next to it."""
     shutil.copytree(made.parent, target, symlinks=True)
     return target / made.name
 
@@ -71,9 +71,9 @@ def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None
 
 def test_a_project_of_ones_own_images_runs_once(made: Path, package: Path) -> None:
     said = (made.parent / "said").read_text()
-    assert said.startswith("49 images of 3 classes: 'Bäume' 16, 'c' 17, 'rote Äpfel' 16. Splits: none, so they")
-    assert "1 of 49 cannot be read and will be dropped, 'c/cut off.jpg' first" in said
-    assert "data.path: ../meine fotos ä (where they are" in said
+    assert said.startswith("Found 49 images in 3 classes: 'Bäume' 16, 'c' 17, 'rote Äpfel' 16. No splits, so train")
+    assert "1 of 49 sampled images cannot be read and will be dropped, for example 'c/cut off.jpg'" in said
+    assert "data.path: ../meine fotos ä (your images stay there" in said
     data = json.loads((made / "metrics" / "data.json").read_text())
     assert data["classes"] == list(CLASSES) and data["channels"] == 3 and data["dropped"]["undecodable"] == 1
     assert (made / "report" / "index.html").is_file()
@@ -113,19 +113,21 @@ def test_the_commands_work_in_it(made: Path, package: Path, tmp_path: Path) -> N
         json.loads(isoflop("predict", "ship/model.onnx", str(picture), "--json"))["predictions"][0]["top"][0]["class"]
         in CLASSES
     )
-    assert "prepare: restored in" in isoflop("launch", "--jobs", "1", "prepare")  # in a copy that is elsewhere
+    assert "prepare: restored in" in isoflop("launch", "--jobs", "1", "prepare")  # although the project was copied
     isoflop("release")
     code = json.loads((project / "release" / "manifest.json").read_text())["code"]["sha256"]
-    assert code in (project / "report" / "index.html").read_text()  # both name the code alike
+    assert code in (project / "report" / "index.html").read_text()  # both state the same digest of the code
     assert "files match SHA256SUMS" in isoflop("verify", "release")
-    assert "data.path: found nothing at data/images" in isoflop("preset", "digits") + isoflop("check", status=1)
+    assert "data.path: got data/images, which does not exist" in isoflop("preset", "digits") + isoflop(
+        "check", status=1
+    )
 
 
 def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Path, tmp_path: Path) -> None:
     project = copied(made, tmp_path / "place")
     newer = tmp_path / "newer"
     shutil.copytree(package, newer)
-    for file in ("scaling/forecasting.py", "stage.py"):  # forecast and score run it; and what runs every stage
+    for file in ("scaling/forecasting.py", "runtime/stage.py"):  # code of forecast and score; code around every stage
         with (newer / "isoflop" / file).open("a") as code:
             code.write("\n# another version\n")
 
@@ -137,7 +139,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: forecast: code.yaml: another code of forecast than the installed isoflop ")
     assert "`isoflop upgrade`" in line
-    other = tmp_path / "other"  # whose stage has another option, too
+    other = tmp_path / "other"  # in this version, the stage also has another option
     shutil.copytree(newer, other)
     stage = other / "isoflop" / "stages" / "forecast.py"
     assert "law: In," in stage.read_text()
@@ -151,7 +153,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     said = run_installed(newer, "isoflop", "upgrade", cwd=project).stdout
     assert said == "changed code: forecast, score; run `dvc repro`\n"
     assert run_command("git", "status", "--porcelain", cwd=project).stdout.split() == ["M", "code.yaml"]
-    others = {"forecast", "score", "report"}  # which names the code
+    others = {"forecast", "score", "report"}  # the report states the digest of the code
     assert stale(project) == others
     assert executed(run_installed(newer, "dvc", "repro", cwd=project).stdout) == others
     assert run_installed(newer, "isoflop", "upgrade", cwd=project).stdout == "up to date\n"
@@ -160,7 +162,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
 def test_copied_images_go_with_the_project(package: Path, tmp_path: Path) -> None:
     litter(take_pictures(tmp_path / "photos"))
     said = run_installed(package, "isoflop", "init", "project", "--images", "photos", "--copy", cwd=tmp_path).stdout
-    assert "data.path: data/images (kept by DVC" in said
+    assert "data.path: data/images (a copy of your images, tracked by DVC" in said
     project = tmp_path / "project"
     assert len([file for file in (project / "data" / "images").rglob("*") if file.is_file()]) == 49
     shutil.rmtree(tmp_path / "photos")

@@ -1,4 +1,4 @@
-"""What `isoflop init` sees in a folder, what it chooses for it, and how it refuses."""
+"""`isoflop init`: the survey of a folder, the parameters chosen for it, and error messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chosen(found: Survey, preset: str = PRESET) -> dict[str, Any]:
     before = yaml.safe_load(preset)
     assert {name: set(part) for name, part in params.items()} == {name: set(part) for name, part in before.items()}
     told = {choice.key for choice in start.choices}
-    for key, value in flat(params).items():  # nothing else differs, unless a line of what is said stands for it
+    for key, value in flat(params).items():  # nothing else differs, unless the output lists it
         if value != flat(before)[key] and not key.startswith("data.") and not key.endswith(".epochs"):
             assert key in told, key
     return flat(params)
@@ -48,7 +48,7 @@ def flat(params: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def of(images: int, classes: int = 2, side: int = 100, colour: bool = True, **splits: int) -> Survey:
-    """A survey of so many images of each class, or of each split and class."""
+    """A survey with ``images`` images in each class, or with the given number in each split and class."""
     places: dict[str, Any] = {}
     for split, count in splits.items() or [(None, images)]:
         places |= {f"{split}/{k}/{n}.png": (split, f"class {k}") for k in range(classes) for n in range(count)}
@@ -85,14 +85,17 @@ def test_files_of_several_pictures_are_told(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (30, 30), (shade, 0, 0)) for shade in (0, 90, 180)]
     for name in ("moving.gif", "pages.tif", "moving.webp", "phone.mpo"):
         frames[0].save(photos / "a" / name, save_all=True, append_images=frames[1:])
-    (photos / "a" / "phone.mpo").rename(photos / "a" / "phone.jpg")  # a picture and its preview, as cameras write
+    (photos / "a" / "phone.mpo").rename(photos / "a" / "phone.jpg")  # an image with a preview, as written by cameras
     frames[0].save(photos / "a" / "still.gif")
     whole = (photos / "a" / "moving.gif").read_bytes()
-    second = whole.index(b"\x21\xf9", whole.index(b"\x21\xf9") + 1)  # where its description begins
+    second = whole.index(b"\x21\xf9", whole.index(b"\x21\xf9") + 1)  # the second frame's header
     (photos / "a" / "cut.gif").write_bytes(whole[: second + 4])
     found = survey(photos)
     assert found.animated == ["a/cut.gif", "a/moving.gif", "a/moving.webp", "a/pages.tif"] and not found.unreadable
-    assert "Animated, or of several pages: 4 ('a/cut.gif' first); the first frame is taken." in survey_lines(found)
+    assert (
+        "Images with several frames or pages: 4 (for example 'a/cut.gif'); only the first frame is used."
+        in survey_lines(found)
+    )
 
 
 def test_grey_pictures_in_colour_files_are_grey(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_a_small_class_lowers_what_a_class_must_have() -> None:
     assert chosen(of(9, classes=3))["prepare.min_images_per_class"] == 8
     assert chosen(of(0, train=40, test=10))["prepare.min_images_per_class"] == 10
     found = of(20)
-    unreadable = {name: "empty file" for name in list(found.places)[:11]}  # of class 0, which has 9 left
+    unreadable = {name: "empty file" for name in list(found.places)[:11]}  # in class 0, which keeps 9
     assert chosen(replace(found, unreadable=unreadable))["prepare.min_images_per_class"] == 8
 
 
@@ -166,13 +169,13 @@ def test_parts_too_small_to_judge_by_are_warned_of() -> None:
 
     assert warned(of(500)) == []
     assert warned(of(100)) == [
-        "few validation images, about 24: one image is 4.2 points of the accuracy that decides what ships; "
-        "add images, or raise prepare.val_fraction"
+        "only about 24 validation images: one image changes the accuracy that decides which model ships by 4.2 pp; "
+        "fix: add images, or raise prepare.val_fraction"
     ]
     few, _ = warned(of(15, classes=5))
     assert few == (
-        "few test images of 'class 0' (3), 'class 1' (3), 'class 2' (3) and 2 more: one image is 33 points of a "
-        "class's accuracy; add images, or raise prepare.test_fraction"
+        "few test images in 'class 0' (3), 'class 1' (3), 'class 2' (3) and 2 more: one image changes the accuracy of "
+        "a class by 33 pp; fix: add images, or raise prepare.test_fraction"
     )
     few, validation = warned(of(0, train=40, val=3, test=4))
     assert few.endswith("add images to test/") and validation.endswith("add images to val/")
@@ -194,7 +197,7 @@ def test_a_first_look_is_the_same_pipeline_with_less() -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What `isoflop init` says, in one line."""
+    """Run `isoflop init`, which fails; return its error, a single line."""
     assert cli.main(["init", *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -233,49 +236,58 @@ def test_each_mistake_is_one_line_and_leaves_nothing(
     (place / "photos.zip").write_bytes(b"PK no archive")
     before = sorted(path for path in place.rglob("*"))
     for arguments, said in [
-        (["new", "--images", "fotos"], "error: --images 'fotos': found nothing there, expected a folder, zip or tar"),
-        (["new", "--images", "none"], "error: --images 'none': found no images, expected a folder for each class"),
-        (["new", "--images", "flat"], "error: --images 'flat': found 3 images but no folders in it"),
-        (["new", "--images", "one"], "error: --images 'one': found one class, 'a', expected a folder for each of"),
+        (
+            ["new", "--images", "fotos"],
+            "error: --images 'fotos': got a path that does not exist, expected a folder, zip",
+        ),
+        (["new", "--images", "none"], "error: --images 'none': got no images, expected one folder of images for"),
+        (["new", "--images", "flat"], "error: --images 'flat': got 3 images but no folders in it"),
+        (["new", "--images", "one"], "error: --images 'one': got one class, 'a', expected folders for at least two"),
         (
             ["new", "--images", "few"],
-            "error: --images: too few images of 'a' (2), 'b' (2): expected at least 5 of each class; add images to "
-            "these folders, or remove them",
+            "error: --images: got too few images: 'a' (2), 'b' (2), expected at least 5 of each class; "
+            "fix: add images to these folders, or remove them",
         ),
         (
             ["new", "--images", "many"],
-            "error: --images: too few images of 'kind 000' (2), 'kind 001' (2), 'kind 002' (2) and 17 m",
+            "error: --images: got too few images: 'kind 000' (2), 'kind 001' (2), 'kind 002' (2) and 17 m",
         ),
         (
             ["new", "--images", "half"],
-            "error: --images 'half': class 'so so': none of its images can be read, 'so so/deep",
+            "error: --images 'half': class 'so so': none of its images can be read, for example 'so so/deep",
         ),
         (
             ["new", "--images", "loop"],
-            "error: loop/a/up: found a link to '..', expected a file, or a link to one in loop; rem",
+            "error: loop/a/up: got a link to '..', expected a file or a link to a file in loop; fix: rem",
         ),
-        (["new", "--images", "broken"], "error: --images 'broken': none of 16 images can be read, 'a/0.jpg' first"),
-        (["new", "--images", "photos.zip"], "error: photos.zip: found a damaged archive or none at all"),
+        (
+            ["new", "--images", "broken"],
+            "error: --images 'broken': none of 16 sampled images can be read, for example 'a/0.jpg'",
+        ),
+        (["new", "--images", "photos.zip"], "error: photos.zip: got a damaged file or no archive"),
         (
             ["new", "--images", "twice.zip"],
-            "error: --images 'twice.zip': found no images, expected a folder for each class with its images in it; "
-            "unpack the archive in it, 'photos.zip'",
+            "error: --images 'twice.zip': got no images, expected one folder of images for each class; "
+            "fix: unpack the archive 'photos.zip' in it",
         ),
-        (["full", "--images", "photos"], "error: full: found 'thesis.tex' in it, expected a new or an empty folder"),
-        (["photos.zip", "--images", "photos"], "error: photos.zip: found a file, expected a new or an empty folder"),
-        (["no/where", "--images", "photos"], "error: no/where: found no folder "),
-        (["photos/new", "--images", "photos"], "error: photos/new: lies in the images' folder photos"),
+        (
+            ["full", "--images", "photos"],
+            "error: full: got a folder that contains 'thesis.tex', expected a new or empty folder",
+        ),
+        (["photos.zip", "--images", "photos"], "error: photos.zip: got a file, expected a new or empty folder"),
+        (["no/where", "--images", "photos"], "error: no/where: got no folder "),
+        (["photos/new", "--images", "photos"], "error: photos/new: got a folder inside the images' folder photos"),
         (["new", "--preset", "imags", "--images", "photos"], "error: preset 'imags': unknown; did you mean 'images'?"),
         (["new", "--copy"], "error: --copy: got no --images"),
     ]:
         assert refused(capsys, *arguments).startswith(said)
         assert sorted(path for path in place.rglob("*")) == before, arguments
     monkeypatch.setenv("PATH", str(place))
-    assert refused(capsys, "new", "--images", "photos").startswith("error: git: not installed; install git")
+    assert refused(capsys, "new", "--images", "photos").startswith("error: git: not installed; fix: install git")
 
 
 def test_images_that_may_not_be_read_are_named_with_the_cure(place: Path) -> None:
-    # root may read all, unless it gives that up
+    # root can read everything unless it drops its capabilities
     lower = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
     if lower and not shutil.which("setpriv"):
         pytest.skip("run by root, without setpriv of util-linux")
@@ -285,15 +297,15 @@ def test_images_that_may_not_be_read_are_named_with_the_cure(place: Path) -> Non
     finally:
         (place / "photos" / "b").chmod(0o755)
     assert done.returncode == 1
-    assert done.stderr == "error: --images 'photos': 'photos/b' may not be read; `chmod -R u+rX photos` allows it\n"
+    assert (
+        done.stderr == "error: --images 'photos': got no permission to read 'photos/b'; fix: `chmod -R u+rX photos`\n"
+    )
     assert not list(place.glob("*new*"))
 
 
 def test_in_another_repository_it_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_command("git", "init", "-q", "mine", cwd=place)
-    warning = (
-        f"warning: {place}/mine/new lies in the git repository at {place}/mine, and is one of its own; add /new/ to"
-    )
+    warning = f"warning: {place}/mine/new is a git repository inside the repository {place}/mine; fix: add /new/ to"
     for ignored, said in (("", True), ("/new/\n", False)):
         (place / "mine" / ".gitignore").write_text(ignored)
         assert cli.main(["init", "mine/new", "--images", "photos"]) == 0
@@ -306,7 +318,7 @@ def test_a_first_look_and_the_way_back_to_the_whole(
 ) -> None:
     assert cli.main(["init", "new", "--images", "photos", "--quick"]) == 0
     said = capsys.readouterr().out
-    assert "recipe.epochs: 30 (of 120;" in said and "isoflop preset whole && dvc repro" in said
+    assert "recipe.epochs: 30 (instead of 120;" in said and "isoflop preset whole && dvc repro" in said
     monkeypatch.chdir(place / "new")
     assert run_command("git", "status", "--porcelain", cwd=Path()).stdout == ""
     assert yaml.safe_load(Path("params.yaml").read_text())["recipe"]["epochs"] == 30
@@ -325,7 +337,7 @@ def test_without_an_identity_the_cure_is_named(
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     (place / "gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
     said = refused(capsys, "new", "--images", "photos")
-    assert said.startswith("error: git: found no identity for the first commit; `git config --global user.name ")
+    assert said.startswith("error: git: got no identity for the first commit; fix: `git config --global user.name ")
     assert not (place / "new").exists() and not list(place.glob(".new*"))
 
 
@@ -334,10 +346,14 @@ def test_a_folder_that_is_empty_is_taken_and_a_project_is_not(place: Path, capsy
     with contextlib.chdir(place / "new"):
         assert cli.main(["init", ".", "--images", str(place / "photos")]) == 0
         assert Path("params.yaml").is_file(), "the folder is still the one that the shell is in"
-    assert f"data.path: {place / 'photos'} (where they are" in capsys.readouterr().out, "absolute, as it was given"
+    assert f"data.path: {place / 'photos'} (your images stay there" in capsys.readouterr().out, (
+        "absolute, as it was given"
+    )
     assert run_command("git", "status", "--porcelain", cwd=place / "new").stdout == ""
     assert not list(place.glob(".new*"))
-    assert refused(capsys, "new", "--images", "photos").startswith("error: new: a project already; another name,")
+    assert refused(capsys, "new", "--images", "photos").startswith(
+        "error: new: got an existing project, expected a new"
+    )
 
 
 def test_upgrade_keeps_changes_of_the_graph_or_asks(
@@ -357,7 +373,7 @@ def test_upgrade_keeps_changes_of_the_graph_or_asks(
     assert graph.read_text() == mine and code.read_text() == recorded
 
     digest = yaml.safe_load(recorded)["graph"]
-    code.write_text(recorded.replace(digest, "0" * 64))  # as if it was made from the graph of another version
+    code.write_text(recorded.replace(digest, "0" * 64))  # as if another version had written dvc.yaml
     for arguments, said in [
         (["upgrade"], "error: dvc.yaml: has changes of yours, and isoflop "),
         (["upgrade", "--force"], "error: dvc.yaml: has changes that are not committed, which --force would lose"),

@@ -1,1 +1,1 @@
-"""From raw images to prepared splits and augmented views, and how they are read back."""
+"""Raw images to prepared splits and augmented views, and the code that reads them back."""

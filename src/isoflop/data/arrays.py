@@ -1,4 +1,7 @@
-"""The prepared format: a split is a folder with uint8 images that are memory-mapped, labels, and what they mean."""
+"""The prepared format: a split is a folder of uint8 images (memory-mapped), labels, and an input spec.
+
+Nothing here decodes image files: ``images`` does. Raw data sets are read by ``readers``.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from isoflop.runtime.files import write_json
 
 Images = npt.NDArray[np.uint8]  # N, H, W, C
 Labels = npt.NDArray[np.int64]  # N
-Resize = Literal["crop", "pad", "stretch"]  # how a picture of any size becomes a square
+Resize = Literal["crop", "pad", "stretch"]  # how an image of any size becomes a square
 
-_IMAGES, _LABELS, _MEANING, _VIEWS = "images.npy", "labels.npy", "split.json", "views.npy"
+_IMAGES, _LABELS, _INPUT_SPEC, _VIEWS = "images.npy", "labels.npy", "split.json", "views.npy"
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a split's bytes mean: a pixel p of channel c enters a network as (p / 255 - mean[c]) / std[c]."""
+    """How pixels become a network's input: pixel p of channel c enters it as (p / 255 - mean[c]) / std[c]."""
 
     classes: list[str]
     mean: list[float]
@@ -33,7 +36,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images of one split; ``images`` is a read-only memory map."""
+    """Labeled images of one split; ``images`` is a read-only memory map."""
 
     images: Images
     labels: Labels
@@ -41,7 +44,7 @@ class Split:
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels (images are square)."""
+        """Height and width in pixels; images are square."""
         return int(self.images.shape[1])
 
     @property
@@ -60,17 +63,17 @@ def read_split(folder: Path) -> Split:
     """Open a split that ``SplitWriter`` wrote.
 
     Raises:
-        UserError: a file is missing or cut short.
+        UserError: a file is missing or truncated.
     """
     try:
-        input_spec = InputSpec(**json.loads((folder / _MEANING).read_text()))
+        input_spec = InputSpec(**json.loads((folder / _INPUT_SPEC).read_text()))
         images = np.load(folder / _IMAGES, mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / _LABELS, allow_pickle=False)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: not a readable split ({error}); `dvc checkout` restores it") from None
+        raise UserError(f"{folder}: not a readable split ({error}); fix: `dvc checkout` restores it") from None
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
         raise UserError(
-            f"{folder}: found images {images.dtype}{list(images.shape)} and {len(labels)} labels, "
+            f"{folder}: got images {images.dtype}{list(images.shape)} and {len(labels)} labels, "
             "expected uint8[N, H, W, C] and N labels"
         )
     return Split(images, labels, input_spec)
@@ -78,23 +81,24 @@ def read_split(folder: Path) -> Split:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training learns from and is judged by: the training split, its augmented views, the validation split."""
+    """The input of every training: the training split, its augmented views, and the validation split."""
 
     train: Split
-    views: Images  # uint8 [K, N, H, W, C]; K views of each of the N training images, none if K is 0
+    views: Images  # uint8 [K, N, H, W, C]: K views of each of the N training images; K may be 0
     val: Split
 
 
 def read_training_data(train: Path, views: Path, val: Path) -> TrainingData:
-    """
+    """Open the training split, its augmented views, and the validation split.
+
     Raises:
-        UserError: a folder is not what ``prepare`` or ``augment`` writes.
+        UserError: a folder was not written by ``prepare`` or ``augment``, or is incomplete.
     """
     return TrainingData(read_split(train), read_views(views), read_split(val))
 
 
 class SplitWriter:
-    """Writes a split batch by batch, in constant memory. A context manager: the split is whole on leaving it."""
+    """Write a split batch by batch, in constant memory. A context manager that closes the file of images."""
 
     def __init__(self, folder: Path, image_shape: tuple[int, int, int]) -> None:
         folder.mkdir(parents=True)
@@ -105,23 +109,23 @@ class SplitWriter:
         self._write_header(0)
 
     def append(self, images: Images, labels: Labels) -> None:
-        """Add images uint8 [B, H, W, C] and labels int64 [B]."""
+        """Append images uint8 [B, H, W, C] and labels int64 [B]."""
         if images.shape[1:] != self._image_shape or images.dtype != np.uint8 or len(images) != len(labels):
             raise ValueError(f"images {images.dtype}{images.shape} do not fit uint8[B, {self._image_shape}]")
         self._file.write(np.ascontiguousarray(images).tobytes())
         self._labels.append(labels.astype(np.int64))
 
     def finish(self, input_spec: InputSpec) -> None:
-        """Write what closes the split: labels, input spec and the count in the header of the images."""
+        """Write the labels, the input spec, and the number of images into the header of ``images.npy``."""
         labels = np.concatenate(self._labels) if self._labels else np.zeros(0, np.int64)
         self._file.seek(0)
         self._write_header(len(labels))
         self._file.close()
         np.save(self._folder / _LABELS, labels)
-        write_json(self._folder / _MEANING, asdict(input_spec))
+        write_json(self._folder / _INPUT_SPEC, asdict(input_spec))
 
     def _write_header(self, count: int) -> None:
-        # numpy pads the header to a multiple of 64 bytes with room for the first axis to grow
+        # numpy pads the header to a multiple of 64 bytes, which leaves room for a longer first axis
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._image_shape)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
@@ -135,7 +139,7 @@ class SplitWriter:
 
 
 def write_views(folder: Path, shape: tuple[int, int, int, int, int]) -> npt.NDArray[np.uint8]:
-    """Create ``folder`` with a writable memory map uint8 [K, N, H, W, C] for K augmented views of N images."""
+    """Create ``folder`` and return a writable memory map uint8 [K, N, H, W, C] for K augmented views of N images."""
     folder.mkdir(parents=True)
     if 0 in shape:  # a memory map cannot be empty
         np.save(folder / _VIEWS, np.zeros(shape, np.uint8))
@@ -144,13 +148,13 @@ def write_views(folder: Path, shape: tuple[int, int, int, int, int]) -> npt.NDAr
 
 
 def read_views(folder: Path) -> npt.NDArray[np.uint8]:
-    """Open the augmented views uint8 [K, N, H, W, C] of a training split; K is 0 where there are none.
+    """Open the augmented views uint8 [K, N, H, W, C] of a training split; K is 0 if there are none.
 
     Raises:
-        UserError: the file is missing or cut short.
+        UserError: the file is missing or truncated.
     """
     try:
         views: npt.NDArray[np.uint8] = np.load(folder / _VIEWS, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not readable views ({error}); `dvc checkout` restores them") from None
+        raise UserError(f"{folder}: not readable views ({error}); fix: `dvc checkout` restores them") from None
     return views

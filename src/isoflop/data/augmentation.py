@@ -1,4 +1,4 @@
-"""Augmented views of a training split: an albumentations policy from params.yaml, applied once, before any training."""
+"""Augmented views of a training split: apply the albumentations policy of params.yaml once, before any training."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from isoflop.runtime.progress import progress
 if TYPE_CHECKING:
     from albumentations import BaseCompose, BasicTransform
 
-_CHUNK = 256  # images that share a random generator; a constant, so that the bytes do not depend on who did what
-_POOL_WORTH_S = 10.0  # below this much work left, starting processes (an import of albumentations each) does not pay
+_CHUNK = 256  # images that share a random generator; constant, so that the bytes do not depend on the worker count
+_POOL_WORTH_S = 10.0  # with less work left, starting processes (each imports albumentations) costs more than it saves
 _KEY = f"{PARAMS_FILE}: augment.policy"
 
 
 class Augment(Section):
     """Section ``augment``. Each item of ``policy`` is the ``name`` of an albumentations transform and its arguments."""
 
-    views: int = Field(ge=0, le=1000)  # augmented copies of each training image, to draw from; 0: none
-    seed: int = Field(ge=0)  # of what the transforms draw
-    policy: list[dict[str, Any]]  # albumentations transforms, in this order
+    views: int = Field(ge=0, le=1000)  # augmented copies of each training image; trainings draw from them; 0: none
+    seed: int = Field(ge=0)  # random seed of the transforms
+    policy: list[dict[str, Any]]  # albumentations transforms, applied in this order
 
     @model_validator(mode="after")
     def _views_need_a_policy(self) -> Augment:
         if self.views and not self.policy:
-            raise ValueError(f"policy: found an empty list with views {self.views}, expected a transform or views 0")
+            raise ValueError(f"policy: got an empty list with views {self.views}, expected a transform or views 0")
         return self
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
@@ -51,10 +51,10 @@ class Augment(Section):
 
 
 def check_policy(policy: list[dict[str, Any]]) -> None:
-    """Build every transform of the policy.
+    """Build every transform of ``policy``.
 
     Raises:
-        UserError: an unknown transform or argument (the nearest is named), or a value that the transform refuses.
+        UserError: a transform or argument is unknown (the message names the closest match), or a value is invalid.
     """
     _build_all(policy)
 
@@ -64,10 +64,10 @@ def write_augmented(
 ) -> None:
     """Write ``views`` augmented views of every image of ``train`` to ``folder``, as uint8 [K, N, H, W, C].
 
-    The same bytes whatever ``workers``; None takes one process, and all cores once it is clear that they pay.
+    The bytes do not depend on ``workers``. None starts in this process and moves to all cores if enough work is left.
 
     Raises:
-        UserError: the policy is wrong, or a transform cannot be applied to these images, has no effect on them, or
+        UserError: the policy is invalid, or a transform cannot be applied to these images, has no effect on them, or
             changes their shape or type.
     """
     transforms = _build_all(policy, always=True)
@@ -81,13 +81,13 @@ def write_augmented(
     job = _Job(str(train.images.filename), str(array.filename), int(array.offset), policy, seed)
     del array
     with progress("augmenting", "images", views * len(train)) as task:
-        for number, _ in enumerate(_run(job, chunks, workers), 1):
-            task.update(views * len(train) * number / len(chunks))
+        for done, _ in enumerate(_run(job, chunks, workers), 1):
+            task.update(views * len(train) * done / len(chunks))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a process needs to make any chunk of views."""
+    """What a worker process needs to compute any chunk of views."""
 
     source: str
     target: str
@@ -97,7 +97,7 @@ class _Job:
 
 
 class _Worker:
-    """Makes chunks: the views number ``view`` of the images ``start`` to ``start + _CHUNK``."""
+    """Computes chunks: view ``view`` of the images ``start`` to ``start + _CHUNK``."""
 
     def __init__(self, job: _Job) -> None:
         import albumentations
@@ -110,12 +110,12 @@ class _Worker:
         seeds = np.random.SeedSequence([self._job.seed, view, start])
         self._pipeline.set_random_seed(int(seeds.generate_state(1, np.uint64)[0]))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # _try_out has seen them, and not once an image
-            made = np.stack([_apply(self._pipeline, image) for image in self._images[start : start + _CHUNK]])
-        # an ordinary write and not a memory map: on a full disk it raises, where the other kills the process
+            warnings.simplefilter("ignore")  # _try_out has already reported them, once instead of per image
+            chunk = np.stack([_apply(self._pipeline, image) for image in self._images[start : start + _CHUNK]])
+        # write() instead of a memory map: on a full disk it raises an error, a memory map kills the process
         with open(self._job.target, "r+b") as target:
             target.seek(self._job.target_offset + (view * len(self._images) + start) * self._images[0].nbytes)
-            target.write(made.tobytes())
+            target.write(chunk.tobytes())
 
 
 def _run(job: _Job, chunks: list[tuple[int, int]], workers: int | None) -> Iterator[None]:
@@ -131,12 +131,12 @@ def _run(job: _Job, chunks: list[tuple[int, int]], workers: int | None) -> Itera
             if workers is None and left_s > _POOL_WORTH_S:
                 break
     if done < len(chunks):
-        # spawned, not forked: OpenCV and the progress bar have threads
+        # spawn, not fork: OpenCV and the progress bar run threads
         with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (job,)) as pool:
             yield from pool.map(_run_in_worker, chunks[done:])
 
 
-_worker: _Worker | None = None  # of this process, where it is one of the pool
+_worker: _Worker | None = None  # set in processes of the pool only
 
 
 def _start_worker(job: _Job) -> None:
@@ -150,54 +150,54 @@ def _run_in_worker(chunk: tuple[int, int]) -> None:
 
 
 def _apply(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    made = _call(transform, image, _KEY)
-    if not isinstance(made, np.ndarray) or made.shape != image.shape or made.dtype != np.uint8:
-        raise UserError(f"{_KEY}: {_changed(image, made)}")
-    return made
+    result = _call(transform, image, _KEY)
+    if not isinstance(result, np.ndarray) or result.shape != image.shape or result.dtype != np.uint8:
+        raise UserError(f"{_KEY}: {_changed(image, result)}")
+    return result
 
 
 def _call(transform: BasicTransform | BaseCompose, image: npt.NDArray[np.uint8], where: str) -> Any:
     try:
         return transform(image=image)["image"]
-    except Exception as error:  # whatever a transform raises, the policy asked for it
+    except Exception as error:  # whatever a transform raises, the policy is the cause
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where}: cannot be applied to images {list(image.shape)}: {reason}") from None
 
 
-def _changed(image: npt.NDArray[np.uint8], made: Any) -> str:
-    found = f"{getattr(made, 'dtype', type(made).__name__)}{list(getattr(made, 'shape', []))}"
-    return f"found {found} made of an image {image.dtype}{list(image.shape)}, expected the same shape and type"
+def _changed(image: npt.NDArray[np.uint8], result: Any) -> str:
+    actual = f"{getattr(result, 'dtype', type(result).__name__)}{list(getattr(result, 'shape', []))}"
+    return f"got {actual} from an image {image.dtype}{list(image.shape)}, expected the same shape and type"
 
 
 def _try_out(transforms: list[BasicTransform | BaseCompose], image: npt.NDArray[np.uint8]) -> None:
-    """Apply each transform for sure to one image; shapes may change on the way if the last restores them."""
-    made: Any = image
-    changer = ""
-    for number, transform in enumerate(transforms):
-        name = f"{_KEY}.{number} ({type(transform).__name__})"
-        before = made
+    """Apply each transform (probability 1) to one image; shapes may change in between if the last restores them."""
+    result: Any = image
+    problem = ""  # of the last transform that changes the shape or type
+    for index, transform in enumerate(transforms):
+        name = f"{_KEY}.{index} ({type(transform).__name__})"
+        before = result
         transform.set_random_seed(0)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            made = _call(transform, np.ascontiguousarray(before), name)
+            result = _call(transform, np.ascontiguousarray(before), name)
         if caught:
             raise UserError(f"{name}: has no effect on images {list(image.shape)}: {caught[0].message}")
-        if getattr(made, "shape", None) != before.shape or getattr(made, "dtype", None) != before.dtype:
-            changer = f"{name}: {_changed(image, made)}"
-        if not isinstance(made, np.ndarray):
+        if getattr(result, "shape", None) != before.shape or getattr(result, "dtype", None) != before.dtype:
+            problem = f"{name}: {_changed(image, result)}"
+        if not isinstance(result, np.ndarray):
             break
-    if not isinstance(made, np.ndarray) or made.shape != image.shape or made.dtype != image.dtype:
-        raise UserError(changer)
+    if not isinstance(result, np.ndarray) or result.shape != image.shape or result.dtype != image.dtype:
+        raise UserError(problem)
 
 
 def _build_all(policy: list[dict[str, Any]], *, always: bool = False) -> list[BasicTransform | BaseCompose]:
-    return [_build(item, f"{_KEY}.{number}", always) for number, item in enumerate(policy)]
+    return [_build(item, f"{_KEY}.{index}", always) for index, item in enumerate(policy)]
 
 
 def _build(item: Any, where: str, always: bool) -> BasicTransform | BaseCompose:
-    """The transform of one item of a policy; ``always`` sets every probability in it to 1."""
+    """Build the transform of one policy item; ``always`` sets every probability in it to 1."""
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-        raise UserError(f"{where}: found {item!r}, expected a mapping with the name of a transform and its arguments")
+        raise UserError(f"{where}: got {item!r}, expected a mapping with the name of a transform and its arguments")
     kinds = _transforms()
     name = item["name"]
     if name not in kinds:
@@ -210,24 +210,24 @@ def _build(item: Any, where: str, always: bool) -> BasicTransform | BaseCompose:
         if argument not in known:
             raise UserError(f"{where}.{argument}: unknown argument of {name}; {_nearest(argument, known)}")
         if argument == "transforms" and isinstance(value, list):
-            value = [_build(child, f"{where}.transforms.{number}", always) for number, child in enumerate(value)]
+            value = [_build(child, f"{where}.transforms.{index}", always) for index, child in enumerate(value)]
         arguments[argument] = _python_value(value)
     if always:
         arguments["p"] = 1.0
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on which transform to prefer; arguments are checked above
+            warnings.simplefilter("ignore")  # recommends other transforms; arguments are checked above
             return kinds[name](**arguments)
-    except Exception as error:  # ValueError from its schema; TypeError, AttributeError … from odder values
-        raise UserError(f"{where}: {name} refuses its arguments: {_reason(error)}") from None
+    except Exception as error:  # ValueError from its schema; TypeError, AttributeError, … from unusual values
+        raise UserError(f"{where}: invalid arguments for {name}: {_reason(error)}") from None
 
 
 def _transforms() -> dict[str, type[BasicTransform | BaseCompose]]:
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it looks for updates over the network when imported
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or the import checks for updates over the network
     import albumentations
     import cv2
 
-    cv2.setNumThreads(0)  # processes do the work in parallel; threads under them only get in the way
+    cv2.setNumThreads(0)  # the parallelism is in processes; threads in each would compete for the same cores
     base = (albumentations.BasicTransform, albumentations.BaseCompose)
     abstract = ("BasicTransform", "BaseCompose", "DualTransform", "ImageOnlyTransform", "Transform3D", "Lambda")
     found = {}
@@ -238,7 +238,7 @@ def _transforms() -> dict[str, type[BasicTransform | BaseCompose]]:
 
 
 def _python_value(value: Any) -> Any:
-    """YAML lists as tuples, names of OpenCV constants (INTER_AREA, BORDER_REFLECT_101) as their numbers."""
+    """Convert YAML lists to tuples and names of OpenCV constants (INTER_AREA, BORDER_REFLECT_101) to their values."""
     if isinstance(value, list):
         return tuple(_python_value(item) for item in value)
     if isinstance(value, dict):
@@ -246,7 +246,7 @@ def _python_value(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("INTER_", "BORDER_")):
         import cv2
 
-        return getattr(cv2, value, value)  # a name that it has not is for the transform to refuse
+        return getattr(cv2, value, value)  # an unknown name is passed on, and the transform rejects it
     return value
 
 
@@ -257,8 +257,8 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    # albumentations wraps the report of pydantic in a ValueError: its first lines are count, place, what was expected
+    # albumentations wraps pydantic's report in a ValueError: a line with the count, then pairs of location and problem
     lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
     if len(lines) > 2 and "validation error" in lines[0]:
-        return "; ".join(f"{place}: {what}" for place, what in zip(lines[1::2], lines[2::2], strict=False))
+        return "; ".join(f"{where}: {problem}" for where, problem in zip(lines[1::2], lines[2::2], strict=False))
     return " ".join(lines) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What to drop from a data set, and who goes to which split, decided on what is known of each image."""
+"""Which images to drop from a data set, and which split each remaining image goes to. Works on metadata only."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ REASONS = ("undecodable", "blank", "conflicting_labels", "leak", "exact_duplicat
 
 
 class Drop(Section):
-    """What to drop. Off means: keep it (for ``undecodable``, stop with an error)."""
+    """Which images to drop. `false` keeps them; for `undecodable`, `false` stops with an error instead."""
 
-    undecodable: bool  # files that are no readable image
-    blank: bool  # images of one colour
-    exact_duplicates: bool  # of the same pixels, but for the first
-    leaks: bool  # images of train or val that are in a later split too
-    conflicting_labels: bool  # all images whose pixels are there under two labels
-    near_duplicate_distance: int | None = Field(ge=0, le=16)  # bits of a 64-bit perceptual hash; null: not looked for
+    undecodable: bool  # files that cannot be decoded as an image
+    blank: bool  # images of a single color
+    exact_duplicates: bool  # images with the same pixels as an earlier one of the same split and class
+    leaks: bool  # images of train whose pixels are also in val or test, and of val whose pixels are also in test
+    conflicting_labels: bool  # all images whose pixels occur under two or more labels
+    near_duplicate_distance: int | None = Field(ge=0, le=16)  # maximum distance in bits of a 64-bit hash; null: off
 
 
 class Prepare(Section):
     """Section ``prepare``."""
 
-    image_size: int = Field(ge=1, le=2048)  # pixels, side of the square
-    channels: Literal[1, 3]  # 1: grey; 3: red, green, blue
-    resize: Resize  # the centred square; or all of it, filled up; or stretched
-    normalization: Literal["unit", "symmetric", "standard"]  # to 0 … 1, to -1 … 1, or to mean 0 and deviation 1
-    val_fraction: float = Field(gt=0, lt=1)  # of the images that are not test images
-    test_fraction: float = Field(gt=0, lt=1)  # of all images, where the source has no test split
-    min_images_per_class: int = Field(ge=3)  # that are left after cleaning, else it stops; 3: one for each split
-    seed: int = Field(ge=0)  # of the draw of splits
+    image_size: int = Field(ge=1, le=2048)  # height and width of the prepared images, in pixels
+    channels: Literal[1, 3]  # 1: grayscale; 3: RGB
+    resize: Resize  # crop: the centered square; pad: fill up to a square; stretch: change the aspect ratio
+    normalization: Literal["unit", "symmetric", "standard"]  # range [0, 1], range [-1, 1], or mean 0 and std 1
+    val_fraction: float = Field(gt=0, lt=1)  # share of the non-test images, if the source has no validation split
+    test_fraction: float = Field(gt=0, lt=1)  # share of all images, if the source has no test split
+    min_images_per_class: int = Field(ge=3)  # images that each class must have after cleaning, at least one per split
+    seed: int = Field(ge=0)  # random seed of the train/val/test draw
     drop: Drop
 
 
 @dataclass
 class Cleaning:
-    """What happened to each image of the source: dropped for a reason, or put in a split."""
+    """What happened to each image of the source: dropped for a reason, or assigned to a split."""
 
     catalogue: Catalogue = field(default_factory=Catalogue)
-    kept: list[int] = field(default_factory=list)  # numbers of images, in the order of the source
-    dropped: dict[int, tuple[str, str]] = field(default_factory=dict)  # number → reason, detail
-    splits: dict[int, str] = field(default_factory=dict)  # number → split, of the kept
+    kept: list[int] = field(default_factory=list)  # indices of images, in the order of the source
+    dropped: dict[int, tuple[str, str]] = field(default_factory=dict)  # index → reason, detail
+    splits: dict[int, str] = field(default_factory=dict)  # index → split, of the kept images
 
     def drop(self, reason: str, details: dict[int, str]) -> None:
         self.dropped.update({index: (reason, detail) for index, detail in details.items()})
@@ -59,10 +59,13 @@ class Cleaning:
 
 
 def drop_and_split(cleaning: Cleaning, classes: Sequence[str], params: Prepare) -> None:
-    """Drop what is there twice, and give every image that stays its split.
+    """Drop duplicates, leaks and conflicting labels, then assign every kept image to a split.
 
-    Where the source has no splits, duplicates are dropped before the draw, so there is nothing to leak. Leaks are
-    looked for again after it: with ``exact_duplicates`` off, the draw can put twins into two splits.
+    If the source has no splits, duplicates are dropped before splits are drawn, so none can leak. Leaks are dropped
+    once more after the draw: with ``exact_duplicates`` off, the draw can put duplicates into different splits.
+
+    Raises:
+        UserError: a class has too few images after cleaning, or none in some split.
     """
     catalogue, drop = cleaning.catalogue, params.drop
     if drop.conflicting_labels:
@@ -102,7 +105,7 @@ def _check_counts(cleaning: Cleaning, classes: Sequence[str], needed: int) -> No
             reasons = Counter(reason for index, (reason, _) in cleaning.dropped.items() if labels[index] == label)
             why = ", ".join(f"{reasons[reason]} {reason}" for reason in REASONS if reasons[reason])
             raise UserError(
-                f"class {name!r}: found {counts[label]} images after cleaning"
+                f"class {name!r}: got {counts[label]} images after cleaning"
                 + (f" (dropped: {why})" if why else "")
                 + f", expected at least {needed} (prepare.min_images_per_class)"
             )

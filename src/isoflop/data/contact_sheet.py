@@ -1,4 +1,4 @@
-"""A picture of what the augmentation policy does: a few training images, and their views beside them."""
+"""A picture of what the augmentation policy does: a few training images and their augmented views."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MOST_VIEWS = 8
 
 
 def write_contact_sheet(train: Split, views: Images, file: Path) -> None:
-    """Draw a PNG with one row for each of the first classes: its first training image and up to 8 of its views.
+    """Draw a PNG with one row for each of the first 10 classes: its first training image and up to 8 of its views.
 
     Args:
-        views: uint8 [K, N, H, W, C] of the N images of ``train``; K may be 0.
+        views: uint8 [K, N, H, W, C], K views of the N images of ``train``; K may be 0.
     """
     rows = [
         (name, int(np.flatnonzero(train.labels == label)[0]))
@@ -30,7 +30,7 @@ def write_contact_sheet(train: Split, views: Images, file: Path) -> None:
         pictures = [train.images[index], *views[: columns - 1, index]]
         for column, picture in enumerate(pictures):
             axes = axes_RV[row, column]
-            # nearest: what is looked at are the pixels that the network gets
+            # nearest: show exactly the pixels that the network gets
             axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])

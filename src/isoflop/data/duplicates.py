@@ -1,30 +1,30 @@
-"""Images that are there twice: the same pixels, or nearly (a perceptual hash), within a split or across, or two labels.
+"""Find duplicate images: exact (same pixels) or near (perceptual hash), within or across splits, or under two labels.
 
-Each function looks at the images numbered in ``kept`` and returns those to drop with the reason in words.
+Each function takes the indices of the images ``kept`` so far and returns the indices to drop, each with a detail text.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-# Of images that are the same across splits, the one in the first of these stays: a test set is worth most whole.
+# Of duplicates across splits, the one in the first of these is kept: keeping the test set whole matters most.
 _PRECEDENCE = {"test": 0, "val": 1, "train": 2, None: 3}
 
 
 @dataclass
 class Catalogue:
-    """What is known of each image, in the order of the source; everything but the pixels."""
+    """Metadata of each image (everything except the pixels), in the order of the source."""
 
     names: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     splits: list[str | None] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)  # of the decoded pixels before resizing
+    digests: list[bytes] = field(default_factory=list)  # hash of the decoded pixels before resizing
     hashes: list[int] = field(default_factory=list)  # 64-bit perceptual hash
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Catalogue:
 
 
 def conflicting_labels(kept: Iterable[int], of: Catalogue, classes: Sequence[str]) -> dict[int, str]:
-    """Every image whose very pixels also carry another label: which label is wrong cannot be known."""
+    """Return every image whose pixels also occur under another label. All go, as it is unknown which label is wrong."""
     drops = {}
     for group in _same_pixels(kept, of):
         if len({of.labels[index] for index in group}) > 1:
@@ -43,7 +43,7 @@ def conflicting_labels(kept: Iterable[int], of: Catalogue, classes: Sequence[str
 
 
 def leaks(kept: Iterable[int], of: Catalogue) -> dict[int, str]:
-    """Images of train (or val) whose pixels are also in test (or val)."""
+    """Return images of train whose pixels are also in val or test, and images of val whose pixels are also in test."""
     drops = {}
     for group in _same_pixels(kept, of):
         owner = min(group, key=lambda index: (_PRECEDENCE[of.splits[index]], index))
@@ -54,7 +54,7 @@ def leaks(kept: Iterable[int], of: Catalogue) -> dict[int, str]:
 
 
 def exact_duplicates(kept: Iterable[int], of: Catalogue) -> dict[int, str]:
-    """All but the first of the images of one split and label that have the same pixels."""
+    """Return all but the first of the images with the same split, label and pixels."""
     drops = {}
     for group in _same_pixels(kept, of):
         first: dict[tuple[str | None, int], int] = {}
@@ -68,11 +68,11 @@ def exact_duplicates(kept: Iterable[int], of: Catalogue) -> dict[int, str]:
 def near_duplicates(
     kept: Iterable[int], of: Catalogue, distance: int, *, across_splits: bool
 ) -> tuple[dict[int, str], dict[int, str]]:
-    """Images whose perceptual hash is within ``distance`` bits of an image of their label that stays.
+    """Return images whose perceptual hash is within ``distance`` bits of a kept image of the same label.
 
-    Images are taken in order (test, val, train; then as in the source) and each is compared with those that stay, so
-    a chain of look-alikes does not pull in images that are unlike. Look-alikes under different labels are left: a
-    hash of 64 bits is too coarse to accuse a label.
+    Images are visited in order (test, val, train; then as in the source) and compared only with images kept so far, so
+    that a chain of similar images does not drop dissimilar ones. Similar images under different labels are kept: a
+    64-bit hash is too coarse to call a label wrong.
 
     Returns:
         The drops within a split, and those across splits (empty unless ``across_splits``).
@@ -84,33 +84,40 @@ def near_duplicates(
         by_label[of.labels[index]].append(index)
     for members in by_label.values():
         members.sort(key=lambda index: (_PRECEDENCE[of.splits[index]], index))
-        hashes = np.array([of.hashes[index] for index in members], np.uint64)
-        unique, inverse = np.unique(hashes, return_inverse=True)
-        neighbours: dict[int, list[int]] = defaultdict(list)
-        for left, right in near_pairs(unique, distance).tolist():
-            neighbours[left].append(right)
-            neighbours[right].append(left)
-        owners: dict[tuple[str | None, int], int] = {}  # (split, unique hash) → the image that stays
-        for index, code in zip(members, inverse.tolist(), strict=True):
-            split = of.splits[index]
-            places = dict.fromkeys([split, "test", "val"] if across_splits else [split])
-            codes = [code, *neighbours[code]] if code in neighbours else [code]
-            owner = next((owners[p, c] for p in places for c in codes if (p, c) in owners), None)
-            if owner is None:
-                owners[split, code] = index
-                continue
+        for index, owner in _near_owners(members, of, distance, across_splits=across_splits):
             bits = (of.hashes[index] ^ of.hashes[owner]).bit_count()
-            where = f" in {of.splits[owner]}" if of.splits[owner] != split else ""
+            where = f" in {of.splits[owner]}" if of.splits[owner] != of.splits[index] else ""
             drops = across if where else within
             drops[index] = f"perceptual hash {bits} bits from {of.names[owner]}{where}"
     return within, across
 
 
-def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64]:
-    """Pairs [P, 2] of positions, left < right, of distinct 64-bit ``hashes`` that differ in at most ``distance`` bits.
+def _near_owners(members: list[int], of: Catalogue, distance: int, *, across_splits: bool) -> Iterator[tuple[int, int]]:
+    """Yield each of ``members`` (one label, in order of precedence) to drop, with the kept image that it is near."""
+    hashes = np.array([of.hashes[index] for index in members], np.uint64)
+    unique, inverse = np.unique(hashes, return_inverse=True)
+    neighbours: dict[int, list[int]] = defaultdict(list)
+    for left, right in near_pairs(unique, distance).tolist():
+        neighbours[left].append(right)
+        neighbours[right].append(left)
+    owners: dict[tuple[str | None, int], int] = {}  # (split, index of the unique hash) → the kept image
+    for index, code in zip(members, inverse.tolist(), strict=True):
+        split = of.splits[index]
+        splits = dict.fromkeys([split, "test", "val"] if across_splits else [split])
+        codes = [code, *neighbours[code]] if code in neighbours else [code]
+        owner = next((owners[s, c] for s in splits for c in codes if (s, c) in owners), None)
+        if owner is None:
+            owners[split, code] = index
+        else:
+            yield index, owner
 
-    Pigeonhole: of ``distance + 1`` bands of bits at least one is equal in such a pair. So only hashes with an equal
-    band are compared: sorted by the band, each with the next, the next but one, and so on while the band is equal.
+
+def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64]:
+    """Return index pairs [P, 2], left < right, of distinct 64-bit ``hashes`` that differ in at most ``distance`` bits.
+
+    By the pigeonhole principle, such a pair agrees in at least one of ``distance + 1`` bands of bits. So only hashes
+    with an equal band are compared: sorted by the band, each with the next, the one after, and so on while the band is
+    equal.
     """
     found: list[npt.NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
     edges = np.linspace(0, 64, distance + 2).round().astype(int)

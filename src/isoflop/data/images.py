@@ -1,4 +1,8 @@
-"""Image files to pixels: the one way in, used by ``prepare`` and by ``isoflop predict``, so that they cannot differ."""
+"""Decode image files to pixels (``decode``) and resize them (``fit_to_square``). No other module does either.
+
+``prepare`` and ``isoflop predict`` both use it, so training and prediction cannot differ. Reading files from folders
+and archives is in ``isoflop.download``, reading the raw data set in ``readers``.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +17,43 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from isoflop.runtime.errors import UserError
 
-# Formats that Pillow decodes in its own process: EPS would start Ghostscript on what a stranger wrote.
+# Formats that Pillow decodes by itself. EPS is not one of them: it would run Ghostscript on an untrusted file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# What Pillow warns of is either handled here (size) or no matter (broken EXIF). Filters of the process, set once: those
-# set around each call (warnings.catch_warnings) are not safe in threads, and prepare decodes in threads.
+# Pillow warns about sizes, which decode() checks, and about broken EXIF, which is harmless. The filters are set once
+# per process because warnings.catch_warnings is not thread-safe and prepare decodes in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data")
 
 
 class UndecodableError(UserError):
-    """A file that gives no image: ``name`` says which, ``why`` the reason."""
+    """A file that cannot be decoded: ``name`` is the file, ``why`` the reason."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: not a readable image ({why}); expected one of {', '.join(FORMATS)}")
+        super().__init__(f"{name}: not a readable image ({why}), expected one of {', '.join(FORMATS)}")
         self.name = name
         self.why = why
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """Decode a file to an 8-bit image of mode L (grey source) or RGB.
+    """Decode the content of an image file to an 8-bit image: mode L for a grayscale source, else RGB.
 
-    The EXIF orientation is applied, transparency is composited over white, an animation gives its first frame, and
-    16-bit, 32-bit and float samples are scaled to 8 bits, not clipped. Colour profiles are ignored.
+    EXIF orientation is applied, transparency is composited over white, animations give their first frame, and 16-bit,
+    32-bit and float samples are scaled to 8 bits, not clipped. Color profiles are ignored.
 
     Raises:
-        UndecodableError: not an image, truncated, or so large that it may be a decompression bomb
-            (``PIL.Image.MAX_IMAGE_PIXELS``).
+        UndecodableError: not an image, truncated, or larger than ``PIL.Image.MAX_IMAGE_PIXELS`` (it may be a
+            decompression bomb).
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} may be a decompression bomb")
             image.load()
-            with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose good pixels
+            with contextlib.suppress(Exception):  # keep the pixels even if the EXIF block is broken
                 ImageOps.exif_transpose(image, in_place=True)
             return _eight_bit(image)
-    except Exception as error:  # on hostile files Pillow raises OSError, SyntaxError, struct.error, IndexError, …
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, IndexError, … on malformed files
         why = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             why = "unknown format" if content else "empty file"
@@ -57,10 +61,10 @@ def decode(content: bytes, name: str) -> Image.Image:
 
 
 def from_array(pixels: npt.NDArray[np.uint8], name: str) -> Image.Image:
-    """The image of decoded pixels uint8 [H, W], [H, W, 1] or [H, W, 3].
+    """Return the image of decoded pixels uint8 [H, W], [H, W, 1] or [H, W, 3].
 
     Raises:
-        UndecodableError: another type or shape.
+        UndecodableError: the pixels have another type or shape.
     """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -70,7 +74,7 @@ def from_array(pixels: npt.NDArray[np.uint8], name: str) -> Image.Image:
 
 
 def as_channels(image: Image.Image, channels: int) -> Image.Image:
-    """``image`` (L or RGB) as L for 1 channel (ITU-R 601 luma) and as RGB for 3."""
+    """Convert ``image`` (L or RGB) to L for 1 channel (ITU-R 601 luma) or RGB for 3."""
     mode = {1: "L", 3: "RGB"}[channels]
     return image if image.mode == mode else image.convert(mode)
 
@@ -78,12 +82,12 @@ def as_channels(image: Image.Image, channels: int) -> Image.Image:
 def fit_to_square(image: Image.Image, size: int, channels: int, resize: str) -> npt.NDArray[np.uint8]:
     """Resample ``image`` (L or RGB) to pixels uint8 [size, size, channels].
 
-    Bicubic, with the filter widened to the scale when shrinking (antialiasing). An image that already has the size
-    is left untouched to the bit.
+    Bicubic; when shrinking, the filter is widened by the scale (antialiasing). An image that already has this size
+    keeps its exact pixels.
 
     Args:
-        resize: ``crop`` keeps the largest centred square, ``pad`` keeps everything and fills the rest with the median
-            colour of the image's border, ``stretch`` changes the aspect ratio.
+        resize: ``crop`` keeps the largest centered square, ``pad`` keeps the whole image and fills the rest with the
+            median color of its border, ``stretch`` changes the aspect ratio.
     """
     image = as_channels(image, channels)
     if resize == "crop":
@@ -97,7 +101,7 @@ def fit_to_square(image: Image.Image, size: int, channels: int, resize: str) -> 
     elif resize == "stretch":
         square = _resample(image, (size, size), (0, 0, *image.size))
     else:
-        raise ValueError(f"resize: found {resize!r}, expected crop, pad or stretch")
+        raise ValueError(f"resize: got {resize!r}, expected crop, pad or stretch")
     return np.asarray(square, np.uint8).reshape(size, size, channels)
 
 
@@ -112,8 +116,8 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
         return image
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = tuple(int(value) for value in np.median(border, axis=0))
-    square = Image.new(image.mode, (size, size), colour if image.mode == "RGB" else colour[0])
+    color = tuple(int(value) for value in np.median(border, axis=0))
+    square = Image.new(image.mode, (size, size), color if image.mode == "RGB" else color[0])
     square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square
 
@@ -121,27 +125,27 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_scaled_to_bytes(np.asarray(image)))
-    grey = image.mode in ("1", "L", "LA", "La")
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if "A" in image.mode.upper().removeprefix("LAB") or "transparency" in image.info:
         opaque = Image.new("RGBA", image.size, "white")
-        # premultiplied modes (La, RGBa) convert only to their own straight ones
+        # premultiplied modes (La, RGBa) convert only to their straight counterparts
         straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
-        return Image.alpha_composite(opaque, straight).convert("L" if grey else "RGB")
+        return Image.alpha_composite(opaque, straight).convert(mode)
     if image.mode == "LAB":
         return _from_lab(image)
-    return image.convert("L" if grey else "RGB")
+    return image.convert(mode)
 
 
 def _scaled_to_bytes(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Samples of one channel [H, W] to bytes, by full scale where the values tell it, else by their own range.
+    """Scale samples of one channel [H, W] to bytes, by the white level if the values reveal it, else by their range.
 
-    A 16-bit type has 65535 as white. In a wider one white is the least of 255 and 65535, and among floats 1, that no
-    sample exceeds, as is the custom in TIFFs of 32 bits. Anything else has no known white, so its darkest and brightest
-    sample become black and white.
+    White is 65535 for 16-bit samples. For 32-bit samples it is the smallest of 255 and 65535 (for floats also 1) that
+    no sample exceeds, as is common in 32-bit TIFFs. If there is none, or a sample is negative, the white level is
+    unknown: the darkest sample becomes black and the brightest white.
     """
     values = samples.astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("samples that are not finite")
+        raise ValueError("samples are not finite")
     low, high = float(values.min()), float(values.max())
     whites = (65535.0,) if samples.dtype.itemsize <= 2 else (255.0, 65535.0)
     whites = (1.0, *whites) if samples.dtype.kind == "f" else whites
@@ -156,5 +160,5 @@ def _from_lab(image: Image.Image) -> Image.Image:
 
     profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     converted = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
-    assert converted is not None  # that is for a transform in place
+    assert converted is not None  # None is only returned for an in-place transform
     return converted

@@ -1,4 +1,4 @@
-"""The images that a network learns from, and batches of those that it is measured on."""
+"""Training images (with their augmented views) and evaluation batches, from prepared splits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _EVAL_BATCH = 512
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The images to learn from: those numbered ``indices`` of a split, each as itself or one of its K views."""
+    """The images at ``indices`` of a split; a training uses each one itself or one of its K augmented views."""
 
     split: Split
-    views: Images  # K, N, H, W, C
+    views: Images  # uint8 [K, N, H, W, C]
     indices: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -29,28 +29,28 @@ class TrainingImages:
 
 
 def all_images(split: Split, views: Images) -> TrainingImages:
-    """Every image of the split.
+    """Return every image of the split.
 
     Raises:
-        UserError: the views are of other images, or a class has none.
+        UserError: the views do not belong to these images, or a class has no image.
     """
     if views.shape[1:] != split.images.shape:
         raise UserError(
-            f"data/augmented: found views of images {list(views.shape[1:])}, expected {list(split.images.shape)}; "
-            "`dvc repro` makes them anew"
+            f"data/augmented: got views of images {list(views.shape[1:])}, expected {list(split.images.shape)}; "
+            "fix: `dvc repro` creates them again"
         )
     missing = sorted(set(range(split.num_classes)) - set(np.unique(split.labels).tolist()))
     if missing:
         names = ", ".join(repr(split.input_spec.classes[label]) for label in missing)
         raise UserError(
-            f"data/prepared/train: found no image of class {names}, expected some of each; a larger class or a smaller "
-            "prepare.val_fraction and prepare.test_fraction give it some"
+            f"data/prepared/train: got no images of class {names}, expected at least one of each class; "
+            "fix: add images to the class, or lower prepare.val_fraction and prepare.test_fraction"
         )
     return TrainingImages(split, views, np.arange(len(split)))
 
 
 def subset(images: TrainingImages, fraction: float, seed: int) -> TrainingImages:
-    """``fraction`` of each class, at least one image; a smaller fraction with the same seed is contained in it."""
+    """Draw ``fraction`` of each class, at least one image. With the same seed, smaller fractions are subsets of it."""
     kept = []
     labels = images.split.labels[images.indices]
     for label in range(images.split.num_classes):
@@ -61,7 +61,7 @@ def subset(images: TrainingImages, fraction: float, seed: int) -> TrainingImages
 
 
 def evaluation_batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images of ``split`` in order, uint8 [B, H, W, C], and their labels int64 [B]."""
+    """Yield all images of ``split`` in order, uint8 [B, H, W, C], and their labels int64 [B]."""
     for start in range(0, len(split), _EVAL_BATCH):
         images_BHWC = torch.from_numpy(np.array(split.images[start : start + _EVAL_BATCH]))
         labels_B = torch.from_numpy(split.labels[start : start + _EVAL_BATCH])

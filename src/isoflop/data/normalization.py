@@ -1,4 +1,4 @@
-"""Normalization: what mean and standard deviation per channel a network subtracts and divides by."""
+"""Normalization: the mean and standard deviation per channel, and how a network's input is computed from them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def fixed_normalization(name: str, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel: ``symmetric`` maps [0, 1] to [-1, 1], any other name keeps it."""
+    """Return mean and standard deviation per channel: ``symmetric`` maps [0, 1] to [-1, 1], other names keep [0, 1]."""
     value, scale = (0.5, 0.5) if name == "symmetric" else (0.0, 1.0)
     return [value] * channels, [scale] * channels
 
 
 class Statistics:
-    """Mean and standard deviation per channel, summed in integers: exact, so the same however the images are cut."""
+    """Mean and standard deviation per channel. Sums are integers, so the result does not depend on the batches."""
 
     def __init__(self, channels: int) -> None:
         self._pixels = 0
@@ -36,7 +36,7 @@ class Statistics:
         self._squares += histogram @ levels**2
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """On the scale where 255 is 1. A channel without variation gets 1, for a division by 0 helps nobody."""
+        """Return them on the scale where 255 is 1. The standard deviation of a constant channel is 1, not 0."""
         means, stds = [], []
         for total, squares in zip(self._sums.tolist(), self._squares.tolist(), strict=True):
             variance = (self._pixels * squares - total**2) / self._pixels**2
@@ -46,13 +46,13 @@ class Statistics:
 
 
 def normalize(images_BHWC: Tensor, input_spec: InputSpec) -> Tensor:
-    """Pixels uint8 [B, H, W, C] as a network takes them: float32 [B, C, H, W], (p / 255 - mean) / std.
+    """Convert pixels uint8 [B, H, W, C] to a network's input float32 [B, C, H, W], (p / 255 - mean) / std.
 
-    Traceable: the export puts the same lines into the ONNX graph.
+    The ONNX export traces this function, so the exported graph normalizes in the same way.
     """
     import torch
 
-    images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()  # first, for ONNX Runtime is faster on planes
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()  # permute first: ONNX Runtime is faster on planes
     scale_C11 = torch.tensor([1 / (255 * std) for std in input_spec.std], device=images_BHWC.device).view(-1, 1, 1)
     shift_C11 = torch.tensor(
         [-mean / std for mean, std in zip(input_spec.mean, input_spec.std, strict=True)], device=images_BHWC.device

@@ -1,7 +1,8 @@
-"""From raw images to the prepared format: look at each, drop what would harm, split, resize, write.
+"""Stage ``prepare``: turn raw images into the prepared format in two passes, in constant memory.
 
-Two passes in constant memory: the first decodes every image once, notes what is to be known of it (a few hundred bytes)
-and lays the resized pixels in an unnamed scratch file; the second copies those that stay to their splits, in order.
+The first pass decodes every image once (by ``images.decode``), records its metadata (a few hundred bytes) and writes
+the resized pixels to an unnamed scratch file. Then ``cleaning`` decides what to drop and assigns splits. The second
+pass copies the kept images to their splits, in order.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.progress import tracked
 
 _COPY_BATCH = 1024  # images
-_LOOK_BATCH = 64  # images a task of a thread
-_LOOK_BATCH_BYTES = 8 << 20  # a batch ends early here, so that large files do not add up
+_DECODE_BATCH = 64  # images per task of a thread
+_DECODE_BATCH_BYTES = 8 << 20  # a batch ends early at this size, which bounds the memory for large files
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the first pass sees of an image; ``problem`` stands where it could not be decoded."""
+class DecodedImage:
+    """An image after the first pass; ``problem`` is why it could not be decoded, and then ``pixels`` is None."""
 
     pixels: npt.NDArray[np.uint8] | None = None  # H, W, C, resized
     digest: bytes = b""
@@ -50,83 +51,95 @@ class Look:
 def prepare(
     raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path, dropped_picture: Path
 ) -> dict[str, object]:
-    """Clean, resize and split ``raw``; write the folders of ``train``, ``val`` and ``test``, the list ``dropped``, and
-    a picture of the first dropped images of each reason.
+    """Clean, resize and split ``raw``.
+
+    Args:
+        folders: where the splits ``train``, ``val`` and ``test`` are written.
+        dropped: a CSV file that lists the dropped images.
+        dropped_picture: a PNG that shows the first dropped images of each reason.
 
     Returns:
-        What ``metrics/data.json`` says; ``md5`` names each split as dvc.lock does.
+        The content of ``metrics/data.json``; ``md5`` is the hash of each split as in dvc.lock.
 
     Raises:
-        UserError: no images, one class only, a class with too few images or without any in a split, or an
-            undecodable file where those are not to be dropped.
+        UserError: no images, fewer than two classes, a class with too few images or with none in a split, or an
+            undecodable file while ``prepare.drop.undecodable`` is false.
     """
     classes = list(raw.classes)
     if len(classes) < 2:
-        raise UserError(f"data: found {len(classes)} classes ({', '.join(classes)}), expected at least two")
+        raise UserError(f"data: got {len(classes)} classes ({', '.join(classes)}), expected at least two")
     folders["train"].parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folders["train"].parent) as scratch:
-        cleaning = look_at_all(raw, params, scratch)
+        cleaning = decode_all(raw, params, scratch)
         if not len(cleaning.catalogue):
-            raise UserError("data: found no images, expected some of each class")
+            raise UserError("data: got no images, expected some of each class")
         drop_and_split(cleaning, classes, params)
         input_spec = _write_splits(cleaning, classes, params, folders, scratch)
         _draw_dropped(
             cleaning, classes, (params.image_size, params.image_size, params.channels), scratch, dropped_picture
         )
     _write_dropped(cleaning, dropped)
-    print(_said(cleaning), flush=True)
+    print(_summary(cleaning), flush=True)
     return _metrics(cleaning, input_spec, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
 
 
-def _said(cleaning: Cleaning) -> str:
+def _summary(cleaning: Cleaning) -> str:
     reasons = Counter(reason for reason, _ in cleaning.dropped.values())
     counted = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
-    looked_at = f"{len(cleaning.catalogue):,} images looked at"
-    return f"{looked_at}, {len(cleaning.dropped):,} dropped: {counted}" if counted else f"{looked_at}, none dropped"
+    images = f"{len(cleaning.catalogue):,} images"
+    return f"{images}, {len(cleaning.dropped):,} dropped: {counted}" if counted else f"{images}, none dropped"
 
 
-def look_at(image: RawImage, params: Prepare) -> Look:
-    """Decode and resize one image, and take its fingerprints."""
+def decode_one(image: RawImage, params: Prepare) -> DecodedImage:
+    """Decode and resize one image; compute the digest of its pixels and its perceptual hash.
+
+    Raises:
+        UndecodableError: the image cannot be decoded and ``prepare.drop.undecodable`` is false.
+    """
     try:
         content = image.content
         picture = decode(content, image.name) if isinstance(content, bytes) else from_array(content, image.name)
     except UndecodableError as error:
         if not params.drop.undecodable:
             raise
-        return Look(problem=error.why)
+        return DecodedImage(problem=error.why)
     picture = as_channels(picture, params.channels)
     digest = hashlib.blake2b(picture.tobytes(), digest_size=16, salt=b"%dx%d" % picture.size).digest()
     near = params.drop.near_duplicate_distance is not None
     pixels = fit_to_square(picture, params.image_size, params.channels, params.resize)
-    return Look(pixels, digest, perceptual_hash(picture) if near else 0)
+    return DecodedImage(pixels, digest, perceptual_hash(picture) if near else 0)
 
 
 def perceptual_hash(picture: Image.Image) -> int:
-    """64-bit DCT hash: which of the 8x8 lowest frequencies of the 32x32 grey picture lie above their median."""
+    """Return a 64-bit DCT hash: which of the lowest 8x8 frequencies of the 32x32 grayscale image exceed the median."""
     import imagehash
 
     return int.from_bytes(np.packbits(imagehash.phash(picture).hash).tobytes())
 
 
-def look_at_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> Cleaning:
-    """First pass: fill the catalogue, write the resized pixels of every image to ``scratch``, in order."""
+def decode_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> Cleaning:
+    """First pass: fill the catalogue and write the resized pixels of every image to ``scratch``, in order.
+
+    Raises:
+        UndecodableError: an image cannot be decoded and ``prepare.drop.undecodable`` is false.
+    """
     cleaning = Cleaning()
     catalogue = cleaning.catalogue
-    empty = bytes(params.image_size**2 * params.channels)  # keeps the place of an undecodable image
+    empty = bytes(params.image_size**2 * params.channels)  # fills the slot of an undecodable image
     undecodable, blank = {}, {}
-    for image, look in _looks(raw, params):
+    for image, decoded in _decoded(raw, params):
         index = len(catalogue)
         catalogue.names.append(image.name)
         catalogue.labels.append(image.label)
         catalogue.splits.append(image.split)
-        catalogue.digests.append(look.digest)
-        catalogue.hashes.append(look.perceptual_hash)
-        if look.pixels is None:
-            undecodable[index] = look.problem or "undecodable"
-        elif params.drop.blank and (look.pixels == look.pixels[0, 0]).all():
-            colour = ", ".join(map(str, look.pixels[0, 0].tolist()))
-            blank[index] = f"every pixel of the resized image is {colour}"
-        scratch.write(empty if look.pixels is None else look.pixels.tobytes())
+        catalogue.digests.append(decoded.digest)
+        catalogue.hashes.append(decoded.perceptual_hash)
+        if decoded.pixels is None:
+            undecodable[index] = decoded.problem or "undecodable"
+        elif params.drop.blank and (decoded.pixels == decoded.pixels[0, 0]).all():
+            color = ", ".join(map(str, decoded.pixels[0, 0].tolist()))
+            blank[index] = f"every pixel of the resized image is {color}"
+        scratch.write(empty if decoded.pixels is None else decoded.pixels.tobytes())
     cleaning.kept = list(range(len(catalogue)))
     cleaning.drop("undecodable", undecodable)
     cleaning.drop("blank", blank)
@@ -138,7 +151,7 @@ def _write_splits(
 ) -> InputSpec:
     shape = (params.image_size, params.image_size, params.channels)
     input_spec = InputSpec(classes, *fixed_normalization(params.normalization, params.channels), params.resize)
-    for split in SPLITS:  # train first: its statistics are those of the others too
+    for split in SPLITS:  # train first: val and test use its statistics
         statistics = Statistics(params.channels)
         indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
         with SplitWriter(folders[split], shape) as writer:
@@ -162,15 +175,15 @@ def _read_scratch(scratch: IO[bytes], indices: Iterable[int], shape: tuple[int, 
     return np.stack(images)
 
 
-def _looks(raw: Iterable[RawImage], params: Prepare) -> Iterator[tuple[RawImage, Look]]:
-    """``look_at`` in threads (decoding and resampling release the interpreter lock), in order, a few batches ahead."""
+def _decoded(raw: Iterable[RawImage], params: Prepare) -> Iterator[tuple[RawImage, DecodedImage]]:
+    """Run ``decode_one`` in threads (decoding and resampling release the GIL), in order, a few batches ahead."""
     workers = os.cpu_count() or 1
-    pending: deque[tuple[list[RawImage], Future[list[Look]]]] = deque()
-    shown = tracked(raw, "looking at images", "images")
+    pending: deque[tuple[list[RawImage], Future[list[DecodedImage]]]] = deque()
+    shown = tracked(raw, "decoding images", "images")
     with ThreadPoolExecutor(workers) as pool:
         try:
             for batch in _batches(shown):
-                pending.append((batch, pool.submit(lambda batch: [look_at(image, params) for image in batch], batch)))
+                pending.append((batch, pool.submit(lambda batch: [decode_one(one, params) for one in batch], batch)))
                 if len(pending) > 2 * workers:
                     images, future = pending.popleft()
                     yield from zip(images, future.result(), strict=True)
@@ -186,7 +199,7 @@ def _batches(raw: Iterable[RawImage]) -> Iterator[list[RawImage]]:
     for image in raw:
         batch.append(image)
         size += len(image.content) if isinstance(image.content, bytes) else image.content.nbytes
-        if len(batch) == _LOOK_BATCH or size > _LOOK_BATCH_BYTES:
+        if len(batch) == _DECODE_BATCH or size > _DECODE_BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
@@ -194,7 +207,7 @@ def _batches(raw: Iterable[RawImage]) -> Iterator[list[RawImage]]:
 
 
 def _write_dropped(cleaning: Cleaning, file: Path) -> None:
-    # file names may hold bytes that are no text: they are shown escaped
+    # file names may hold bytes that are not valid UTF-8: write them escaped
     with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["name", "reason", "detail"])
@@ -216,7 +229,7 @@ def _draw_dropped(
         for reason, indices in by_reason.items()
     }
     names = {
-        reason: [f"{classes[catalogue.labels[one]]}/{catalogue.names[one].rpartition('/')[2]}" for one in indices]
+        reason: [f"{classes[catalogue.labels[index]]}/{catalogue.names[index].rpartition('/')[2]}" for index in indices]
         for reason, indices in by_reason.items()
     }
     write_dropped_picture(images, names, file)

@@ -1,4 +1,7 @@
-"""Reading the raw data set that ``download`` wrote, image by image, in constant memory."""
+"""Read the raw data set that ``download`` wrote, image by image, in constant memory.
+
+Image files are yielded encoded; ``images.decode`` decodes them. The format is defined in ``download.raw_format``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _IDX_BYTES = 0x08  # the type code of unsigned bytes
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image as its source has it; ``split`` is the official one, if any."""
+    """An image as stored by its source; ``split`` is the source's own split, if it has one."""
 
     name: str
     label: int
@@ -35,7 +38,7 @@ class RawImage:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """The images of a raw data set: iterating reads them from the disk, every time in the same order."""
+    """The images of a raw data set. Iterating reads them from disk, always in the same order."""
 
     folder: Path
     manifest: Manifest
@@ -48,11 +51,12 @@ class RawDataset:
         return sum(part.images for part in self.manifest.parts)
 
     def __iter__(self) -> Iterator[RawImage]:
-        """
+        """Yield every image.
+
         Raises:
             UserError: a file is missing or damaged.
         """
-        read: Counter[str | None] = Counter()  # a number counts on through the files of a split
+        read: Counter[str | None] = Counter()  # images per split so far: the index in a name runs across its files
         for part in self.manifest.parts:
             try:
                 if isinstance(part, PackedPart):
@@ -65,20 +69,20 @@ class RawDataset:
                         yield RawImage(name, self._checked(label), part.split, pixels)
             except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
                 raise UserError(
-                    f"{self.folder}: not a readable raw data set ({error}); `dvc checkout` restores it"
+                    f"{self.folder}: not a readable raw data set ({error}); fix: `dvc checkout` restores it"
                 ) from None
 
     def _checked(self, label: int) -> int:
         if label >= len(self.classes):
-            raise ValueError(f"label {label}, expected less than {len(self.classes)}")
+            raise ValueError(f"label: got {label}, expected less than {len(self.classes)}")
         return label
 
 
 def read_raw(folder: Path) -> RawDataset:
-    """Open what ``download`` wrote.
+    """Open the raw data set that ``download`` wrote.
 
     Raises:
-        UserError: ``folder`` is no raw data set.
+        UserError: ``folder`` is not a raw data set.
     """
     return RawDataset(folder, read_manifest(folder))
 
@@ -106,11 +110,11 @@ def _idx_records(folder: Path, part: CifarPart | IdxPart) -> Iterator[tuple[int,
 
 
 def _idx_header(file: IO[bytes], name: str, images: int, axes: int) -> list[int]:
-    """The shape that an IDX file, the format of MNIST, states."""
+    """Read the shape from the header of an IDX file, the format of MNIST."""
     magic = _read(file, name, 4).tolist()
     shape = [int(size) for size in _read(file, name, 4 * axes).view(">u4")]
     if magic != [0, 0, _IDX_BYTES, axes] or shape[0] != images:
-        raise ValueError(f"{name}: magic {magic} and shape {shape}, expected {axes} axes and {images} images")
+        raise ValueError(f"{name}: got magic {magic} and shape {shape}, expected {axes} axes and {images} images")
     return shape
 
 
@@ -130,11 +134,11 @@ def _open(file: Path) -> IO[bytes]:
 def _read(file: IO[bytes], name: str, size: int) -> npt.NDArray[np.uint8]:
     content = file.read(size)
     if len(content) != size:
-        raise ValueError(f"{name} is cut short")
+        raise ValueError(f"{name} is truncated")
     return np.frombuffer(content, np.uint8)
 
 
 def _batches(images: int) -> Iterator[int]:
-    """The sizes of the batches that make up ``images``."""
+    """Yield the sizes of the batches that ``images`` images are read in."""
     for start in range(0, images, _READ_BATCH):
         yield min(_READ_BATCH, images - start)

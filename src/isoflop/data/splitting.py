@@ -1,4 +1,4 @@
-"""Who goes to train, val and test: the source's own splits where it has them, else stratified draws by seed."""
+"""Assign images to train, val and test: the source's own splits if it has them, else stratified random draws."""
 
 from __future__ import annotations
 
@@ -22,31 +22,35 @@ def assign_splits(
     test_fraction: float,
     seed: int,
 ) -> dict[int, str]:
-    """Give each image of ``kept`` its split.
+    """Return the split of each image of ``kept``, as index → split.
 
-    Official splits stay as they are; images without one count as train. If then there is no test split,
-    ``test_fraction`` of each class is drawn from train for it; if there is no val split, ``val_fraction`` of what is
-    left of each class is. A class's draw depends on the seed and its own images only.
+    Official splits are kept; images without one count as train. If the source has no test split, ``test_fraction`` of
+    each class is drawn from train. If it has no val split, ``val_fraction`` of each class's remaining train images is
+    drawn. The draw for a class depends only on the seed and on the images of that class.
 
     Raises:
-        UserError: a class is left without images in some split.
+        UserError: a class has no image in some split.
     """
     splits = {index: official[index] or "train" for index in kept}
     present = set(splits.values())
-    for number, (name, fraction) in enumerate([("test", test_fraction), ("val", val_fraction)]):
+    for stream, (name, fraction) in enumerate([("test", test_fraction), ("val", val_fraction)]):
         if name not in present:
-            _draw(splits, labels, classes, name, fraction, seed=[seed, number])
+            _draw(splits, labels, classes, name, fraction, seed=[seed, stream])
     check_every_class(splits, labels, classes)
     return splits
 
 
 def check_every_class(splits: dict[int, str], labels: Sequence[int], classes: Sequence[str]) -> None:
-    """Raises: UserError: a class has no image in some split."""
+    """Check that every class has an image in every split.
+
+    Raises:
+        UserError: a class has no image in some split.
+    """
     counts = Counter((split, labels[index]) for index, split in splits.items())
     for split in SPLITS:
         for label, name in enumerate(classes):
             if not counts[split, label]:
-                raise UserError(f"class {name!r}: found no images in the {split} split, expected at least one")
+                raise UserError(f"class {name!r}: got no images in the {split} split, expected at least one")
 
 
 def _draw(
@@ -59,10 +63,10 @@ def _draw(
     for label, indices in sorted(members.items()):
         count = round(fraction * len(indices))
         if not 0 < count < len(indices):
-            left = "no" if count == 0 else "only"
+            lacking = name if count == 0 else "training"
             raise UserError(
-                f"prepare.{name}_fraction: found {fraction}, which leaves class {classes[label]!r} ({len(indices)} "
-                f"images) with {left} {name} images; expected at least one {name} and one training image of each class"
+                f"prepare.{name}_fraction: got {fraction}, which gives class {classes[label]!r} ({len(indices)} "
+                f"images) no {lacking} images, expected at least one {name} and one training image of each class"
             )
-        for position in np.random.default_rng([*seed, label]).permutation(len(indices))[:count]:
-            splits[indices[position]] = name
+        for drawn in np.random.default_rng([*seed, label]).permutation(len(indices))[:count]:
+            splits[indices[drawn]] = name

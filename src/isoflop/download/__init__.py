@@ -1,1 +1,1 @@
-"""Raw images from a published data set, a URL or a folder, with verified checksums."""
+"""Fetch raw images from a published data set, a URL, an archive or a folder. Downloads are verified by checksum."""

@@ -1,7 +1,7 @@
-"""Archives from strangers, read as streams and never unpacked: what could harm is refused, not skipped.
+"""Read untrusted zip and tar archives as streams, without unpacking them. Dangerous members are errors, not skipped.
 
-Refused are names that lead out of the archive, links, devices, encrypted members, a name that is there twice, and
-decompression bombs: limits on the number of members, the size of one and of all, and the ratio to the archive's size.
+Rejected are paths that lead out of the archive, links, devices, encrypted members, duplicate names, and decompression
+bombs (limits on the number of members, the size of each and of all, and the ratio to the size of the archive).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from isoflop.runtime.errors import UserError
 MAX_MEMBERS = 5_000_000
 MAX_MEMBER_BYTES = 1 << 30  # prepare holds a whole image file in memory
 MAX_TOTAL_BYTES = 1 << 40
-MAX_RATIO = 200  # images hardly shrink; the bombs that are known have 1,000 and far more
-_FREE_BYTES = 64 << 20  # below this a ratio harms nobody
-_MAX_HEADER_BYTES = 1 << 20  # tarfile reads an extended header whole, whatever size it claims
+MAX_RATIO = 200  # image files hardly compress; known decompression bombs have ratios of 1,000 and more
+_FREE_BYTES = 64 << 20  # up to this size any ratio is harmless
+_MAX_HEADER_BYTES = 1 << 20  # tarfile reads an extended header whole, whatever size it states
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError)
@@ -39,7 +39,7 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMA
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in an archive or folder; ``open`` may be called until the next entry is asked for."""
+    """A file in an archive or folder. ``open`` is valid until the next entry is requested."""
 
     name: str
     size: int
@@ -48,23 +48,23 @@ class Entry:
 
 @contextmanager
 def naming_damage(path: Path) -> Iterator[None]:
-    """Turns what the decoders raise while the archive at ``path`` is read into a UserError."""
+    """Turn exceptions of the decoders while the archive at ``path`` is read into a UserError."""
     try:
         yield
     except (*_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not what gzip and bz2 say of bad data
+            raise  # from the disk; for bad data gzip and bz2 raise OSError without errno
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: found a damaged archive or none at all ({why}), expected a zip, tar, tar.gz, tar.bz2 or tar.xz"
+            f"{path}: got a damaged file or no archive ({why}), expected a zip, tar, tar.gz, tar.bz2 or tar.xz"
         ) from None
 
 
 def archive_entries(path: Path) -> Iterator[Entry]:
-    """The files in an archive: of a zip sorted by name, of a tar in its own order. To be read in ``naming_damage``.
+    """Yield the files in an archive: a zip's sorted by name, a tar's in archive order. Use it inside ``naming_damage``.
 
     Raises:
-        UserError: a member that is refused, named with the archive.
+        UserError: a member is rejected; the message names the archive and the member.
     """
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -72,7 +72,7 @@ def archive_entries(path: Path) -> Iterator[Entry]:
 
 
 class _Guard:
-    """Checks members as they come: names, sizes, and that no name comes twice."""
+    """Checks each member: its name, its size, and that no name occurs twice."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -80,23 +80,23 @@ class _Guard:
         self._total = 0
         self._allowed = max(_FREE_BYTES, MAX_RATIO * path.stat().st_size)
 
-    def refusal(self, member: str, found: str, expected: str) -> UserError:
-        return UserError(f"{self._path}: {member!r}: found {found}, expected {expected}")
+    def refusal(self, member: str, got: str, expected: str) -> UserError:
+        return UserError(f"{self._path}: {member!r}: got {got}, expected {expected}")
 
     def checked(self, member: str, size: int) -> str:
-        """The name of a file, without ``.`` and doubled slashes."""
+        """Check a file; return its name without ``.`` and double slashes."""
         self.check_path(member)
         name = "/".join(part for part in member.split("/") if part not in ("", "."))
         if name in self._seen:
-            raise self.refusal(member, "a second member of that name", "one")
+            raise self.refusal(member, "a second member of this name", "one")
         self._seen.add(name)
         self._total += size
         if len(self._seen) > MAX_MEMBERS:
-            raise self.refusal(member, f"more than {MAX_MEMBERS:,} members", "fewer; unpack it and set data.path")
+            raise self.refusal(member, f"more than {MAX_MEMBERS:,} members", "fewer; fix: unpack it and set data.path")
         if size > MAX_MEMBER_BYTES:
             raise self.refusal(member, f"{size:,} bytes", f"at most {MAX_MEMBER_BYTES:,}")
         if self._total > MAX_TOTAL_BYTES:
-            raise self.refusal(member, f"{self._total:,} bytes up to it", f"at most {MAX_TOTAL_BYTES:,} in all")
+            raise self.refusal(member, f"{self._total:,} bytes up to here", f"at most {MAX_TOTAL_BYTES:,} in total")
         self.check_ratio(member, self._total)
         return name
 
@@ -119,14 +119,14 @@ def _zip_entries(path: Path) -> Iterator[Entry]:
     with archive:
         members = {}
         for info in archive.infolist():
-            name = info.orig_filename.replace("\\", "/")  # as some programs of Windows write
+            name = info.orig_filename.replace("\\", "/")  # some Windows programs write backslashes
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise guard.refusal(name, "a link or device", "files and folders only")
             if info.flag_bits & 1:
                 raise guard.refusal(name, "an encrypted file", "one without a password")
             if name.endswith("/"):
-                guard.check_path(name + "x")  # "./" is fine for a folder
+                guard.check_path(name + "x")  # "./" is allowed for a folder
             else:
                 members[guard.checked(name, info.file_size)] = info
         for name in sorted(members):
@@ -140,7 +140,7 @@ def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
 
 @contextmanager
 def _as_bad_zip() -> Iterator[None]:
-    """zipfile also trips over names in another encoding than they claim, cut fields and offsets before the start."""
+    """Turn what zipfile raises on wrong name encodings, truncated fields and negative offsets into BadZipFile."""
     try:
         yield
     except (ValueError, struct.error, OSError) as error:
@@ -162,8 +162,8 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
                 else:
                     name = guard.checked(info.name, info.size)
                     yield Entry(name, info.size, partial(_extracted, archive, info))
-                cast(Any, archive).members.clear()  # tarfile remembers them all
-            while bounded.read(1 << 16):  # to the end, where the checksum of the compression is
+                cast(Any, archive).members.clear()  # or tarfile keeps them all in memory
+            while bounded.read(1 << 16):  # read to the end, which verifies the checksum of the compressed stream
                 pass
 
 
@@ -178,7 +178,7 @@ def _next(archive: tarfile.TarFile, bounded: _Bounded) -> tarfile.TarInfo | None
     bounded.in_header = True
     try:
         info = archive.next()
-    except (ValueError, IndexError, OverflowError) as error:  # on hostile extended headers
+    except (ValueError, IndexError, OverflowError) as error:  # raised on malformed extended headers
         raise tarfile.ReadError(f"bad header: {error}") from None
     bounded.in_header = False
     bounded.member = info.name if info else bounded.member
@@ -192,31 +192,31 @@ def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a broken header in the middle for the end of the archive, and so loses what follows in silence."""
+    """Raises on a broken header in the middle; tarfile would take it for the end and silently lose what follows."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _StrictTarInfo:
         try:
             return super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:
-            if type(error).__name__ == "EOFHeaderError":  # its name is not exported: the two blocks that end a tar
+            if type(error).__name__ == "EOFHeaderError":  # the regular end of a tar; the class is not exported
                 raise
             raise tarfile.ReadError(str(error)) from None
 
 
 class _Bounded(io.RawIOBase):
-    """The decompressed stream of a tar, which may not be read past what its archive's size allows."""
+    """The decompressed stream of a tar, with a limit on how far it can be read, given by the archive's size."""
 
     def __init__(self, stream: IO[bytes], guard: _Guard) -> None:
         self._stream = stream
         self._guard = guard
-        self.member = "the first header"  # or the last that was read, for messages
+        self.member = "the first header"  # later the last member read; for messages
         self.in_header = True
 
     def read(self, size: int = -1) -> bytes:
         if self.in_header and not 0 <= size <= _MAX_HEADER_BYTES:
             raise self._guard.refusal(
-                self.member, f"a header of {size:,} bytes behind it", f"at most {_MAX_HEADER_BYTES:,}"
+                self.member, f"a header of {size:,} bytes after it", f"at most {_MAX_HEADER_BYTES:,}"
             )
         content = self._stream.read(size)
         self._guard.check_ratio(self.member, self._stream.tell())

@@ -1,7 +1,8 @@
-"""Getting a file whose checksum is known: from a mirror or from its URL, going on where a broken download stopped.
+"""Fetch a file with a known checksum from a mirror or its URL, and resume interrupted downloads.
 
-``ISOFLOP_MIRROR`` names a folder or URL that is looked in first. Checksums are verified wherever a file comes from, so
-a mirror cannot change what is downloaded.
+``ISOFLOP_MIRROR`` names a folder or URL that is tried first. The checksum is verified whatever the source, so a mirror
+cannot change the content. pooch and fsspec do not replace this module: neither resumes a partial download in a later
+run (pooch deletes the partial file).
 """
 
 from __future__ import annotations
@@ -21,33 +22,33 @@ import urllib3
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.progress import progress
 
-DOWNLOADS = Path(".isoflop/downloads")  # in the folder the command runs in; ignored by git and DVC
+DOWNLOADS = Path(".isoflop/downloads")  # below the working directory; ignored by git and DVC
 
 _CHUNK_BYTES = 1 << 18
-_TIMEOUT_S = (15, 60)  # to connect, between two reads
-_PAUSE_S = 1.0  # before another try after a connection broke
-_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError)
+_TIMEOUT_S = (15, 60)  # for the connection, between two reads
+_PAUSE_S = 1.0  # before the next attempt after a connection error
+_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of a known content."""
+    """A file on a server, with its checksum."""
 
-    name: str  # under which a mirror has it, perhaps with folders
+    name: str  # path on a mirror, may include folders
     url: str
     checksum: str  # "sha256:…" or "md5:…"
 
 
-class _NotThereError(Exception):
-    """The server answers, but not with the file."""
+class _NoFileError(Exception):
+    """The server responded, but not with the file."""
 
 
 @contextmanager
 def fetched(remote: Remote) -> Iterator[Path]:
-    """The path of the verified file. If it was downloaded for this, it is deleted on leaving without an error.
+    """Yield the path of the verified file. A downloaded file is deleted afterwards, unless there was an error.
 
     Raises:
-        UserError: neither the mirror nor the URL gives it, or not with that checksum.
+        UserError: neither the mirror nor the URL has the file, or it has another checksum.
     """
     file = from_mirror(remote) or _from_url(remote)
     yield file
@@ -55,16 +56,16 @@ def fetched(remote: Remote) -> Iterator[Path]:
 
 
 def discard(file: Path) -> None:
-    """Delete ``file`` if it was downloaded; a mirror keeps what it has."""
+    """Delete ``file`` if it was downloaded; files of a mirror are kept."""
     if file.parent == DOWNLOADS:
         file.unlink(missing_ok=True)
 
 
 def from_mirror(remote: Remote) -> Path | None:
-    """The verified file as the mirror has it; None where there is no mirror or it lacks the file.
+    """Return the verified file from the mirror; None if there is no mirror or it does not have the file.
 
     Raises:
-        UserError: the mirror has it with another checksum, or is no folder.
+        UserError: the mirror's file has another checksum, or the mirror is not a folder.
     """
     mirrored = in_mirror(remote)
     if isinstance(mirrored, Path):
@@ -74,18 +75,18 @@ def from_mirror(remote: Remote) -> Path | None:
         return None
     try:
         return _download(mirrored, remote)
-    except _NotThereError:
+    except _NoFileError:
         return None
-    except _BROKEN as error:
-        print(f"{mirrored}: {_reason(error)}; looking elsewhere", file=sys.stderr)
+    except _NETWORK_ERRORS as error:
+        print(f"{mirrored}: {_reason(error)}; trying {remote.url}", file=sys.stderr)
         return None
 
 
 def in_mirror(remote: Remote) -> Path | str | None:
-    """The file in the mirror's folder, or its URL there; None where there is no mirror or its folder lacks the file.
+    """Return the file in the mirror's folder, or its URL there; None if there is no mirror or its folder has no file.
 
     Raises:
-        UserError: the mirror is no folder.
+        UserError: the mirror is not a folder.
     """
     mirror = os.environ.get("ISOFLOP_MIRROR", "")
     if not mirror:
@@ -94,45 +95,46 @@ def in_mirror(remote: Remote) -> Path | str | None:
         return f"{mirror.rstrip('/')}/{remote.name}"
     folder = Path(mirror).expanduser()
     if not folder.is_dir():
-        raise UserError(f"ISOFLOP_MIRROR: found {mirror!r}, expected a folder that exists or a URL (http, https)")
+        raise UserError(f"ISOFLOP_MIRROR: got {mirror!r}, expected an existing folder or an http(s) URL")
     file = folder / remote.name
     return file if file.is_file() else None
 
 
 def verify(file: Path, checksum: str, source: str | None = None) -> None:
-    """
+    """Check the checksum of ``file``; the message names ``source`` instead of the file, if given.
+
     Raises:
-        UserError: the content of ``file`` has another checksum; the message calls it ``source``, if given.
+        UserError: the content of ``file`` has another checksum.
     """
     algorithm, _, expected = checksum.partition(":")
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, algorithm).hexdigest()
-    if found != expected:
-        raise UserError(f"{source or file}: found {algorithm} {found}, expected {expected}")
+        actual = hashlib.file_digest(stream, algorithm).hexdigest()
+    if actual != expected:
+        raise UserError(f"{source or file}: got {algorithm} {actual}, expected {expected}")
 
 
 def _from_url(remote: Remote) -> Path:
     try:
         return _download(remote.url, remote)
-    except (_NotThereError, *_BROKEN) as error:
-        why = str(error) if isinstance(error, _NotThereError) else _reason(error)
+    except (_NoFileError, *_NETWORK_ERRORS) as error:
+        why = str(error) if isinstance(error, _NoFileError) else _reason(error)
     size = _size(_local(remote))
-    kept = f" ({size:,} bytes are kept, and the next run goes on from there)" if size else ""
+    kept = f" ({size:,} bytes are kept; the next run resumes there)" if size else ""
     raise UserError(
-        f"{remote.url}: could not be downloaded: {why}{kept}; expected a connection, "
-        f"or ISOFLOP_MIRROR set to a folder or URL with {remote.name}"
+        f"{remote.url}: could not be downloaded: {why}{kept}; fix: check the network connection, "
+        f"or set ISOFLOP_MIRROR to a folder or URL that has {remote.name}"
     )
 
 
 def _local(remote: Remote) -> Path:
-    # named by its content, so that a mirror can finish what another server began
+    # named by checksum, so that a download that one server began can be resumed from a mirror
     return DOWNLOADS / remote.checksum.replace(":", "-")
 
 
 def _download(url: str, remote: Remote) -> Path:
     file = _local(remote)
     resumed = file.exists()
-    if resumed and _is_whole(file, remote):  # a run before this one failed after the download
+    if resumed and _is_whole(file, remote):  # an earlier run failed after the download
         return file
     DOWNLOADS.mkdir(parents=True, exist_ok=True)
     while True:
@@ -144,7 +146,7 @@ def _download(url: str, remote: Remote) -> Path:
             file.unlink()
             if not resumed:
                 raise
-            resumed = False  # once more from the start: what was there may be of another version of the file
+            resumed = False  # start over once: the resumed part may belong to another version of the file
 
 
 def _is_whole(file: Path, remote: Remote) -> bool:
@@ -156,34 +158,34 @@ def _is_whole(file: Path, remote: Remote) -> bool:
 
 
 def _transfer_all(url: str, file: Path) -> None:
-    """As many requests as it takes, while each brings something."""
+    """Send requests until the file is complete, as long as each one adds bytes."""
     while True:
         before = _size(file)
         try:
             return _transfer(url, file)
-        except _BROKEN:
+        except _NETWORK_ERRORS:
             if _size(file) <= before:
                 raise
         time.sleep(_PAUSE_S)
 
 
 def _transfer(url: str, file: Path) -> None:
-    """One request for what is missing of ``file``."""
+    """Request the missing rest of ``file``."""
     have = _size(file)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
-        if have and response.status_code == 416:  # all is here, or it is of another version; the checksum tells
+        if have and response.status_code == 416:  # nothing left to send; verify() tells whether the file is correct
             return
         resumes = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if response.status_code != 200 and not resumes:
-            raise _NotThereError(f"HTTP {response.status_code} {response.reason}")
+            raise _NoFileError(f"HTTP {response.status_code} {response.reason}")
         have = have if resumes else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         name = url.rpartition("/")[2]
         with file.open("ab" if resumes else "wb") as stream, progress(f"downloading {name}", "B", total) as task:
             task.begin(have)
-            # as sent: a server that labels an archive as gzip-encoded must not have it unpacked on the way
+            # undecoded: some servers label an archive as gzip-encoded, and decoding would change its bytes
             for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
                 stream.write(chunk)
                 task.advance(len(chunk))
@@ -194,7 +196,7 @@ def _size(file: Path) -> int:
 
 
 def _reason(error: BaseException | None) -> str:
-    """What the operating system says at the bottom of a chain of errors: requests' own words fill a screen."""
+    """Return the OS message at the root of a chain of errors; requests' own message fills a screen."""
     words = type(error).__name__
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
@@ -202,6 +204,6 @@ def _reason(error: BaseException | None) -> str:
         elif isinstance(error, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
             words = "timed out"
         elif isinstance(error, urllib3.exceptions.IncompleteRead):
-            words = "the connection broke"
+            words = "connection lost"
         error = error.__cause__ or error.__context__
     return words

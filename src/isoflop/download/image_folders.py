@@ -1,4 +1,7 @@
-"""A user's own images: a folder or an archive with a folder for each class, and train, val and test above if wanted."""
+"""Find a user's images by file name: a folder or archive with one folder per class, optionally below train, val, test.
+
+This reads names and copies bytes into the raw data set. Decoding to pixels is in ``isoflop.data.images``.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _SPLITS: dict[str, SplitName] = {
     "testing": "test",
 }
 
-# Whoever names a file so means a picture. Those that cannot be decoded are for prepare to report.
+# A file with such a suffix is meant as an image. prepare reports those that it cannot decode.
 _SUFFIXES = (
     "apng arw avif bmp cr2 cr3 dib dng eps gif heic heif ico j2k jfif jp2 jpe jpeg jpg jxl nef orf pbm pcx pgm png "
     "pnm ppm psd raf svg tga tif tiff webp"
@@ -34,21 +37,21 @@ _SUFFIXES = (
 _MAGICS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r"})
 
-Place = tuple[SplitName | None, str]  # split, class
+Place = tuple[SplitName | None, str]  # split and class of an image, as its path states them
 
 
 def folder_entries(folder: Path) -> Iterator[Entry]:
-    """The files below ``folder``, sorted by name; hidden ones are left out.
+    """Yield the files below ``folder``, sorted by name, without hidden ones.
 
     Raises:
-        UserError: a link to a folder, to nothing, or to a file out of ``folder``.
+        UserError: a link to a folder, to nothing, or to a file outside of ``folder``.
     """
     root = folder.resolve()
     for path in files_below(folder):
         if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(root)):
             raise UserError(
-                f"{path}: found a link to {str(path.readlink())!r}, expected a file, or a link to one in {folder}; "
-                "remove the link, or put what it names in its place"
+                f"{path}: got a link to {str(path.readlink())!r}, expected a file or a link to a file in {folder}; "
+                "fix: remove the link, or replace it with its target"
             )
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
@@ -56,31 +59,34 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
 
 
 def files_below(folder: Path, unlisted: Callable[[OSError], None] | None = None) -> list[Path]:
-    """All below ``folder`` that is no folder (a link to one is none), sorted by name; hidden ones are left out.
+    """Return everything below ``folder`` that is not a folder, sorted by name, without hidden files.
+
+    A link to a folder is returned, not followed.
 
     Args:
-        unlisted: told of a folder that cannot be listed, in the place of an OSError.
+        unlisted: called with the OSError of a folder that cannot be listed; without it, the error is raised.
     """
     return sorted(_files(folder, unlisted), key=lambda path: path.relative_to(folder).as_posix())
 
 
 def pack_images(entries: Callable[[], Iterable[Entry]], source: str, raw: Path) -> Manifest:
-    """Pack the images among ``entries`` (asked for twice: to see the layout, then to copy) into the folder ``raw``.
+    """Pack the images among ``entries`` into the folder ``raw``.
 
-    What counts as an image: a file whose suffix is that of a picture, whatever is in it, and one with another suffix
-    or none that begins like a picture. Hidden files, READMEs and other clutter are left out. Images in folders below
-    that of a class belong to the class.
+    A file counts as an image if its suffix is one of an image format, whatever its content, or if its content starts
+    like an image. Hidden files, READMEs and other clutter are skipped. Images in subfolders of a class folder belong
+    to that class.
 
     Args:
-        source: how to call it in a message.
+        entries: called twice: to learn the layout, then to copy.
+        source: the name of the source in messages.
 
     Raises:
-        UserError: no images, none in class folders, or class folders beside train.
+        UserError: no images, none in class folders, or class folders next to train, val and test.
     """
     names = [entry.name for entry in entries() if is_image(entry)]
     places = placed_images(names, source)
     if strays := [name for name in names if name not in places]:
-        print(f"{source}: left out {len(strays)} images outside of class folders, {strays[0]!r} first", file=sys.stderr)
+        print(f"{source}: skipped {len(strays)} images outside of class folders, first {strays[0]!r}", file=sys.stderr)
     classes = sorted({name for _, name in places.values()})
     labels = {name: label for label, name in enumerate(classes)}
     shown = (entry for entry in entries() if entry.name in places)
@@ -108,12 +114,12 @@ def _files(folder: Path, unlisted: Callable[[OSError], None] | None) -> Iterator
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, or one that systems put beside pictures."""
+    """Return whether a file or folder of this name is hidden, or one that operating systems add (such as Thumbs.db)."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def is_image(entry: Entry) -> bool:
-    """Whether an entry counts as an image: by its suffix, or by how it begins."""
+    """Return whether an entry counts as an image, by its suffix or by its first bytes."""
     path = PurePosixPath(entry.name)
     if any(is_clutter(part) for part in path.parts):
         return False
@@ -125,11 +131,15 @@ def is_image(entry: Entry) -> bool:
 
 
 def placed_images(names: list[str], source: str) -> dict[str, Place]:
-    """Split and class of each image that lies in a class folder; the others are left out."""
+    """Return the split and class of each image in a class folder; the other images are left out.
+
+    Raises:
+        UserError: no images, none in class folders, or class folders next to train, val and test.
+    """
     if not names:
         raise UserError(
-            f"{source}: found no images, expected a folder for each class with its images in it; "
-            "put them there, or set data.path, or data.url and data.sha256"
+            f"{source}: got no images, expected one folder of images for each class; "
+            "fix: put them there, or set data.path, or data.url and data.sha256"
         )
     depth = _wrapping_folders(names)
     below = {name: parts for name in names if (parts := name.split("/")[depth:])}
@@ -142,12 +152,12 @@ def placed_images(names: list[str], source: str) -> dict[str, Place]:
             places[name] = None, class_name(top)
     if not places:
         where = "in train, val and test" if with_splits else "in it"
-        raise UserError(f"{source}: found {len(names)} images but no folders {where}, expected one for each class")
+        raise UserError(f"{source}: got {len(names)} images but no folders {where}, expected one folder for each class")
     return places
 
 
 def _wrapping_folders(names: list[str]) -> int:
-    """How many folders lie around all class and split folders: archives often have one of their own name."""
+    """Return how many folders enclose all class and split folders; archives often have one named like themselves."""
     depth = 0
     while True:
         deep = [parts for parts in (name.split("/")[depth:] for name in names) if len(parts) > 1]
@@ -158,7 +168,7 @@ def _wrapping_folders(names: list[str]) -> int:
 
 
 def _has_splits(paths: list[list[str]], source: str) -> bool:
-    """Whether the top folders are train, val and test. A class may have such a name: a train, say, beside a bus."""
+    """Return whether the top folders are train, val and test. A class may also be named so: a train next to a bus."""
     tops = {parts[0] for parts in paths if len(parts) > 1}
     named = {top for top in tops if top.lower() in _SPLITS}
     if not named or named == tops:
@@ -166,12 +176,12 @@ def _has_splits(paths: list[list[str]], source: str) -> bool:
     if any(parts[0] in named and len(parts) == 2 for parts in paths):
         return False
     raise UserError(
-        f"{source}: found {', '.join(map(repr, sorted(tops)[:9]))}, "
-        "expected class folders alone, or train, val and test alone with the class folders in them"
+        f"{source}: got the folders {', '.join(map(repr, sorted(tops)[:9]))}, "
+        "expected only class folders, or only train, val and test with class folders in them"
     )
 
 
 def class_name(folder: str) -> str:
-    """The folder's name in one spelling of accents (macOS decomposes them), with bytes that are no text escaped."""
+    """Return a folder's name as a class name: Unicode NFC (macOS decomposes accents), invalid UTF-8 bytes escaped."""
     text = folder.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)

@@ -1,4 +1,4 @@
-"""The published data sets: where their files are, what is in them, and the checksums that they must have."""
+"""Download a published data set and check it. The list of data sets, ``PUBLISHED``, is in ``sources``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from isoflop.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Published:
-    """A data set as its authors publish it, in single files or in one archive that unpacks to a folder of them."""
+    """A data set as published by its authors: single files, or one archive with a folder of files."""
 
-    url: str  # of the archive, or of the folder that has the files
-    archive_checksum: str | None
-    folder: str  # what the archive unpacks to; where a mirror has the files
+    url: str  # of the archive, or of the folder with the files
+    archive_checksum: str | None  # None: single files
+    folder: str  # the folder in the archive; also the folder with the files on a mirror
     files: dict[str, str]  # name → checksum
     manifest: Manifest
 
 
 def download_published(dataset: Published, raw: Path) -> None:
-    """Put the files of ``dataset`` into the folder ``raw``, as they are published.
+    """Download the files of ``dataset``, unchanged, into the folder ``raw``.
 
     Raises:
-        UserError: a file cannot be had or has another checksum.
+        UserError: a file cannot be downloaded or has another checksum.
     """
     remotes = {
         name: Remote(f"{dataset.folder}/{name}", f"{dataset.url}/{name}", checksum)
@@ -48,7 +48,7 @@ def download_published(dataset: Published, raw: Path) -> None:
 
 
 def _all_from_mirror(remotes: dict[str, Remote]) -> dict[str, Path] | None:
-    """The files of the folder that an archive unpacks to, if the mirror has it."""
+    """Return the files of the archive from the mirror; None if the mirror lacks one of them."""
     files = {}
     for name, remote in remotes.items():
         file = from_mirror(remote)
@@ -67,4 +67,4 @@ def _unpack(archive: Path, dataset: Published, raw: Path) -> None:
                     shutil.copyfileobj(source, target, 1 << 20)
     missing = [name for name in dataset.files if not (raw / name).exists()]
     if missing:
-        raise UserError(f"{archive}: found no {', '.join(missing)}, expected all files of {dataset.folder}")
+        raise UserError(f"{archive}: got no {', '.join(missing)}, expected all files of {dataset.folder}")

@@ -1,4 +1,4 @@
-"""Where the images come from: section ``data`` of params.yaml, the published data sets, the way to the raw folder."""
+"""Stage ``download``: section ``data`` of params.yaml, the list of published data sets, and writing the raw folder."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _IDX_FILES = (
 
 
 class Data(Section):
-    """Section ``data``. Sources other than ``images`` make no use of the other keys."""
+    """Section ``data``. Only the source ``images`` uses the other keys."""
 
-    source: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "images"]  # images: your own
-    path: str = Field(min_length=1, json_schema_extra={"dependency": True})  # a folder, zip or tar
-    url: str | None  # of a zip or tar; goes before path
-    sha256: str | None  # of the archive
+    source: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "images"]  # images: your own images
+    path: str = Field(min_length=1, json_schema_extra={"dependency": True})  # a folder, zip or tar of images
+    url: str | None  # URL of a zip or tar of images; replaces path; null: use path
+    sha256: str | None  # SHA-256 of the archive at url or path
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Raise UserError if nothing is at ``path``: DVC hashes it, whatever the source."""
@@ -67,10 +67,11 @@ class Data(Section):
 
 
 def download(data: Data, raw: Path) -> None:
-    """Bring the source that ``data`` names to the new folder ``raw``, verified.
+    """Read or download the source that ``data`` names, verify it, and write it to the new folder ``raw``.
 
     Raises:
-        UserError: it is not there, cannot be reached, is damaged, hostile or without images, or has another checksum.
+        UserError: the source does not exist, cannot be downloaded, has another checksum, has no images, or is a
+            damaged or dangerous archive.
     """
     raw.mkdir(parents=True)
     if data.source == "digits":
@@ -91,10 +92,10 @@ def _pack_own_images(data: Data, raw: Path) -> Manifest:
     path = Path(data.path)
     if path.is_dir():
         if data.sha256 is not None:
-            raise UserError(f"data.sha256: found a checksum, expected null, as data.path ({path}) is a folder")
+            raise UserError(f"data.sha256: got a checksum, expected null, because data.path ({path}) is a folder")
         return pack_images(partial(folder_entries, path), f"data.path: {path}", raw)
     if not path.exists():
-        raise UserError(f"data.path: found nothing at {path}, expected a folder, zip or tar of images")
+        raise UserError(f"data.path: got {path}, which does not exist, expected a folder, zip or tar of images")
     if data.sha256 is not None:
         verify(path, f"sha256:{data.sha256}")
     return _pack_archive(path, f"data.path: {path}", raw)
@@ -106,7 +107,7 @@ def _pack_archive(archive: Path, source: str, raw: Path) -> Manifest:
 
 
 def _write_digits(raw: Path) -> Manifest:
-    """The 1,797 digits of 8x8 pixels that scikit-learn carries, 0 to 16 scaled to 0 to 255, in IDX files."""
+    """Write scikit-learn's 1,797 digits of 8x8 pixels, scaled from 0…16 to 0…255, as IDX files."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -119,7 +120,7 @@ def _write_digits(raw: Path) -> Manifest:
 
 
 def _cifar(name: str, checksum: str, folder: str, files: dict[str, str], label_bytes: int, classes: str) -> Published:
-    images = {"train.bin": 50_000}  # of CIFAR-100; all other files have 10,000
+    images = {"train.bin": 50_000}  # the training file of CIFAR-100; all other files have 10,000 images
     parts = [
         CifarPart(
             split="test" if file.startswith("test") else "train",

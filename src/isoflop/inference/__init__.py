@@ -1,1 +1,1 @@
-"""Models as ONNX (and TFLite) files: export, sessions, prediction, latency."""
+"""Models as ONNX and TFLite files: export, ONNX Runtime sessions, prediction, latency, memory."""

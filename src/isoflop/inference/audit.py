@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a graph on this processor: which operators run, and what keeps it from running fast."""
+"""Audit an ONNX file: which operators ONNX Runtime runs after optimizing the graph, and which of them make it slow."""
 
 from __future__ import annotations
 
@@ -16,45 +16,47 @@ if TYPE_CHECKING:
 
 _INT8_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger")
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-_ENDS = 2  # Transpose that the way into the layout of the 8-bit kernels and out of it takes
-_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # that a kernel of the layer before could have taken in
+_ENDS = 2  # Transpose operators to enter and leave the layout of the INT8 kernels: unavoidable
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # can be fused into the kernel of the layer before
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The operators that ONNX Runtime runs, by kind, and what is wrong with them.
+    """The operators that ONNX Runtime runs, and warnings about those that make it slow.
 
-    ``int8_layers`` and ``float_layers`` have weights of their own; products of two activations, as in attention, count
-    as neither.
+    ``int8_layers`` and ``float_layers`` count layers with weights. Products of two activations, as in attention, are
+    not counted.
     """
 
-    operators: dict[str, int]
+    operators: dict[str, int]  # type → count
     int8_layers: int
     float_layers: int
     warnings: list[str]
 
 
 def audit(file: Path) -> Audit:
-    """Open an ONNX file, ours or not, as for a run on one thread, and read the graph that ONNX Runtime made of it.
+    """Audit any ONNX file as optimized by ONNX Runtime on this machine for one thread.
 
     Raises:
         UserError: the file is missing or is not ONNX, or ONNX Runtime cannot run it.
     """
-    written, made = read_graph(file), _optimized(file)
-    kinds = Counter(node.op_type for node in made.graph.node)
-    weights = {item.name for item in made.graph.initializer}
-    layers = [node for node in made.graph.node if _weight_of(node) in weights]
+    written, optimized = read_graph(file), _optimized(file)
+    kinds = Counter(node.op_type for node in optimized.graph.node)
+    weights = {item.name for item in optimized.graph.initializer}
+    layers = [node for node in optimized.graph.node if _weight_of(node) in weights]
     int8 = sum(node.op_type in _INT8_LAYERS for node in layers)
     floats = [node for node in layers if node.op_type in _FLOAT_LAYERS]
-    warnings = _warnings(Counter(node.op_type for node in written.graph.node), kinds, made, bool(int8))
+    warnings = _warnings(Counter(node.op_type for node in written.graph.node), kinds, optimized, bool(int8))
     return Audit(dict(sorted(kinds.items())), int8, len(floats), warnings)
 
 
 def _weight_of(node: NodeProto) -> str:
-    """Name of the second factor, which is a weight where it is a constant; of 8-bit kernels it comes after the first's
-    scale and zero point."""
-    place = 3 if node.op_type.startswith("Q") else 1
-    return node.input[place] if len(node.input) > place else ""
+    """Return the name of a layer's second operand, its weight if constant.
+
+    INT8 kernels have the scale and zero point of the first operand before it.
+    """
+    index = 3 if node.op_type.startswith("Q") else 1
+    return node.input[index] if len(node.input) > index else ""
 
 
 def _optimized(file: Path) -> ModelProto:
@@ -68,40 +70,40 @@ def _optimized(file: Path) -> ModelProto:
         options.optimized_model_filepath = str(Path(scratch) / "optimized.onnx")
         try:
             onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base but this
-            raise UserError(f"{file}: ONNX Runtime cannot run it ({reason(error)})") from None
+        except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
+            raise UserError(f"{file}: ONNX Runtime cannot run this file ({reason(error)})") from None
         return onnx.load(options.optimized_model_filepath)
 
 
-def _warnings(written: Counter[str], kinds: Counter[str], made: ModelProto, is_int8: bool) -> list[str]:
-    found = []
-    stray = kinds["Transpose"] - written["Transpose"]
-    if stray > _ENDS:
-        found.append(f"{stray} Transpose move data between layouts that the graph as written does not have")
+def _warnings(written: Counter[str], kinds: Counter[str], optimized: ModelProto, is_int8: bool) -> list[str]:
+    warnings = []
+    added = kinds["Transpose"] - written["Transpose"]
+    if added > _ENDS:
+        warnings.append(f"{added} Transpose operators, added by ONNX Runtime, convert between memory layouts")
     if kinds["BatchNormalization"]:
-        found.append(f"{kinds['BatchNormalization']} BatchNormalization run by themselves, not within a convolution")
-    alone = [f"{kinds[kind]} {kind}" for kind in _ACTIVATIONS if kinds[kind]]
-    if alone:
-        found.append(f"{', '.join(alone)} run by themselves, not within the layer before")
-    islands = _float_islands(made) if is_int8 else []
+        warnings.append(f"{kinds['BatchNormalization']} BatchNormalization operators are not folded into a convolution")
+    unfused = [f"{kinds[kind]} {kind}" for kind in _ACTIVATIONS if kinds[kind]]
+    if unfused:
+        warnings.append(f"{', '.join(unfused)} operators are not fused with the layer before")
+    islands = _float_islands(optimized) if is_int8 else []
     if islands:
-        found.append(f"between 8-bit layers {', '.join(islands)} run in float, with a conversion each way")
+        warnings.append(f"{', '.join(islands)} operators run in float between INT8 layers, with a conversion each way")
     floats = kinds["Conv"] + kinds["FusedConv"]
     if is_int8 and floats:
-        found.append(f"{floats} Conv run in float")
-    return found
+        warnings.append(f"{floats} Conv operators run in float")
+    return warnings
 
 
-def _float_islands(made: ModelProto) -> list[str]:
-    """Kinds of nodes, with counts, that lie on a way from a DequantizeLinear to a QuantizeLinear."""
-    nodes = list(made.graph.node)
-    after: set[str] = set()  # tensors in float that 8-bit ones led to
+def _float_islands(optimized: ModelProto) -> list[str]:
+    """Return operator types, with counts, on a path from a DequantizeLinear to a QuantizeLinear."""
+    nodes = list(optimized.graph.node)
+    after: set[str] = set()  # float tensors computed from INT8 tensors
     for node in nodes:
         if node.op_type == "DequantizeLinear" or (
             node.op_type != "QuantizeLinear" and any(name in after for name in node.input)
         ):
             after.update(node.output)
-    before: set[str] = set()  # tensors in float that lead to 8-bit ones
+    before: set[str] = set()  # float tensors from which INT8 tensors are computed
     for node in reversed(nodes):
         if node.op_type == "QuantizeLinear" or (
             node.op_type != "DequantizeLinear" and any(name in before for name in node.output)

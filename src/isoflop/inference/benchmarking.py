@@ -1,7 +1,7 @@
-"""How long ONNX Runtime takes: percentiles of latency, and the ratio to the base with an interval.
+"""Measure latency in ONNX Runtime: percentiles, and the speedup over the base with a confidence interval.
 
-Variants are timed in turns, so that what slows the machine for a while slows them all: the ratio is steadier than the
-times. A turn is a few runs, for the first one finds the caches full of the variant before it.
+Variants are timed in turns, so that a temporary slowdown of the machine affects all of them: the ratio varies less
+than the times. A turn has several runs, because the first one starts with caches filled by the previous variant.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from isoflop.training.cpu import processor
 
 _RUNS_A_TURN = 5
 _FEWEST_TURNS = 4
-_MOST_S_A_CELL = 30.0  # of all variants together, beyond the fewest turns: a large network needs no 200 repeats
+_MOST_S_A_CELL = 30.0  # all variants together; beyond _FEWEST_TURNS: a large network does not need 200 repeats
 _BOOTSTRAPS = 1000
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 
-Times = npt.NDArray[np.float64]  # turns, runs; in ms
+Times = npt.NDArray[np.float64]  # [turns, runs], ms
 Feed = dict[str, npt.NDArray[Any]]  # inputs by name
 
 
 class Benchmark(Section):
-    """Section ``benchmark``. Every batch size is timed at every number of threads, at most as many as there are
-    cores; of graphs that take one image at a time, that alone.
+    """Section ``benchmark``. Every batch size is timed with every number of threads. Numbers of threads above the
+    number of cores are reduced to it. Graphs exported with a batch of 1 are timed with that batch size only.
 
-    ``repeats``, the timed runs of a variant, is rounded up to whole turns of 5; ``warmup`` runs go before them untimed.
+    ``repeats`` is rounded up to a multiple of 5, the runs per turn.
     """
 
-    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # images at a time
-    threads: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # of ONNX Runtime
-    repeats: int = Field(ge=1, le=100_000)  # timed runs of a variant
-    warmup: int = Field(ge=0, le=100_000)  # runs before them, untimed
+    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # images per run
+    threads: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # threads of ONNX Runtime
+    repeats: int = Field(ge=1, le=100_000)  # timed runs per variant
+    warmup: int = Field(ge=0, le=100_000)  # untimed runs before the timed ones
 
 
 def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, Any]]:
@@ -51,16 +51,17 @@ def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, A
 
     Returns:
         A block for each file, named by its stem, with a cell for each batch size and number of threads
-        (``base.batch1_threads1.p50_ms``): p50, p95 and p99, ``images_per_s``, and ``speedup``, the base's median over
-        this one's, with its 95 % interval ``speedup_low`` to ``speedup_high``. And a block ``conditions``, which names
-        the headline: the cell of the smallest batch and the fewest threads.
+        (``base.batch1_threads1.p50_ms``): p50, p95 and p99 in ms, ``images_per_s``, and ``speedup``, the base's median
+        time divided by this file's, with its 95 % interval ``speedup_low`` to ``speedup_high``. In addition a block
+        ``conditions``; its ``headline`` names the cell with the smallest batch and the fewest threads.
 
     Raises:
-        UserError: a file is unreadable or not ours, two have one name, or they take images of different shapes.
+        UserError: a file is unreadable or was not exported by isoflop, two files have the same name, or the files take
+            images of different shapes.
     """
     names = [file.stem for file in files]
     if len(set(names)) < len(names) or "conditions" in names:
-        raise UserError(f"benchmark: found the names {', '.join(names)}, expected different ones, none 'conditions'")
+        raise UserError(f"benchmark: got the names {', '.join(names)}, expected unique names other than 'conditions'")
     counts = sorted({min(count, cores()) for count in params.threads})
     fixed = {batch for file in files if (batch := open_classifier(file).batch)}
     cells = [(batch, threads) for threads in counts for batch in sorted(fixed or set(params.batch_sizes))]
@@ -79,7 +80,7 @@ def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, A
 
 
 def speedup_interval(base_TR: Times, times_TR: Times, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the ratio of medians; turns are drawn together for both, as they were timed."""
+    """Return the 95 % bootstrap interval of the ratio of medians. Each sample draws the same turns for both."""
     rng = np.random.default_rng(seed)
     turns = len(base_TR)
     drawn_ST = rng.integers(0, turns, (_BOOTSTRAPS, turns))
@@ -90,7 +91,7 @@ def speedup_interval(base_TR: Times, times_TR: Times, seed: int = 0) -> tuple[fl
 
 
 def time_in_turns(sessions: Sequence[Any], feed: Feed, repeats: int, warmup: int) -> list[Times]:
-    """Times of each session for one feed, all in turns: as many runs as asked for, or as 30 seconds hold."""
+    """Time each session on the same inputs, in turns: ``repeats`` runs, or fewer if they take over 30 seconds."""
     for session in sessions:
         for _ in range(warmup):
             session.run(None, feed)
@@ -114,7 +115,7 @@ def _run_ms(session: Any, feed: Feed) -> float:
 def _images(classifiers: Sequence[OnnxClassifier], files: Sequence[Path], batch: int) -> npt.NDArray[np.uint8]:
     shapes = {(item.image_size, item.channels) for item in classifiers}
     if len(shapes) > 1:
-        raise UserError(f"{files[0].parent}: found images of {sorted(shapes)} (size, channels), expected one shape")
+        raise UserError(f"{files[0].parent}: got images of {sorted(shapes)} (size, channels), expected one shape")
     size, channels = shapes.pop()
     return np.random.default_rng(0).integers(0, 256, (batch, size, size, channels)).astype(np.uint8)
 
@@ -138,7 +139,7 @@ def _cell_name(batch: int, threads: int) -> str:
 
 
 def _conditions(headline: str) -> dict[str, Any]:
-    """What the times depend on; a host's name is not of it."""
+    """Return what the times depend on; the host's name is left out."""
     import onnxruntime
 
     model, flags = processor()

@@ -1,4 +1,4 @@
-"""From a trained network to an ONNX file that takes raw pixels, checked against the network it came from."""
+"""Export a trained network to an ONNX file that takes raw pixels, and check the file against the network."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _BATCH = 256  # images
 
 
 class Export(Section):
-    """Section ``export``. ``tolerance`` is the largest logit difference to torch, as a share of the largest logit.
-    Without ``dynamic_batch`` the graph takes one image at a time, as compilers for some devices want it."""
+    """Section ``export``. The stage stops if the logits of ONNX Runtime differ from torch's by more than `tolerance`.
+    Set `dynamic_batch` to false for device compilers that require a batch of 1."""
 
-    opset: int = Field(ge=18, le=23)  # 18: the exporter's own; 23: the newest that onnxruntime 1.23 runs
-    dynamic_batch: bool  # false: a graph for one image at a time
-    tolerance: float = Field(gt=0, lt=1)  # share of the largest logit
+    opset: int = Field(ge=18, le=23)  # 18: the exporter's default; 23: the newest that onnxruntime 1.23 runs
+    dynamic_batch: bool  # true: any batch size; false: a batch of 1
+    tolerance: float = Field(gt=0, lt=1)  # largest logit difference to torch, as a share of the largest logit
 
 
 def export(model: Model, variant: str, file: Path, opset: int, dynamic_batch: bool = True) -> None:
-    """Write ``model`` as ONNX: normalization and softmax in the graph, batch norms folded.
+    """Write ``model`` as ONNX, with normalization and softmax in the graph and batch norms folded.
 
-    The same model gives the same bytes in any folder: the exporter notes source paths in every node, and those go.
+    The same model gives the same bytes in any folder: the source paths that the exporter adds to nodes are removed.
 
     Raises:
-        UserError: the network cannot be expressed in ``opset``.
+        UserError: the network cannot be converted to ``opset``.
     """
     import onnx
     import onnx_ir
@@ -68,24 +68,24 @@ def check_parity(model: Model, file: Path, images_NHWC: Images, tolerance: float
     """Compare the logits of ``file`` in ONNX Runtime to those of ``model`` in torch, on at most 1,024 images.
 
     Raises:
-        UserError: no images, or the largest difference is above ``tolerance`` times the largest logit.
+        UserError: no images, or the largest difference exceeds ``tolerance`` times the largest logit.
     """
     if not len(images_NHWC):
-        raise UserError("export: found no validation images, expected some to compare ONNX Runtime and torch on")
+        raise UserError("export: got no validation images, expected some to compare ONNX Runtime with torch")
     sample_NHWC = images_NHWC[:: -(-len(images_NHWC) // _MOST_PARITY_IMAGES)]
     expected_NK = torch_logits(model, sample_NHWC)
-    found_NK = open_classifier(file).logits(sample_NHWC)
-    difference = float(np.abs(found_NK - expected_NK).max() / max(np.abs(expected_NK).max(), 1e-6))
-    flips = int((found_NK.argmax(1) != expected_NK.argmax(1)).sum())
-    if not difference <= tolerance:  # NaN is no parity either
+    actual_NK = open_classifier(file).logits(sample_NHWC)
+    difference = float(np.abs(actual_NK - expected_NK).max() / max(np.abs(expected_NK).max(), 1e-6))
+    changed = int((actual_NK.argmax(1) != expected_NK.argmax(1)).sum())
+    if not difference <= tolerance:  # written so that NaN fails, too
         raise UserError(
-            f"export.tolerance: the logits of ONNX Runtime differ from torch by {difference:.2g} of the largest "
-            f"({flips} of {len(sample_NHWC)} predictions flipped), expected at most {tolerance}"
+            f"export.tolerance: got logits from ONNX Runtime that differ from torch's by {difference:.2g} of the "
+            f"largest logit ({changed} of {len(sample_NHWC)} predictions changed), expected at most {tolerance}"
         )
 
 
 def torch_logits(model: Model, images_NHWC: Images) -> Floats:
-    """Logits float32 [N, K] of the network for uint8 [N, H, W, C], in batches on the CPU."""
+    """Compute the network's logits float32 [N, K] for images uint8 [N, H, W, C], in batches on the CPU."""
     import torch
 
     whole = classifier(model)
@@ -98,7 +98,7 @@ def torch_logits(model: Model, images_NHWC: Images) -> Floats:
 
 
 def classifier(model: Model) -> nn.Module:
-    """The network with what the ONNX graph has around it: raw pixels in, logits and probabilities out."""
+    """Wrap the network as it is exported: raw pixels in, logits and probabilities out."""
     import torch
     from torch import Tensor, nn
 
@@ -117,41 +117,45 @@ def classifier(model: Model) -> nn.Module:
 
 
 def _pooling_last(net: nn.Module) -> nn.Module:
-    """A copy whose convolutions are followed by their norm (and ReLU), then by the pool that training has in between.
+    """Return a copy in which norm (and ReLU) directly follow the convolution and max pooling comes last.
 
-    The pool first is cheaper in training. In ONNX the norm is folded into a convolution only right after it; elsewhere
-    it runs by itself, and in an 8-bit graph in float. Where no scale of the norm is negative both grow with their
-    input, so the largest of a window stays the largest and the outputs are the same.
+    Training pools before the norm, which is cheaper. In ONNX, a norm is folded into a convolution only if it directly
+    follows; otherwise it runs separately, and in float in an INT8 graph. Max pooling commutes with increasing
+    functions, so the outputs are the same for ReLU and for norms without a negative scale; others are left in place.
     """
     from copy import deepcopy
 
     from torch import nn
 
-    def grows(layer: nn.Module) -> bool:
+    def increases(layer: nn.Module) -> bool:
         return isinstance(layer, nn.ReLU) or (isinstance(layer, nn.BatchNorm2d) and bool((layer.weight >= 0).all()))
 
     net = deepcopy(net)
     for block in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
-        for place in range(len(block) - 1):
-            pool, after = block[place], block[place + 1]
-            if isinstance(pool, nn.MaxPool2d) and grows(after):
-                block[place], block[place + 1] = after, pool
+        for index in range(len(block) - 1):
+            pool, after = block[index], block[index + 1]
+            if isinstance(pool, nn.MaxPool2d) and increases(after):
+                block[index], block[index + 1] = after, pool
     return net
 
 
 def _traced(model: Model, opset: int, dynamic_batch: bool) -> Any:
-    """The exporter's graph (onnx_ir.Model), its own optimizer's rewrites done."""
+    """Return the exporter's optimized graph (onnx_ir.Model).
+
+    Raises:
+        UserError: the network cannot be converted to ``opset``.
+    """
     import torch
 
     size, channels = model.architecture.image_size, model.architecture.channels
-    count = 2 if dynamic_batch else 1  # 2: a batch of 1 would be taken for a constant
+    count = 2 if dynamic_batch else 1  # 2: torch.export treats a batch of 1 as a constant
     example = torch.zeros(count, size, size, channels, dtype=torch.uint8)
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
-    registration.setLevel(logging.ERROR)  # it warns that torchvision, which nothing here needs, is not installed
+    registration.setLevel(logging.ERROR)  # it warns that torchvision is not installed; nothing here needs it
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations within torch's exporter
+            warnings.simplefilter("ignore")  # deprecation warnings inside torch's exporter
             program = torch.onnx.export(
                 classifier(model),
                 (example,),
@@ -166,7 +170,7 @@ def _traced(model: Model, opset: int, dynamic_batch: bool) -> Any:
     finally:
         registration.setLevel(level)
     assert program is not None
-    found = program.model.opset_imports[""]
-    if found != opset:  # the exporter keeps its own version where a conversion fails
-        raise UserError(f"export.opset: found {opset}, which this network cannot be converted to; expected {found}")
+    exported = program.model.opset_imports[""]
+    if exported != opset:  # the exporter keeps its default version if a conversion fails
+        raise UserError(f"export.opset: got {opset}, to which this network cannot be converted, expected {exported}")
     return program.model

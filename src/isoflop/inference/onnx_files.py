@@ -1,8 +1,8 @@
-"""A classifier as an ONNX file: opened with the options that make its timings repeatable, and read for what it means.
+"""Open classifiers from ONNX files, with session options for repeatable timings, and read their metadata.
 
 Input ``images`` uint8 [batch, H, W, C], raw pixels; outputs ``logits`` and ``probabilities``, float32 [batch, K]; the
-batch is any, or 1. What else a client has to know stands in the metadata: ``classes`` (JSON), ``resize``, ``variant``,
-``architecture`` (JSON), and ``weights``, the digest of the trained network that the file came from.
+batch is dynamic or 1. The metadata has what else a client needs: ``classes`` (JSON), ``resize``, ``variant``,
+``architecture`` (JSON), and ``weights``, the digest of the trained network that was exported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BATCH = 256  # images
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -46,7 +46,7 @@ class GraphIO:
 
 @dataclass(frozen=True)
 class OnnxClassifier:
-    """An open ONNX Runtime session of a file that isoflop exported, and what the file says of itself."""
+    """An open ONNX Runtime session of a file that isoflop exported, with the file's metadata."""
 
     file: Path
     session: Any  # onnxruntime.InferenceSession
@@ -55,18 +55,18 @@ class OnnxClassifier:
     resize: Resize
     image_size: int
     channels: int
-    batch: int | None  # how many images it takes at once; None: any number
+    batch: int | None  # the fixed batch size; None: any
 
     @property
     def graph_io(self) -> GraphIO:
         return GraphIO(INPUT, LOGITS, self.batch or _BATCH)
 
     def logits(self, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
-        """Logits float32 [N, K] of uint8 [N, H, W, C], in batches."""
+        """Compute logits float32 [N, K] for images uint8 [N, H, W, C], in batches."""
         return self._output(LOGITS, images_NHWC)
 
     def probabilities(self, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
-        """Probabilities float32 [N, K] of uint8 [N, H, W, C], in batches."""
+        """Compute probabilities float32 [N, K] for images uint8 [N, H, W, C], in batches."""
         return self._output(PROBABILITIES, images_NHWC)
 
     def _output(self, name: str, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
@@ -80,7 +80,7 @@ def open_classifier(file: Path, threads: int = 1, content: bytes | None = None) 
     """Open an ONNX file in ONNX Runtime on the CPU.
 
     Args:
-        content: what the file holds, where that has been read (and looked at) already: the file is not read again.
+        content: the content of the file, if it was already read (and checked); then the file is not read again.
 
     Raises:
         UserError: the file is missing, is not ONNX, is corrupt, or is not a classifier that isoflop exported.
@@ -89,18 +89,18 @@ def open_classifier(file: Path, threads: int = 1, content: bytes | None = None) 
         _check_is_file(file)
     try:
         session = open_session(str(file) if content is None else content, threads)
-    except Exception as error:  # its exceptions have no common base but this
+    except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     try:
         return _described(session, file)
-    except UnicodeDecodeError as error:  # any name in it, of an axis too, may be no text; a session says so when asked
+    except UnicodeDecodeError as error:  # raised on access if a name in the file, even of an axis, is not UTF-8
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
 
 
 def open_session(model: str | bytes, threads: int) -> Any:
-    """An InferenceSession of a file's path or of its bytes, on the CPU.
+    """Open an InferenceSession from a file's path or from its bytes, on the CPU.
 
-    Threads do not spin while they wait: on a machine with other work to do spinning turned 2.4 ms into 9.7.
+    Waiting threads do not spin: on a busy machine, spinning raised a latency from 2.4 ms to 9.7 ms.
     """
     import onnxruntime
 
@@ -108,15 +108,17 @@ def open_session(model: str | bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever it begins like
-    options.log_severity_level = 4  # fatal: its warnings are advice to us, and its errors are raised as well
-    # there is no provider to fall back to: it would try the same again, and say so on stdout
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # or it guesses from the first bytes
+    options.log_severity_level = 4  # fatal: warnings are not for users, and errors are also raised
+    # with a fallback, it would retry with the same provider and print that to stdout
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def outputs_of(graph: ModelProto, graph_io: GraphIO, inputs_N: npt.NDArray[Any]) -> Floats:
-    """Logits [N, K] of a graph in memory for inputs [N, ...], on one thread: the sums of several could come in another
-    order on another machine."""
+    """Compute logits [N, K] of a graph in memory for inputs [N, ...].
+
+    One thread: with several, the order of float additions could differ between machines.
+    """
     session = open_session(graph.SerializeToString(), threads=1)
     size = graph_io.batch
     batches = [np.ascontiguousarray(inputs_N[start : start + size]) for start in range(0, len(inputs_N), size)]
@@ -126,7 +128,7 @@ def outputs_of(graph: ModelProto, graph_io: GraphIO, inputs_N: npt.NDArray[Any])
 
 
 def read_graph(file: Path) -> ModelProto:
-    """The graph of an ONNX file, for editing.
+    """Read the graph of an ONNX file, for editing.
 
     Raises:
         UserError: the file is missing, is not ONNX, or is corrupt.
@@ -137,7 +139,7 @@ def read_graph(file: Path) -> ModelProto:
     try:
         graph = onnx.load(file)
         onnx.checker.check_model(graph, full_check=True)
-    except Exception as error:  # those of protobuf, the checker and shape inference have no common base
+    except Exception as error:  # protobuf, the checker and shape inference have no narrower common base
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     return graph
 
@@ -153,21 +155,22 @@ def _described(session: Any, file: Path) -> OnnxClassifier:
     outputs = {item.name: item for item in session.get_outputs()}
     lacking = [name for name in ("classes", "resize", "variant") if name not in metadata]
     if lacking or metadata.get("producer") != PRODUCER:
-        raise UserError(f"{file}: found no metadata {', '.join(lacking) or 'producer'}, expected a file of `isoflop`")
+        missing = ", ".join(lacking) or "producer"
+        raise UserError(f"{file}: got no metadata {missing}, expected a file that isoflop exported")
     if list(inputs) != [INPUT] or inputs[INPUT].type != "tensor(uint8)" or list(outputs) != [LOGITS, PROBABILITIES]:
         raise UserError(
-            f"{file}: found inputs {', '.join(inputs)} and outputs {', '.join(outputs)}, "
+            f"{file}: got inputs {', '.join(inputs)} and outputs {', '.join(outputs)}, "
             f"expected uint8 {INPUT} and {LOGITS}, {PROBABILITIES}"
         )
     batch, height, width, channels = (*inputs[INPUT].shape, *(None,) * 4)[:4]
     if not (isinstance(height, int) and height == width and channels in (1, 3) and (batch == 1 or type(batch) is str)):
         raise UserError(
-            f"{file}: found {INPUT} of shape {inputs[INPUT].shape}, expected [batch or 1, side, side, 1 or 3]"
+            f"{file}: got {INPUT} of shape {inputs[INPUT].shape}, expected [batch or 1, size, size, 1 or 3]"
         )
     resize = next((known for known in get_args(Resize) if known == metadata["resize"]), None)
     if resize is None:
         expected = ", ".join(get_args(Resize))
-        raise UserError(f"{file}: metadata resize: found {metadata['resize']!r}, expected one of {expected}")
+        raise UserError(f"{file}: metadata resize: got {metadata['resize']!r}, expected one of {expected}")
     classes = _classes(metadata["classes"], outputs[LOGITS].shape, file)
     takes = batch if isinstance(batch, int) else None
     return OnnxClassifier(file, session, metadata["variant"], classes, resize, height, channels, takes)
@@ -182,13 +185,13 @@ def _classes(text: str, logits: list[Any], file: Path) -> list[str]:
         isinstance(classes, list) and all(isinstance(name, str) for name in classes) and logits[-1:] == [len(classes)]
     ):
         raise UserError(
-            f"{file}: metadata classes: found {text[:80]!r} for {LOGITS} of shape {logits}, "
-            "expected a JSON list with a name for each logit"
+            f"{file}: metadata classes: got {text[:80]!r} for {LOGITS} of shape {logits}, "
+            "expected a JSON list with one name per logit"
         )
     return classes
 
 
 def reason(error: Exception) -> str:
-    """The first line of what a library said, or the kind of error where it said nothing."""
+    """Return the first line of a library's error message, or the type of the error if the message is empty."""
     lines = str(error).strip().splitlines()
     return " ".join(lines[0].split())[:200] if lines else type(error).__name__

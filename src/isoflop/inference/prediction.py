@@ -1,7 +1,7 @@
-"""``isoflop predict``: image files to class names, by an ONNX model alone.
+"""``isoflop predict``: classify image files with nothing but an ONNX model.
 
-How a picture becomes the model's input is read from the model (its input shape and metadata) and done by
-``isoflop.data.images``, the code that ``prepare`` runs: it cannot differ from training.
+Image size, channels and resizing are read from the model (input shape and metadata). ``isoflop.data.images`` decodes
+and resizes the images, as in ``prepare``, so the input cannot differ from training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
     from onnx import TensorProto
 
-_BATCH = 64  # images; bounds the memory, whatever the number of files
+_BATCH = 64  # images; bounds the memory for any number of files
 
 
 @dataclass(frozen=True)
@@ -41,29 +41,29 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be predicted (or a folder that could not be listed), and why."""
+    """A file that could not be classified, or a folder that could not be listed, and why."""
 
     image: Path
     error: str
 
 
 def open_model(file: Path) -> OnnxClassifier:
-    """Open a model from anywhere, on all cores. It is read once: what is opened is what was looked at.
+    """Open an untrusted model file, on all cores. The file is read once, so the checked bytes are those that run.
 
     Raises:
-        UserError: the model is missing, is not ONNX, is not of this pipeline or wants another file to be read.
+        UserError: the model is missing, is not ONNX, was not exported by isoflop, or refers to another file.
     """
     if not file.is_file():
-        return open_classifier(file)  # which says what it is instead
+        return open_classifier(file)  # raises the error
     content = file.read_bytes()
     _refuse_external_data(content, file)
     return open_classifier(file, cores(), content)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path | Failure]:
-    """The paths, with the images below it, sorted, in the place of a folder; what counts as one: ``is_image``.
+    """Return the paths, with each folder replaced by the images below it (see ``is_image``), sorted.
 
-    Links to files are followed, those to folders are not. A folder without images is a failure.
+    Links to files are followed, links to folders are not. A folder without images is a failure.
     """
     return [found for path in paths for found in (_images_below(path) if os.path.isdir(path) else [path])]
 
@@ -71,10 +71,10 @@ def find_images(paths: Iterable[Path]) -> list[Path | Failure]:
 def predict(
     classifier: OnnxClassifier, images: Iterable[Path | Failure], top: int = 1
 ) -> Iterator[Prediction | Failure]:
-    """The ``top`` classes (all, if it has fewer) of each image file, in their order, as fast as they come.
+    """Yield the ``top`` most probable classes (or all, if there are fewer) of each image file, in order.
 
-    A file that cannot be read gives a failure in its place, and so does one that is handed in. No more than a batch of
-    images is held in memory.
+    A file that cannot be read yields a failure; failures among ``images`` are passed on. At most one batch of images is
+    held in memory.
 
     Raises:
         UserError: the model can be opened, but not run.
@@ -92,20 +92,20 @@ def predict(
 
 
 def _refuse_external_data(content: bytes, model: Path) -> None:
-    """A model may name files for its weights; one from somewhere else must not choose what is read here."""
+    """Reject a model whose weights are in other files: an untrusted model must not choose which files are read."""
     import onnx
 
     try:
         graph = onnx.load_model_from_string(content, format="protobuf")
-    except Exception as error:  # those of protobuf have no common base
+    except Exception as error:  # protobuf's exceptions have no narrower common base
         raise UserError(f"{model}: not a readable ONNX file ({reason(error)})") from None
     for tensor in _tensors(graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise UserError(f"{model}: found weights in another file ({tensor.name[:80]!r}), expected all in this one")
+            raise UserError(f"{model}: got weights in another file ({tensor.name[:80]!r}), expected all in this file")
 
 
 def _tensors(message: Message) -> Iterator[TensorProto]:
-    """Every tensor in it: of the graph, of its nodes' attributes, of graphs and functions inside those."""
+    """Yield every tensor in ``message``: of the graph, of node attributes, and of nested graphs and functions."""
     import onnx
 
     if isinstance(message, onnx.TensorProto):
@@ -113,7 +113,7 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for inner in (value,) if hasattr(value, "ListFields") else value:  # one message, or a list of them
+            for inner in (value,) if hasattr(value, "ListFields") else value:  # one message or a list of messages
                 yield from _tensors(inner)
 
 
@@ -124,16 +124,16 @@ def _images_below(folder: Path) -> list[Path | Failure]:
         closed.append(Failure(Path(error.filename), f"could not be listed ({error.strerror})"))
 
     found = [found for path in files_below(folder, unlisted) if (found := _image_in(path, folder))]
-    return [*closed, *found] or [Failure(folder, "found no images in this folder, expected some")]
+    return [*closed, *found] or [Failure(folder, "got no images in this folder, expected at least one")]
 
 
 def _image_in(path: Path, folder: Path) -> Path | Failure | None:
-    """The file, if it is an image; a failure, if one cannot tell."""
+    """Return the file if it is an image, a failure if it cannot be read, else None."""
     try:
-        if path.exists() and not path.is_file():  # a pipe, or a link to a folder
+        if path.exists() and not path.is_file():  # a pipe or a link to a folder
             return None
         return path if is_image(Entry(path.relative_to(folder).as_posix(), 0, partial(io.FileIO, path))) else None
-    except FileNotFoundError:  # a link to nothing that is not called an image
+    except FileNotFoundError:  # a broken link without an image's suffix
         return None
     except OSError as error:
         return Failure(path, _why(error))
@@ -151,15 +151,17 @@ def _read(image: Path, classifier: OnnxClassifier) -> tuple[Path, Images] | Fail
 
 def _why(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "not found; expected an image file"
-    return f"{error.strerror or error}; expected an image file that can be read"
+        return "not found, expected an image file"
+    return f"{error.strerror or error}, expected a readable image file"
 
 
 def _probabilities(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
     try:
         return classifier.probabilities(pixels_BHWC)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        raise UserError(f"{classifier.file}: could be opened, but not run ({reason(error)})") from None
+    except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
+        raise UserError(
+            f"{classifier.file}: ONNX Runtime opened the model but cannot run it ({reason(error)})"
+        ) from None
 
 
 def _best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:

@@ -1,7 +1,7 @@
-"""What a file costs before its first answer and beside it: loading, memory, and the operators that ONNX Runtime runs.
+"""Measure an ONNX file's load time and peak memory, and audit its operators.
 
-``python -m isoflop.inference.sessions FILE BATCH`` prints what one file costs, as JSON. It takes a process of its own,
-whose memory has seen no other model.
+``python -m isoflop.inference.sessions FILE BATCH`` prints load time and memory of one file as JSON. Each file is
+measured in a separate process, because peak memory would include models that were opened before.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ _LOADS = 3
 
 
 def sessions(files: Sequence[Path], batch: int) -> dict[str, dict[str, Any]]:
-    """A block for each file, named by its stem: ``load_ms`` (least of 3), ``peak_memory_mb`` beyond that of the imports
-    after running batches of 1 and ``batch`` images on one thread, and its ``audit.Audit``.
+    """Measure and audit the ONNX files.
+
+    Returns:
+        A block for each file, named by its stem: ``load_ms`` (fastest of 3), ``peak_memory_mb`` (in addition to the
+        imports, for batches of 1 and ``batch`` images on one thread), and the fields of its ``audit.Audit``.
 
     Raises:
-        UserError: a file is not ours, or cannot be run.
+        UserError: a file was not exported by isoflop, or cannot be run.
     """
     return {file.stem: _measured_alone(file, batch) | asdict(audit(file)) for file in files}
 
@@ -39,13 +42,13 @@ def _measured_alone(file: Path, batch: int) -> dict[str, float]:
     command = [sys.executable, "-m", "isoflop.inference.sessions", str(file), str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise UserError(f"{file}: could not be run in a process of its own ({lines[-1][:200]})")
+        lines = done.stderr.strip().splitlines() or ["no error message"]
+        raise UserError(f"{file}: could not be measured in a separate process ({lines[-1][:200]})")
     return dict(json.loads(done.stdout))
 
 
 def _measure(file: Path, batch: int) -> dict[str, float]:
-    import onnxruntime  # noqa: F401 - its own memory is not the model's
+    import onnxruntime  # noqa: F401 - before the first measurement, which must include the memory of the import
 
     before = _peak_mb(forget=True)
     classifier = open_classifier(file)
@@ -62,9 +65,9 @@ def _measure(file: Path, batch: int) -> dict[str, float]:
 
 
 def _peak_mb(forget: bool = False) -> float:
-    """The most memory that this process has held, in MB; with ``forget`` the count starts again from what it holds.
+    """Return the peak memory of this process in MB; ``forget`` first resets the peak to the current memory.
 
-    Linux hands ``ru_maxrss`` on from the process that started this one, so there it is read from /proc.
+    On Linux, ``ru_maxrss`` is inherited from the parent process, so the peak is read from /proc.
     """
     status, references = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if status.exists():

@@ -1,8 +1,7 @@
-"""From a trained network to a TFLite file by litert-torch, checked in LiteRT's own interpreter against the network.
+"""Export a trained network to a TFLite file with litert-torch, and check the file in LiteRT against the network.
 
-One image at a time, as microcontrollers and phones take them: input ``images`` uint8 [1, H, W, C], raw pixels; outputs
-``logits`` and ``probabilities``, float32 [1, K]. litert-torch is heavy (it brings JAX) and is no dependency: the extra
-``tflite``.
+The batch is 1, as usual on microcontrollers and phones: input ``images`` uint8 [1, H, W, C], raw pixels; outputs
+``logits`` and ``probabilities``, float32 [1, K]. litert-torch is large (it depends on JAX): it is the extra ``tflite``.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ _PACKAGES = ("litert_torch", "ai_edge_litert")
 
 
 def write_tflite(model: Model, images_NHWC: Images, tolerance: float, file: Path, metrics: Path) -> None:
-    """Write ``model`` as TFLite, and how far its logits are from torch's on at most 1,024 of the images.
+    """Write ``model`` as TFLite, and to ``metrics`` how its logits differ from torch's on at most 1,024 of the images.
 
     Args:
-        tolerance: the largest difference of a logit, as a share of the largest logit.
+        tolerance: the largest allowed difference of a logit, as a share of the largest logit.
 
     Raises:
         UserError: litert-torch is not installed or cannot convert the network, there are no images, or the logits
@@ -46,35 +45,35 @@ def write_tflite(model: Model, images_NHWC: Images, tolerance: float, file: Path
     lacking = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if lacking:
         raise UserError(
-            f"params.yaml: variants.tflite: takes {' and '.join(lacking)}, which are not installed: "
-            "`pip install 'isoflop[tflite]'` (without -c requirements.lock, see docs/tflite.md)"
+            f"params.yaml: variants.tflite: requires {' and '.join(lacking)}, not installed; "
+            "fix: `pip install 'isoflop[tflite]'` (without -c requirements.lock, see docs/tflite.md)"
         )
     if not len(images_NHWC):
-        raise UserError("tflite: found no validation images, expected some to compare LiteRT and torch on")
+        raise UserError("tflite: got no validation images, expected some to compare LiteRT with torch")
     sample_NHWC = images_NHWC[:: -(-len(images_NHWC) // _MOST_PARITY_IMAGES)]
     expected_NK = torch_logits(model, sample_NHWC)
     _convert(model, file)
-    found_NK = tflite_logits(file, sample_NHWC)
-    difference = float(np.abs(found_NK - expected_NK).max())
+    actual_NK = tflite_logits(file, sample_NHWC)
+    difference = float(np.abs(actual_NK - expected_NK).max())
     largest = max(float(np.abs(expected_NK).max()), 1e-6)
-    flips = int((found_NK.argmax(1) != expected_NK.argmax(1)).sum())
-    if not difference <= tolerance * largest:  # NaN is no parity either
+    changed = int((actual_NK.argmax(1) != expected_NK.argmax(1)).sum())
+    if not difference <= tolerance * largest:  # written so that NaN fails, too
         raise UserError(
-            f"export.tolerance: the logits of LiteRT differ from torch by {difference / largest:.2g} of the largest "
-            f"({flips} of {len(sample_NHWC)} predictions flipped), expected at most {tolerance}"
+            f"export.tolerance: got logits from LiteRT that differ from torch's by {difference / largest:.2g} of the "
+            f"largest logit ({changed} of {len(sample_NHWC)} predictions changed), expected at most {tolerance}"
         )
     facts = {
         "bytes": file.stat().st_size,
         "images": len(sample_NHWC),
         "max_logit_difference": float(f"{difference:.3g}"),
         "largest_logit": round(largest, 4),
-        "flips": flips,
+        "flips": changed,
     }
     write_json(metrics, facts)
 
 
 def tflite_logits(file: Path, images_NHWC: Images) -> Floats:
-    """Logits float32 [N, K] of a TFLite file for uint8 [N, H, W, C], one image after the other."""
+    """Compute logits float32 [N, K] of a TFLite file for images uint8 [N, H, W, C], one image at a time."""
     with _quiet():
         from ai_edge_litert.interpreter import Interpreter
 
@@ -92,7 +91,7 @@ def _convert(model: Model, file: Path) -> None:
     from isoflop.inference.onnx_export import classifier
 
     class Named(nn.Module):
-        """Its outputs have names, which become those of the file."""
+        """Returns a dictionary, because its keys become the names of the file's outputs."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -109,14 +108,14 @@ def _convert(model: Model, file: Path) -> None:
             import litert_torch
 
             litert_torch.convert(Named().eval(), sample_kwargs=example).export(str(file))
-    except Exception as error:  # the exceptions of torch.export, MLIR and LiteRT have no common base
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"tflite: litert-torch cannot convert this {model.architecture.family}: {said}") from None
+    except Exception as error:  # torch.export, MLIR and LiteRT have no narrower common base
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"tflite: litert-torch cannot convert this {model.architecture.family}: {why}") from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing of what litert-torch reports, logs and warns of; errors are raised as well."""
+    """Suppress litert-torch's output, logs and warnings. Errors are still raised."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GLOG_minloglevel", "3")
     nowhere = io.StringIO()

@@ -1,4 +1,4 @@
-"""How much faster networks are than another in ONNX Runtime, before anything is trained or chosen."""
+"""Measure the speedup of networks over a base network in ONNX Runtime, before any of them is trained."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _REPEATS, _WARMUP = 100, 20
 
 
 def measured_speedups(base: Model, others: Sequence[Model]) -> list[float]:
-    """The base's median time over that of each other, one image at a time on one thread, all in turns.
+    """Return the base's median time divided by each other network's: batch 1, one thread, timed in turns.
 
-    What the weights are does not matter to the time; what the machine does meanwhile does.
+    The times do not depend on the weights. They do depend on the load of the machine.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        files = [Path(scratch) / f"{number}.onnx" for number in range(1 + len(others))]
+        files = [Path(scratch) / f"{index}.onnx" for index in range(1 + len(others))]
         for model, file in zip((base, *others), files, strict=True):
             export(model, "timed", file, _OPSET)
         sessions = [open_session(str(file), threads=1) for file in files]

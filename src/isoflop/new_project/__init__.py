@@ -1,1 +1,1 @@
-"""`isoflop init`: looks at a folder of images and lays out a project for it."""
+"""`isoflop init`: survey a folder or archive of images and create a project with parameters that fit them."""

@@ -1,4 +1,4 @@
-"""``isoflop init``: a project of one's own in a new folder, with a git and a DVC repository, whole or not at all."""
+"""``isoflop init``: create a project, a git and DVC repository in a new folder. On an error nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,45 +18,46 @@ from isoflop.project.presets import named_preset, presets_of_package
 from isoflop.project.project_files import plot_templates, project_texts
 from isoflop.runtime.errors import UserError
 
-_IMAGES = Path("data") / "images"  # data.path of every preset
+_IMAGES = Path("data") / "images"  # data.path in every preset
 _DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
 
 @dataclass(frozen=True)
 class NewProject:
-    """What was found, chosen and laid."""
+    """A created project: what was found in the images, and which parameters were chosen."""
 
     folder: Path
     path: str  # data.path
-    survey: Survey | None  # None: a preset with a data set of its own
+    survey: Survey | None  # None: the project uses the data set of its preset
     choices: list[Choice]
     warnings: list[str]
     is_quick: bool
 
 
 def create_project(folder: Path, images: Path | None, *, preset: str | None, copy: bool, quick: bool) -> NewProject:
-    """Lay a project in ``folder``, new or empty: params.yaml for ``images``, dvc.yaml, code.yaml, a first commit.
+    """Create a project in ``folder`` (new or empty): params.yaml for ``images``, dvc.yaml, code.yaml, a first commit.
 
     Args:
-        images: a folder or archive; None: those that the preset names.
-        preset: where what the images do not decide comes from; None: `images`, or `digits` without any.
-        copy: put the images into the project, for DVC to keep; else ``data.path`` names them where they are.
-        quick: for a first look; the project then has presets of its own, `quick` and `whole`.
+        images: a folder or archive of images; None: the data set that the preset names.
+        preset: the source of all parameters that do not depend on the images; None: `images`, or `digits` without
+            images.
+        copy: copy the images into the project, where DVC tracks them; else ``data.path`` refers to their location.
+        quick: choose parameters for a first quick run; the project gets the presets `quick` and `whole`.
 
     Raises:
-        UserError: there is something in ``folder``; no git, or no identity for it; no such preset; the images are
-            missing, of one class, too few, or lie around ``folder``.
+        UserError: ``folder`` is not empty; git is missing or has no identity; the preset is unknown; or the images are
+            missing, of one class, too few, or in a folder that contains ``folder``.
     """
     _check_place(folder, images)
     found: Survey | None = None
     chosen = named_preset(presets_of_package(), preset or ("images" if images else "digits"))
     start, path = StartingParams(chosen.content.decode(), []), _IMAGES.as_posix()
-    with _laid_beside(folder) as partial:
+    with _created_whole(folder) as partial:
         _start_git(partial)
         for name, text in project_texts().items():
             (partial / name).write_text(text)
         if images is None:
-            _keep_folder(partial / _IMAGES)  # DVC looks at it, whatever the source
+            _keep_folder(partial / _IMAGES)  # dvc.yaml names it as a dependency, whatever the source
         else:
             found = survey(images)
             path = _copied_name(images) if copy else _lasting_path(images, folder)
@@ -80,26 +81,30 @@ def create_project(folder: Path, images: Path | None, *, preset: str | None, cop
 
 
 def show(project: NewProject) -> None:
-    """What was found, what was chosen and why, and what to do next."""
+    """Print what was found, what was chosen and why, and what to do next."""
     if project.survey is not None:
         print("\n".join(survey_lines(project.survey)))
     else:
-        print("Without --images, so for a data set of the preset's: data.source in params.yaml names it.")
-    for choice in project.choices:
-        print(f"  {choice.key}: {choice.value} ({choice.why})")
+        print("No --images given: the project uses the data set of its preset (data.source in params.yaml).")
+    chosen = [f"  {choice.key}: {choice.value} ({choice.why})" for choice in project.choices]
     if project.survey is not None:
-        print(f"  data.path: {project.path} ({_where(project.path)})")
+        chosen.append(f"  data.path: {project.path} ({_where(project.path)})")
+    print(f"Created the project {project.folder}.", *(["Values chosen in params.yaml:"] if chosen else []))
+    print(*chosen, sep="\n", end="\n" if chosen else "")
     for warning in project.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"Next: cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
-    print("(`dvc repro ship` leaves out the scaling study, the report and the demo)")
+    print("Next steps:")
+    print(f"  cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
+    print("    runs the pipeline and prints the results; `dvc repro ship` skips the scaling study, report and demo")
     if project.is_quick:
-        print("After this first look, all of it: isoflop preset whole && dvc repro")
-    print("Then keep what came out: git add -A && git commit -m 'First results'; `dvc push`, once there is a remote")
+        print("  isoflop preset whole && dvc repro")
+        print("    replaces the quick parameters with the full ones and runs the pipeline again")
+    print("  git add -A && git commit -m 'First results'")
+    print("    records the results; with a DVC remote, `dvc push` uploads the data and models")
 
 
 def _make_quick(project: Path) -> list[Choice]:
-    """Cut params.yaml down for a first look, and lay both as presets of the project."""
+    """Reduce params.yaml for a first quick run, and write the presets `whole` and `quick`."""
     whole = (project / "params.yaml").read_text()
     quick = quick_params(whole)
     (project / "presets").mkdir()
@@ -109,50 +114,51 @@ def _make_quick(project: Path) -> list[Choice]:
 
 
 def _repository_around(folder: Path) -> Iterator[str]:
-    """A warning, where ``folder`` lies in a git repository that does not ignore it."""
-    place = folder.resolve()
+    """Yield a warning if ``folder`` is inside another git repository that does not ignore it."""
+    project = folder.resolve()
     try:
-        around = Path(command_output(["git", "rev-parse", "--show-toplevel"], place.parent).strip())
+        outer = Path(command_output(["git", "rev-parse", "--show-toplevel"], project.parent).strip())
     except UserError:
         return
     try:
-        command_output(["git", "check-ignore", "-q", str(place)], place.parent)
+        command_output(["git", "check-ignore", "-q", str(project)], project.parent)
     except UserError:
-        line = f"/{place.relative_to(around.resolve()).as_posix()}/"
-        yield (
-            f"{place} lies in the git repository at {around}, and is one of its own; add {line} to {around}/.gitignore"
-        )
+        line = f"/{project.relative_to(outer.resolve()).as_posix()}/"
+        yield f"{project} is a git repository inside the repository {outer}; fix: add {line} to {outer}/.gitignore"
 
 
 def _where(path: str) -> str:
     if path.startswith(_IMAGES.parts[0] + "/"):
-        return "kept by DVC: `dvc push` and `dvc pull` carry them to a teammate, once there is a remote"
-    return "where they are: a teammate needs them at the same place; with --copy DVC keeps and shares them"
+        return "a copy of your images, tracked by DVC; with a DVC remote, `dvc push` and `dvc pull` share them"
+    return "your images stay there, and teammates need them at the same path; --copy lets DVC track and share them"
 
 
 def _check_place(folder: Path, images: Path | None) -> None:
     if not shutil.which("git"):
-        raise UserError("git: not installed; install git (`apt install git`, `brew install git`)")
+        raise UserError("git: not installed; fix: install git (`apt install git`, `brew install git`)")
     if (folder / "dvc.yaml").is_file() and (folder / "code.yaml").is_file():
         raise UserError(
-            f"{folder}: a project already; another name, or without it, lays one anew; `isoflop upgrade` in it "
-            "brings it to the installed version"
+            f"{folder}: got an existing project, expected a new or empty folder; fix: choose another name, or run "
+            "`isoflop upgrade` in the project to update it to the installed version"
         )
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: found a file, expected a new or an empty folder")
+        raise UserError(f"{folder}: got a file, expected a new or empty folder")
     if folder.is_dir() and (inside := sorted(path.name for path in folder.iterdir())):
-        raise UserError(f"{folder}: found {inside[0]!r} in it, expected a new or an empty folder")
+        raise UserError(f"{folder}: got a folder that contains {inside[0]!r}, expected a new or empty folder")
     if not folder.absolute().parent.is_dir():
-        raise UserError(f"{folder}: found no folder {folder.absolute().parent} to make it in")
+        raise UserError(f"{folder}: got no folder {folder.absolute().parent}, expected an existing parent folder")
     if images and images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
-        raise UserError(f"{folder}: lies in the images' folder {images}, and what it makes would be images of it")
+        raise UserError(
+            f"{folder}: got a folder inside the images' folder {images}, expected one outside: the project's pictures "
+            "would become images of the data set"
+        )
 
 
 @contextlib.contextmanager
-def _laid_beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its place where all goes well, and is gone where not.
+def _created_whole(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder next to ``folder``. It becomes ``folder`` on success and is deleted on an error.
 
-    What is in it goes into a ``folder`` that is there, which may be where the user's shell stands, or a mount.
+    If ``folder`` exists, it is filled and not replaced: it may be a mount or the working directory of the shell.
     """
     final = folder.resolve()
     partial = final.with_name(f".{final.name}.partial{os.getpid()}")
@@ -183,13 +189,13 @@ def _start_git(partial: Path) -> None:
         command_output(["git", "var", "GIT_COMMITTER_IDENT"], partial)
     except UserError:
         raise UserError(
-            "git: found no identity for the first commit; `git config --global user.name 'Your Name'` and "
-            "`git config --global user.email you@…` set one"
+            "git: got no identity for the first commit; fix: `git config --global user.name 'Your Name'` and "
+            "`git config --global user.email you@…`"
         ) from None
 
 
 def _lasting_path(images: Path, folder: Path) -> str:
-    """As it was given: absolute, or relative, which then is to the project."""
+    """Return data.path for images that stay in their location: absolute if given so, else relative to the project."""
     if images.is_absolute():
         return images.as_posix()
     there = images.absolute().parent.resolve() / images.name if images.name else images.resolve()
@@ -220,5 +226,5 @@ def _keep_folder(folder: Path) -> None:
 def _check(project: Path) -> None:
     from isoflop.project.checking import check, stage_schemas
 
-    with contextlib.chdir(project):  # data.path holds here, too: it is beside where the project will be
+    with contextlib.chdir(project):  # a relative data.path is valid here, too: the final folder has the same parent
         check(stage_schemas(project).values())

@@ -1,4 +1,4 @@
-"""params.yaml for a user's own images: a preset, with what follows from the images in the place of its values."""
+"""Choose params.yaml for a user's images: start from a preset and replace the values that depend on the images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from isoflop.new_project.split_sizes import split_sizes, warnings
 from isoflop.project.yaml_text import dump, flow, load
 from isoflop.runtime.errors import UserError
 
-_STAYS = 0.9  # of the images, about, after duplicates and damaged ones are dropped
-_SMALLEST_BATCH = 8  # fewer are too few for the statistics of batch normalization
+_KEPT = 0.9  # assumed share of images after duplicates and damaged ones are dropped
+_SMALLEST_BATCH = 8  # smaller batches are too small for the statistics of batch normalization
 _SMALLEST_SIDE = 8  # pixels
-_STEPS = (600, 10_000)  # of the base's training: fewer teach little, more take hours on a few cores
-_MOST_EPOCHS = 4  # times the preset's
-_QUICKER = 4  # times, a first look
+_STEPS = (600, 10_000)  # steps of the base training: with fewer it underfits, more take hours on a few cores
+_MOST_EPOCHS = 4  # factor over the preset's
+_QUICKER = 4  # divisor of the epochs for a quick run
 _OTHER_EPOCHS = ("distill", "prune", "sparsify", "qat")
-_OTHER_KINDS = ("prune", "sparsify", "qat")  # of variants
-_NEEDS_COLOUR = (  # transforms of albumentations
+_OTHER_KINDS = ("prune", "sparsify", "qat")  # kinds of variants that a quick run leaves out
+_NEEDS_COLOR = (  # transforms of albumentations that need RGB images
     *("ChannelDropout", "ChannelShuffle", "ColorJitter", "FancyPCA", "HueSaturationValue"),
     *("PlanckianJitter", "RGBShift", "ToGray", "ToSepia"),
 )
@@ -28,7 +28,7 @@ _NEEDS_COLOUR = (  # transforms of albumentations
 
 @dataclass(frozen=True)
 class Choice:
-    """A value and why."""
+    """A chosen value of params.yaml and the reason for it."""
 
     key: str
     value: Any
@@ -37,7 +37,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class StartingParams:
-    """The text of params.yaml, what was chosen in it, and what will be hard to judge by it."""
+    """The text of params.yaml, the values chosen in it, and warnings about accuracies that will be coarse."""
 
     text: str
     choices: list[Choice]
@@ -45,14 +45,14 @@ class StartingParams:
 
 
 def starting_params(preset: str, survey: Survey, path: str) -> StartingParams:
-    """params.yaml for what ``survey`` saw.
+    """Choose params.yaml for surveyed images.
 
     Args:
-        preset: the text of the preset that all other values are of.
+        preset: the text of the preset, the source of all other values.
         path: ``data.path``.
 
     Raises:
-        UserError: a class has too few images for the splits, or there are too few for a batch.
+        UserError: a class has too few images for the splits, or there are too few training images for a batch.
     """
     params = load("".join(line for line in preset.splitlines(keepends=True) if not line.startswith("#")))
     params["data"].update(source="images", path=path, url=None, sha256=None)
@@ -66,14 +66,14 @@ def starting_params(preset: str, survey: Survey, path: str) -> StartingParams:
         *_choose_epochs(params, training),
     ]
     if params["recipe"]["flip"] != "none":
-        why = "images are mirrored at random; `none` where left and right differ, as in letters"
+        why = "training mirrors images at random; set `none` if left and right differ, as in letters"
         choices.append(Choice("recipe.flip", params["recipe"]["flip"], why))
-    head = f"# {len(survey.places)} images of {len(survey.classes)} classes, as `isoflop init` found them\n"
+    head = f"# written by `isoflop init` for {len(survey.places)} images of {len(survey.classes)} classes\n"
     return StartingParams(head + dump(params), choices, list(warnings(sizes, survey.splits)))
 
 
 def quick_params(text: str) -> StartingParams:
-    """What ``text`` says, cut down to a first look: the same study and pipeline with less of everything."""
+    """Reduce params.yaml to a first quick run: the same study and pipeline with fewer epochs, seeds and variants."""
     params = load("".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")))
     runs, variants = params["sweep"]["runs"], params["variants"]
     whole = params["recipe"]["epochs"]
@@ -84,13 +84,13 @@ def quick_params(text: str) -> StartingParams:
         variants[kind] = {first: variants[kind][first]} if kind == "distill" and first else {}
     variants.update(candidates=flow(["base", first] if first else ["base"]), float16=flow([]), tflite=flow([]))
     epochs = params["recipe"]["epochs"]
-    fewer = Choice("recipe.epochs", epochs, f"of {whole}; fewer for the study and the variants too")
+    fewer = Choice("recipe.epochs", epochs, f"instead of {whole}; the study and the variants have fewer epochs, too")
     choices = [
         *([fewer] if epochs < whole else []),
-        Choice("sweep.runs.seeds", list(runs["seeds"]), "each run of the study once"),
-        Choice("variants.candidates", list(variants["candidates"]), "no other variants"),
+        Choice("sweep.runs.seeds", list(runs["seeds"]), "one seed for each run of the study"),
+        Choice("variants.candidates", list(variants["candidates"]), "a quick run has no other variants"),
     ]
-    return StartingParams("# for a first look: `isoflop init --quick`\n" + dump(params), choices)
+    return StartingParams("# for a first quick run: `isoflop init --quick`\n" + dump(params), choices)
 
 
 def _choose_pixels(params: Any, survey: Survey) -> list[Choice]:
@@ -98,46 +98,47 @@ def _choose_pixels(params: Any, survey: Survey) -> list[Choice]:
     most, median = prepare["image_size"], survey.sides[1]
     step = params["model"]["patch_size"] if params["model"]["family"] == "vit" else 4
     prepare["image_size"] = min(most, max(_SMALLEST_SIDE, median // step * step))
-    half = f"half of your images have {median} pixels or"
-    why = f"the preset's; {half} more on the shorter side, but twice the size costs four times as much"
+    sides = f"the median shorter side of your images is {median} pixels"
+    why = f"from the preset; {sides}, but twice the size means four times the pixels"
     if prepare["image_size"] != most:
-        why = f"{half} less on the shorter side; a multiple of {step}"
+        why = f"{sides}; sizes are multiples of {step}, at least {_SMALLEST_SIDE}"
     prepare["channels"] = 3 if survey.is_colour else 1
     choices = [
         Choice("prepare.image_size", prepare["image_size"], why),
         Choice(
             "prepare.channels",
             prepare["channels"],
-            "the images are in colour" if survey.is_colour else "the images are grey",
+            "the images are in color" if survey.is_colour else "the images are grayscale",
         ),
     ]
-    useless = [item["name"] for item in augment["policy"] if item["name"] in _NEEDS_COLOUR]
+    useless = [item["name"] for item in augment["policy"] if item["name"] in _NEEDS_COLOR]
     if useless and not survey.is_colour:
-        augment["policy"] = [item for item in augment["policy"] if item["name"] not in _NEEDS_COLOUR]
+        augment["policy"] = [item for item in augment["policy"] if item["name"] not in _NEEDS_COLOR]
         augment["views"] = augment["views"] if augment["policy"] else 0
         left = [item["name"] for item in augment["policy"]]
-        choices.append(Choice("augment.policy", left, f"without {', '.join(useless)}, which grey images do not have"))
+        choices.append(Choice("augment.policy", left, f"without {', '.join(useless)}: the images are grayscale"))
     return choices
 
 
 def _choose_least(params: Any, class_sizes: Mapping[str, int]) -> list[Choice]:
     prepare = params["prepare"]
     name, size = min(class_sizes.items(), key=lambda item: item[1])
-    least = min(prepare["min_images_per_class"], max(3, int(_STAYS * size)))
+    least = min(prepare["min_images_per_class"], max(3, int(_KEPT * size)))
     if least == prepare["min_images_per_class"]:
         return []
     prepare["min_images_per_class"] = least
-    return [Choice("prepare.min_images_per_class", least, f"class {name!r} has {size}, and a few may be dropped")]
+    why = f"class {name!r} has {size} images, of which cleaning may drop a few"
+    return [Choice("prepare.min_images_per_class", least, why)]
 
 
 def _choose_batch(params: Any, training: int) -> list[Choice]:
-    """A batch that the smallest fraction fills; where none does, without that fraction.
+    """Choose a batch size that the smallest fraction of the study fills; drop fractions that are too small for any.
 
     Raises:
-        UserError: all of the training images are less than a small batch.
+        UserError: there are fewer training images than the smallest batch.
     """
     recipe, runs = params["recipe"], params["sweep"]["runs"]
-    preset, sure = recipe["batch_size"], _STAYS * training
+    preset, sure = recipe["batch_size"], _KEPT * training
     for fraction in sorted(runs["fractions"]):
         fits = int(fraction * sure)
         if fits >= min(_SMALLEST_BATCH, preset):
@@ -145,19 +146,19 @@ def _choose_batch(params: Any, training: int) -> list[Choice]:
             break
     else:
         raise UserError(
-            f"--images: found {training} images for training, expected at least {math.ceil(_SMALLEST_BATCH / _STAYS)}; "
-            "add images"
+            f"--images: got {training} images for training, expected at least {math.ceil(_SMALLEST_BATCH / _KEPT)}; "
+            "fix: add images"
         )
     kept = [one for one in runs["fractions"] if one >= fraction]
     choices = []
     if batch != preset:
         recipe["batch_size"] = batch
-        smallest = f"the study also trains on parts of the images: the smallest, about {int(fraction * training)}"
-        choices.append(Choice("recipe.batch_size", batch, f"{smallest}, must fill a batch"))
+        why = f"the smallest training set of the study, about {int(fraction * training)} images, must fill a batch"
+        choices.append(Choice("recipe.batch_size", batch, why))
     if len(kept) < len(runs["fractions"]):
         left_out = ", ".join(f"{one:g}" for one in runs["fractions"] if one < fraction)
         runs["fractions"] = flow(kept)
-        why = f"parts of about {training} training images that the study takes; {left_out} would not fill a batch"
+        why = f"the shares of about {training} training images that the study trains on; {left_out} cannot fill a batch"
         choices.append(Choice("sweep.runs.fractions", kept, why))
     return choices
 
@@ -170,19 +171,19 @@ def _choose_epochs(params: Any, training: int) -> list[Choice]:
     if epochs == preset:
         return []
     _scale_epochs(params, epochs)
-    why = f"{epochs * steps:,} updates of the weights; the preset's {preset} would make {preset * steps:,}, "
-    why += "which teach little" if epochs > preset else "which take long"
-    also = f"{epochs / preset:.2g} times the epochs of the study, {', '.join(_OTHER_EPOCHS)} too"
+    why = f"{epochs * steps:,} training steps; the preset's {preset} epochs are {preset * steps:,} steps, "
+    why += "too few to train well" if epochs > preset else "which take long"
+    also = f"the epochs of the study, {', '.join(_OTHER_EPOCHS)} are also scaled by {epochs / preset:.2g}"
     return [Choice("recipe.epochs", epochs, f"{why}; {also}")]
 
 
 def _scale_epochs(params: Any, epochs: int) -> None:
-    """Set the base's epochs, and all others' in proportion."""
+    """Set the epochs of the base and scale all other epochs in proportion."""
     recipe, runs = params["recipe"], params["sweep"]["runs"]
     factor = epochs / recipe["epochs"]
     recipe["epochs"] = epochs
     scaled = sorted({_scaled(one, factor) for one in runs["epochs"]})
-    # a study that varies the length of training still does
+    # a study that varies the number of epochs must still have at least two
     runs["epochs"] = flow(scaled if len(scaled) > 1 or len(runs["epochs"]) == 1 else [scaled[0], scaled[0] + 1])
     for section in _OTHER_EPOCHS:
         params[section]["epochs"] = max(_scaled(params[section]["epochs"], factor), params[section].get("steps", 1))

@@ -200,9 +200,7 @@ def _explain(
     first, *rest = detail["loc"]
     where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
     where = replaced.get(where, where)
-    if detail["type"] == "value_error" and detail["msg"].startswith(
-        ("Value error, got ", "Value error, found ")
-    ):  # about several keys
+    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, got "):  # about several keys
         return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "missing":
         return f"{file}: {where}: the key is missing"
