@@ -373,7 +373,7 @@ def test_own_images_that_are_not_there_are_named(tmp_path: Path) -> None:
 
     content = {"source": "images", "path": "nowhere/pictures", "url": None, "sha256": None}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"data": content}))
-    with pytest.raises(UserError, match=r"data\.path: found nothing at nowhere/pictures, expected a folder"):
+    with pytest.raises(UserError, match=r"data\.path: got nowhere/pictures, which does not exist; expected a folder"):
         check([Source], tmp_path / "params.yaml")
 
 
