@@ -12,11 +12,7 @@ import yaml
 
 from isoflop.runtime.params import Section, untracked_keys, value_at
 from isoflop.runtime.signature import contract
-<<<<<<< HEAD
-from isoflop.runtime.stage_code import CODE_STAGE, checkout, code_of_stage, is_runtime
-=======
-from isoflop.runtime.stage_code import checkout, import_closure, is_runtime
->>>>>>> h-tests
+from isoflop.runtime.stage_code import CODE_STAGE, checkout, code_of_stage, import_closure, is_runtime
 from tests.conftest import ROOT, run_command
 
 EXTRAS = {"tflite"}  # whose package is no development dependency
@@ -53,17 +49,11 @@ MEASURED_FILES = {Path("metrics/throughput.json")}
 def test_stage_needs_and_makes_only_what_it_declares(smoke: Path, tmp_path: Path, name: str) -> None:
     stage = yaml.safe_load((smoke / "dvc.lock").read_text())["stages"][name]
     code = checkout(smoke)
-<<<<<<< HEAD
     every = [code.name(file) for folder in (code.package, code.stages) for file in folder.rglob("*.py")]
     needed = [*filter(is_runtime, every), *code_of_stage(name.partition("@")[0], code), "code.yaml"]
-    for dependency in [*(dep["path"] for dep in stage.get("deps", [])), *needed]:
-=======
-    files_of_all = [code.name(file) for folder in (code.package, code.stages) for file in folder.rglob("*.py")]
-    needed = [dep["path"] for dep in stage.get("deps", [])] + list(filter(is_runtime, files_of_all))
     if "whole_params=True" in (code.stages / f"{name.partition('@')[0]}.py").read_text():
         needed += import_closure(code.package / "project" / "checking.py", code)  # by name: its code decides no result
-    for dependency in needed:
->>>>>>> h-tests
+    for dependency in [*(dep["path"] for dep in stage.get("deps", [])), *needed]:
         copy(smoke / dependency, tmp_path / dependency)
     params = stage.get("params", {}).get("params.yaml", {})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(nested(params | harmless(name.partition("@")[0], smoke))))
