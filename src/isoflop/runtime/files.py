@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Hashing and writing of files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def file_sha256(file: Path) -> str:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write ``content`` as JSON, one key a line, with a final newline."""
+    """Write ``content`` as JSON, one key per line, with a final newline."""
     file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file beside its place and rename it there: a reader, or a kill, finds the old file or the new one."""
+    """Write a temporary file and rename it, so that readers see the old or the new file, also after a kill."""
     partial = file.with_name(f".{file.name}.partial{os.getpid()}")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
