@@ -134,3 +134,12 @@ def test_an_init_says_what_its_package_is_and_holds_no_code() -> None:
     for file in inits:
         content = ast.parse(file.read_text())
         assert ast.get_docstring(content) and len(content.body) == 1, file
+
+
+def test_no_module_imports_the_public_names_of_isoflop_itself() -> None:
+    """Digests do not follow them: `from isoflop import read_split` names no file."""
+    packages = {file.parent.name for file in (ROOT / "src" / "isoflop").glob("*/__init__.py")} | {"plotting"}
+    for file in [*(ROOT / "src" / "isoflop").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "isoflop":
+                assert {alias.name for alias in node.names} <= packages, file
