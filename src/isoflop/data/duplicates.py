@@ -32,7 +32,7 @@ class Catalogue:
 
 
 def conflicting_labels(kept: Iterable[int], of: Catalogue, classes: Sequence[str]) -> dict[int, str]:
-    """Return every image whose pixels also occur under another label. All go, as it is unknown which label is wrong."""
+    """Return every image whose pixels also occur under another label. All are dropped: either label may be wrong."""
     drops = {}
     for group in _same_pixels(kept, of):
         if len({of.labels[index] for index in group}) > 1:

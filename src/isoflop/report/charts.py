@@ -61,7 +61,7 @@ def draw_curves(quantity: str, series: Mapping[str, Points]) -> Figure:
 
 
 def draw_tradeoff(points: Sequence[Point], by: str) -> Figure:
-    """Draw accuracy with its 95 % CI over ``latency_ms`` or ``bytes`` (logarithmic), with the Pareto front.
+    """Draw accuracy with its 95 % CI against ``latency_ms`` or ``bytes`` (logarithmic), with the Pareto front.
 
     Labels stand in a column at the right: variants often tie, and labels next to the points would overlap.
     """
@@ -84,7 +84,7 @@ def draw_tradeoff(points: Sequence[Point], by: str) -> Figure:
     axes.set(xlabel=f"{noun} (logarithmic)", ylabel="test accuracy, %")
     values = "; ".join(f"{point.label}: {formats.percent(point.accuracy)} at {cost[point]:.3g}" for point in points)
     best = ", ".join(point.label for point in front)
-    return Figure(svg(figure), f"Accuracy vs. {noun}", f"Test accuracy over {noun}. {values}. Pareto front: {best}")
+    return Figure(svg(figure), f"Accuracy vs. {noun}", f"Test accuracy vs. {noun}. {values}. Pareto front: {best}")
 
 
 def pareto_front(points: Sequence[Point], by: str) -> list[Point]:

@@ -36,7 +36,7 @@ class Line:
 
 
 def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[str]:
-    """Write the comparison page of the runs ``names`` (of a single run with the workspace) and return their names.
+    """Write the page that compares the runs ``names``, or a single run with the workspace, and return their names.
 
     Raises:
         UserError: there are too many runs, or one does not exist or has no results.
@@ -167,7 +167,7 @@ def _curves(letters: Mapping[str, Run]) -> list[Figure]:
 
 
 def draw_tradeoffs(letters: Mapping[str, Run], facts: Mapping[str, Mapping[str, Facts]]) -> list[Figure]:
-    """Draw accuracy over latency and over file size for all runs; without intervals where the number of test images is
+    """Draw accuracy against latency and file size for all runs; without intervals where the number of test images is
     unknown."""
     points = []
     for index, (letter, run) in enumerate(letters.items()):

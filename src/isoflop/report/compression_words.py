@@ -32,7 +32,7 @@ def distilled_in_words(facts: Facts) -> str:
         )
     distilled = percent(facts["distilled_val_accuracy"])
     kept = {"distilled": "the distilled model", "control": "the control"}[facts["kept"]]
-    return f"validation accuracy {distilled} distilled, {control} for the control (no teacher); {kept} is kept"
+    return f"validation accuracy {distilled} with distillation, {control} for the control (no teacher); {kept} is kept"
 
 
 def pruned_in_words(facts: Facts) -> str:
@@ -43,8 +43,8 @@ def pruned_in_words(facts: Facts) -> str:
     return (
         f"{percent(facts['macs_ratio'])} of the MACs remain; validation accuracy "
         f"{percent(facts['val_accuracy_untuned'])} before the last fine-tuning, {percent(facts['tuned_val_accuracy'])} "
-        f"after it, {percent(facts['control_val_accuracy'])} for the control (same shape, random initialization, as "
-        f"many epochs); {kept} is kept. Channels: {', '.join(changed[:_MOST_LAYERS])}{more}"
+        f"after it, {percent(facts['control_val_accuracy'])} for the control (same shape, random initialization, same "
+        f"number of epochs); {kept} is kept. Channels: {', '.join(changed[:_MOST_LAYERS])}{more}"
     )
 
 

@@ -100,7 +100,7 @@ HEADLINES = (
     Headline("base: predicted validation NLL", _forecast, formats.loss, _ratio),
     Headline("base: prediction error", _at("score", "relative_error"), formats.signed_percent, _pp),
     Headline("law: held-out error", _at("scaling", "held_out", "relative_error"), formats.signed_percent, _pp),
-    Headline("law: floor E", _law("E"), formats.loss, _plain),
+    Headline("law: irreducible loss E", _law("E"), formats.loss, _plain),
     Headline("law: size exponent α", _law("alpha"), formats.loss, _plain),
     Headline("law: data exponent β", _law("beta"), formats.loss, _plain),
     Headline("law: training exponent γ", _law("gamma"), formats.loss, _plain),

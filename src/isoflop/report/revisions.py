@@ -24,7 +24,7 @@ class Run:
 
 
 def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
-    """Return the runs of git revisions and DVC experiments, in order; the workspace is added to a single one.
+    """Return the runs of git revisions and DVC experiments, in order; after a single one, the workspace follows.
 
     Args:
         scratch: folder for the copies of their files.

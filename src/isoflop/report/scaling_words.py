@@ -77,7 +77,7 @@ def profile_in_words(profile: Facts) -> str:
     """The compute-optimal size of one budget: measured on its IsoFLOP curve, and predicted by the law."""
     budget = f"{rounded(profile['flops'])} FLOPs"
     if profile["rejected"]:
-        return f"{budget}: no fit: {profile['rejected']}"
+        return f"{budget}: no optimum: {profile['rejected']}"
     parts = [
         f"{budget}: IsoFLOP optimum {_estimate(profile, 'parameters')} parameters, "
         f"{_estimate(profile, 'samples')} images seen; loss within 1 % of it from {span(profile['flat'])} parameters"
@@ -99,7 +99,7 @@ def data_in_words(question: Facts | None) -> str | None:
     verdicts = {
         "data": "more data lowers the loss more than more width",
         "width": "more width lowers the loss more than more data",
-        "longer": "longer training lowers the loss more than more width; whether new images beat more epochs is open",
+        "longer": "longer training lowers the loss more than more width; whether new images would do better is unclear",
         "undecided": "the study cannot tell which lowers the loss most",
     }
     parts = []

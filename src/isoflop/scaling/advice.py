@@ -1,4 +1,4 @@
-"""Advice by the law: the effect of doubling data, epochs or width, and the next run to add to the study."""
+"""Advice from the law: the effect of doubling data, epochs or width, and the next run to add to the study."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from isoflop.scaling.profiles import Profile, disagreement
 from isoflop.scaling.runs import MIN_WIDTHS, Study, format_counts
 from isoflop.scaling.uncertainty import Noise, Residuals
 
-MAX_EXTRAPOLATION = 4.0  # times the largest run; a law that fits may be far off beyond
+MAX_EXTRAPOLATION = 4.0  # times the largest run; beyond that, even a law that fits may be far off
 _MIN_LEVELS = {"parameters": 4, "unique_samples": 3, "seen_samples": 3, "flops": 4}  # to identify an exponent and E
 _LACK_OF_FIT_CONFIDENCE = 0.99  # the F test has a false positive in 1 of 100 sound studies
 _NEGLIGIBLE = 1e-4  # relative to the lowest loss: a smaller E or term counts as zero
@@ -132,7 +132,7 @@ def _parameters(
         powers = study.column(axis) ** -exponents[axis]
         if coefficient == 0 or (1 - powers.min() / powers.max()) * (1 - values[0] / least) < _NEGLIGIBLE:
             yield Diagnostic(
-                "no_gain", f"by the law, more {AXIS_NAMES[axis]} do not lower the loss within the study's range"
+                "no_gain", f"more {AXIS_NAMES[axis]} do not lower the predicted loss within the study's range"
             )
 
 

@@ -91,7 +91,7 @@ class Law:
 
 
 def fit_law(study: Study, bootstraps: int, rng: np.random.Generator, objective: str = "huber") -> Law:
-    """Fit every form that the study's axes allow, weight them by BIC and bootstrap those that are not ruled out.
+    """Fit every form that the study's axes allow, weight each by BIC, and bootstrap those that are not ruled out.
 
     The form with the highest weight is the law; the others widen its intervals. BIC (Schwarz 1978; Raftery 1995) uses
     only the runs that are fitted. The fit is to single runs, not to means over seeds: every run counts alike even if a

@@ -1,4 +1,4 @@
-"""Compute-optimal training by the law: the N and samples with the lowest predicted loss for a budget of FLOPs.
+"""Compute-optimal training by the law: the size and samples with the lowest predicted loss for a budget of FLOPs.
 
 Also the relations between width, parameters and FLOPs. ``profiles`` reads the optimum from the runs instead.
 """

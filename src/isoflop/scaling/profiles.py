@@ -17,7 +17,7 @@ from isoflop.scaling.forms import Floats
 from isoflop.scaling.planning import FLAT
 from isoflop.scaling.uncertainty import interval
 
-_SAME_BUDGET = 1.15  # the runs of a profile have at most this factor between their FLOPs
+_SAME_BUDGET = 1.15  # maximum ratio of the FLOPs of two runs of one profile
 _MIN_SIZES = 4  # of a profile: three sizes leave no degrees of freedom for a parabola's error
 _MAX_UNBRACKETED = 0.05  # a profile is rejected if more than this share of replicates has its minimum at an end
 _GRID_SIZES = 2001  # at which the curve is evaluated
@@ -67,7 +67,7 @@ def profiles(
         flops: [M] training FLOPs of the runs.
         sizes: [M] parameters.
         samples: [M] samples seen in training, including repeats.
-        losses: [M]
+        losses: [M] validation losses.
         replicates: number of parametric bootstrap replicates for the intervals. Their noise is that of the runs of all
             profiles about their curves.
     """

@@ -1,4 +1,4 @@
-"""The study that a law is fitted to: its runs, and reading them from the files of a sweep. ``tables`` reads CSV."""
+"""The study that a law is fitted to: its runs, read from the files of a sweep. ``tables`` reads CSV and Parquet."""
 
 from __future__ import annotations
 

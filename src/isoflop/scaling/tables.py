@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Columns:
-    """Column names. ``samples`` are unique samples; the samples seen are ``seen``, or ``samples`` times ``epochs``."""
+    """Column names. ``samples`` are unique samples; samples seen are ``seen`` or else ``samples`` times ``epochs``."""
 
     loss: str = "loss"
     parameters: str | None = None
@@ -61,7 +61,7 @@ def _read(file: Path) -> list[Row]:
             from pyarrow import ArrowException
             from pyarrow.parquet import read_table as read_parquet
         except ImportError:
-            raise UserError(f"{file}: reading Parquet requires pyarrow; fix: `pip install pyarrow`") from None
+            raise UserError(f"{file}: Parquet requires pyarrow; fix: `pip install 'isoflop[parquet]'`") from None
         try:
             return list(read_parquet(file).to_pylist())
         except (ArrowException, ValueError) as error:
@@ -107,7 +107,7 @@ def _assumed(columns: Columns) -> str:
     if columns.parameters is None:
         return ""
     if columns.flops is None:
-        return "the table has no FLOPs: C = 6 N S is assumed, 6 per parameter and sample seen"
+        return "the table has no FLOPs: C = 6 N S is assumed, 6 FLOPs per parameter and sample seen"
     if columns.samples is None and columns.seen is None:
         return "the table has no samples: S = C / (6 N) is assumed, each sample seen once"
     return ""

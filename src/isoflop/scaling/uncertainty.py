@@ -12,7 +12,7 @@ from isoflop.scaling.forms import AnyForm, Floats, Form
 from isoflop.scaling.objectives import Objective
 
 _MAX_NOISE = 25.0  # of log loss, for runs that follow no law: e^25 is finite and as good as infinite
-_NOISE_QUANTILES = 99  # equally likely values that stand for the distribution of the noise
+_NOISE_QUANTILES = 99  # equally likely values that approximate the distribution of the noise
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class History(Callback):
         self._write(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._write(trainer)  # also if the checkpoint was of the last epoch, so that no epoch was left to train
+        self._write(trainer)  # needed if the checkpoint is of the last epoch and none is left to train
         for log in self._logs:
             if isinstance(log, Curves) and trainer.is_global_zero:
                 log.end()
@@ -116,7 +116,7 @@ class History(Callback):
 
 
 class BestWeights(Callback):
-    """With ``patience``: keeps the weights of the best validation NLL, and stops after that many epochs without a
+    """With ``patience``: keeps the weights with the best validation NLL, and stops after that many epochs without a
     better one."""
 
     def __init__(self, training: Training, history: History, patience: int | None) -> None:
@@ -144,7 +144,7 @@ class BestWeights(Callback):
 
 
 class LossesByImage(Callback):
-    """Keeps the latest loss of each of the split's ``images`` images, which InfoBatch draws by."""
+    """Keeps the latest loss of each of the split's ``images`` images, by which InfoBatch chooses what to draw."""
 
     def __init__(self, training: Training, images: int) -> None:
         self._training = training

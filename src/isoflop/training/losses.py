@@ -39,7 +39,7 @@ def distillation_loss(logits_BK: Tensor, teacher_BK: Tensor, temperature: float)
 
 
 def similarity_loss(features_BF: Tensor, teacher_BG: Tensor) -> Tensor:
-    """Return losses [B]: squared differences of student and teacher in the similarity of each image to the batch.
+    """Return losses [B]: squared differences of the student's and the teacher's similarity of each image to the batch.
 
     Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation", eq. 2 to 4, summed over a row. The two feature
     sizes F and G may differ, so no projection between them has to be learned.

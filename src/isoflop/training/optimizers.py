@@ -159,7 +159,9 @@ class Muon(Optimizer):
 
 
 def orthogonalized(matrix: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
-    """Return the matrix with its singular values moved to between 0.4 and 1.2, by a quintic Newton-Schulz iteration.
+    """Return the matrix with its singular values moved close to 1, by a quintic Newton-Schulz iteration.
+
+    Those above 2 % of the Frobenius norm end between 0.68 and 1.21; smaller ones grow by a factor of up to 41.
 
     The coefficients are those of K. Jordan et al. 2024, chosen for the steepest slope at 0; three steps, as in
     airbench.

@@ -2,8 +2,8 @@
 
 Each image's gradient is clipped to a maximum norm, and noise is added to their sum. This bounds what the weights reveal
 about any one training image: (ε, δ), for one image added or removed. Batches are drawn by Poisson sampling, as the
-accountant assumes. Noise and batches are drawn from the OS's entropy, not from ``train.seed``: with the seed, the noise
-could be subtracted again. So no two private trainings give the same bytes.
+accountant assumes. Noise and batches are drawn from the OS's entropy, not from ``train.seed``: anyone who knew the
+seed could subtract the noise. So no two private training runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def private_optimizer(optimizer: Optimizer, how: Mechanism) -> Optimizer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings that do not apply: PRV starts from an RDP bound, whose advice on how to tighten it is moot, and
-    the input images need no gradient."""
+    """Silence warnings that do not apply: the PRV accountant starts from an RDP bound, whose warning on how to tighten
+    it does not matter here, and the input images need no gradient."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order")
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # overflows while that bound is computed

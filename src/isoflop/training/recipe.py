@@ -12,7 +12,7 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 
 
 def _ends_at_full_size(scales: list[float]) -> list[float]:
-    """The last scale is 1: a network is less accurate at a size other than the last one that it was trained at."""
+    """The last scale is 1, so that training ends at the image size that the network is used at."""
     if scales[-1] != 1:
         raise ValueError("a list that ends with 1.0, the size that the network is used at")
     return scales

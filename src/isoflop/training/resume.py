@@ -1,4 +1,4 @@
-"""Where the checkpoint of a training is kept while it runs: an ignored folder whose name is a digest of its inputs."""
+"""Where a training run keeps its checkpoint: a folder that git ignores, named by a digest of the inputs."""
 
 from __future__ import annotations
 
