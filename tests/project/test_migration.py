@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isoflop.project.migration import migrate
+from isoflop.project.migration import migrate, unchanged_stages
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section, load_params
 
@@ -57,3 +57,9 @@ def test_a_damaged_params_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("recipe: [\n")
     with pytest.raises(UserError, match=r"^params\.yaml: not valid YAML: "):
         migrate(tmp_path)
+
+
+def test_only_stages_with_results_are_taken_over(tmp_path: Path) -> None:
+    assert unchanged_stages(tmp_path) == []
+    (tmp_path / "dvc.lock").write_text("stages:\n  sweep@8: {}\n  report: {}\n  train: {}\n")
+    assert unchanged_stages(tmp_path) == ["train", "sweep"]

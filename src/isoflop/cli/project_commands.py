@@ -59,7 +59,7 @@ def upgrade(*, force: Flag = False) -> None:
     Args:
         force: overwrite dvc.yaml even if it has changes; git has the old version.
     """
-    from isoflop.project.migration import UNCHANGED_STAGES, migrate
+    from isoflop.project.migration import migrate, unchanged_stages
     from isoflop.project.project_files import upgrade as upgrade_files
     from isoflop.runtime.stage_code import has_own_stages
 
@@ -69,8 +69,8 @@ def upgrade(*, force: Flag = False) -> None:
     renamed = migrate(project)
     for line in renamed:
         print(line)
-    if renamed:
-        print(f"to keep the results of version 0.1: `dvc commit --force {UNCHANGED_STAGES}`, then `dvc repro`")
+    if renamed and (kept := unchanged_stages(project)):
+        print(f"to keep the results of version 0.1: `dvc commit --force {' '.join(kept)}`, then `dvc repro`")
     elif changed:
         print(f"changed code: {', '.join(changed)}; run `dvc repro`")
     else:

@@ -16,10 +16,19 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import PARAMS_FILE, renamed_keys
 
-# What dvc.lock can take over from version 0.1 with `dvc commit --force`: these stages compute the same as before.
-UNCHANGED_STAGES = (
-    "download prepare augment train sweep distill prune sparsify qat export quantize float16"
+# Stages that compute the same as in version 0.1: dvc.lock can take their results over by `dvc commit --force`.
+_UNCHANGED = (
+    "download", "prepare", "augment", "train", "sweep", "distill", "prune", "sparsify", "qat",
+    "export", "quantize", "float16",
 )  # fmt: skip
+
+
+def unchanged_stages(project: Path) -> list[str]:
+    """Return the stages of ``project`` that have results in dvc.lock and compute the same as in version 0.1."""
+    lock = project / "dvc.lock"
+    locked = (load(lock.read_text()) or {}).get("stages", {}) if lock.is_file() else {}
+    groups = {name.partition("@")[0] for name in locked}
+    return [stage for stage in _UNCHANGED if stage in groups]
 
 
 def migrate(project: Path) -> list[str]:
