@@ -86,7 +86,7 @@ def test_a_stage_that_fails_is_shown_and_what_went_well_is_kept(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["swepe"], "error: dvc.yaml: found no stage swepe, expected of augment, "),
+        (["swepe"], "error: dvc.yaml: got no stage swepe, expected one of augment, "),
         (
             ["--address", "127.0.0.1:1", "scaling"],
             "error: .dvc/config: core.remote: not set; a cluster exchanges results through a remote",
