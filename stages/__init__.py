@@ -1,4 +1,4 @@
-"""One module per pipeline stage, run as ``python -m stages.NAME``: each loads, calls the package, and saves.
+"""Each module is one pipeline stage, run as ``python -m stages.NAME``: it loads inputs, calls the package and saves.
 
 A stage must run the package of its own checkout: in a temporary clone (``dvc exp run --temp``) the installed
 one belongs to another revision.

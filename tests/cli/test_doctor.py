@@ -16,6 +16,7 @@ import yaml
 from isoflop.cli import main as cli
 from isoflop.demo.onnxruntime_web import PACKAGE
 from isoflop.runtime.dvc_md5 import dvc_md5
+from isoflop.runtime.stage_code import checkout, code_text
 from tests.conftest import ROOT, run_command
 
 Found = dict[str, dict[str, str]]
@@ -33,7 +34,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "stages", folder / "stages")
+    for name in ("stages", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (folder / "code.yaml").write_text(code_text(checkout(folder)))
     (folder / "data" / "images").mkdir(parents=True)
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / PACKAGE.name).touch()

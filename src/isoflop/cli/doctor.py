@@ -20,7 +20,7 @@ from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.stage_code import CODE_FILE, installed, stale_message, stale_stages
+from isoflop.runtime.stage_code import CODE_FILE, checkout, code_text, installed, stale_message, stale_stages
 from isoflop.training.cpu import computes_in_bf16, processor
 
 _MIN_FREE_BYTES = 2e9
@@ -153,7 +153,10 @@ def _params(project: Path) -> Finding:
 
 def _code(project: Path) -> Finding:
     if not runs_installed_code(project):
-        return Finding("code", "ok", "part of the project and tracked by DVC")
+        file = project / CODE_FILE
+        if not file.is_file() or file.read_text() != code_text(checkout(project)):
+            return Finding("code", "warn", f"changed since {CODE_FILE} was written", "`dvc repro` reruns what changed")
+        return Finding("code", "ok", f"part of the project, matches {CODE_FILE}")
     try:
         stale = stale_stages(project)
     except UserError as error:

@@ -27,6 +27,8 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.executions import append_log, read_log
 from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import read_params
+from isoflop.runtime.processes import RANKS
+from isoflop.runtime.stage_code import CODE_STAGE, has_own_stages
 
 _LOCAL = Path(".dvc") / "config.local"
 
@@ -93,6 +95,8 @@ def launch_stages(
     """
     if address and jobs:
         raise UserError("--jobs: got it together with --address, expected one of them; a cluster uses all its cores")
+    if has_own_stages(project):
+        command_output(["dvc", "repro", CODE_STAGE], project)  # before the project is packed for the tasks
     graph = read_graph(project, targets)
     results = _run_tasks(project, graph, address, jobs, cpus, gpus)
     _take_over(project, results, remote=address is not None)
@@ -127,6 +131,8 @@ def _run_tasks(
 
 def run_stage(stage: str, place: Place, *before: Result) -> Result:
     """Run ``stage`` in a new folder with the project's files and the outputs of the stages ``before`` it."""
+    for name in RANKS:  # of a node that was started by several processes: each stage is a process of its own
+        os.environ.pop(name, None)
     lock = {name: entry for result in before for name, entry in result.lock.items()}
     if not all(result.ok for result in before):
         return Result(stage, lock, "skipped")

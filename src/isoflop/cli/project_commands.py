@@ -59,11 +59,22 @@ def upgrade(*, force: Flag = False) -> None:
     Args:
         force: overwrite dvc.yaml even if it has changes; git has the old version.
     """
+    from isoflop.project.migration import UNCHANGED_STAGES, migrate
     from isoflop.project.project_files import upgrade as upgrade_files
+    from isoflop.runtime.stage_code import has_own_stages
 
     project = find_project(Path.cwd())
-    changed = upgrade_files(project, force=force)
-    print(f"changed code: {', '.join(changed)}; run `dvc repro`" if changed else "up to date")
+    is_checkout = has_own_stages(project)
+    changed = [] if is_checkout else upgrade_files(project, force=force)
+    renamed = migrate(project)
+    for line in renamed:
+        print(line)
+    if renamed:
+        print(f"to keep the results of version 0.1: `dvc commit --force {UNCHANGED_STAGES}`, then `dvc repro`")
+    elif changed:
+        print(f"changed code: {', '.join(changed)}; run `dvc repro`")
+    else:
+        print("up to date" + (": a checkout has its own dvc.yaml and code.yaml" if is_checkout else ""))
     _validate(project)
 
 

@@ -58,7 +58,7 @@ def write_release(project: Path, out: Path, *, key: Path | None, force: bool) ->
         if key:
             _sign(folder, key)
         if out.exists():
-            shutil.rmtree(out)
+            os.replace(out, Path(scratch) / "old")  # not deleted before the new one is in its place
         os.replace(folder, out)
     return manifest
 

@@ -38,7 +38,7 @@ class Data(Section):
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Raise UserError if nothing is at ``path``: DVC hashes it, whatever the source."""
-        path = Path(self.path)
+        path = file.parent / self.path
         if path.exists():
             return []
         in_dvc = path.with_name(f"{path.name}.dvc").is_file()
@@ -47,7 +47,7 @@ class Data(Section):
             if in_dvc
             else "expected a folder, zip or tar of images, which DVC hashes whatever the source"
         )
-        raise UserError(f"{file}: data.path: got {path}, which does not exist; {cure}")
+        raise UserError(f"{file}: data.path: got {self.path}, which does not exist; {cure}")
 
     @field_validator("url")
     @classmethod

@@ -1,1 +1,1 @@
-"""The project as files: dvc.yaml held to the stages, params.yaml checked whole, presets, git and DVC as programs."""
+"""A project's files: checks of dvc.yaml and params.yaml, presets, upgrades; calls to git and DVC."""

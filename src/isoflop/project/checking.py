@@ -107,7 +107,15 @@ def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[st
     content = read_params(file)
     loaded = [load_params(schema, file, variant) for schema, variant in _with_variants(schemas, file)]
     sections = [section for values in loaded for section in dict(values).values() if isinstance(section, Section)]
-    return list(dict.fromkeys(warning for section in sections for warning in section.cross_check(content, file)))
+    warnings: list[str] = []
+    for section in sections:
+        try:
+            warnings += section.cross_check(content, file)
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("; ".join(dict.fromkeys(mistakes)))
+    return list(dict.fromkeys(warnings))
 
 
 def _all_fields(schemas: Sequence[type[Section]]) -> dict[str, FieldInfo]:
@@ -149,7 +157,11 @@ def _with_variants(schemas: Iterable[type[Section]], file: Path) -> Iterator[tup
     content = read_params(file)
     for schema in schemas:
         keys = variant_keys(schema).values()
-        yield from ((schema, str(name)) for key in keys for name in value_at(content, key, file))
+        for key in keys:
+            entries = value_at(content, key, file)
+            if not isinstance(entries, dict):
+                raise UserError(f"{file}: {key}: got {entries!r}, expected a mapping of names to entries")
+            yield from ((schema, str(name)) for name in entries)
         if not keys:
             yield schema, None
 

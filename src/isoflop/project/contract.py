@@ -15,6 +15,8 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 
 from isoflop.project.yaml_text import dump_graph, flow, flow_mapping, load
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import Section, tracked_keys, variant_keys
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
 from isoflop.runtime.stage_code import CODE_FILE, CODE_STAGE
@@ -36,7 +38,7 @@ def fix(root: Path) -> None:
         keys = _expected_keys(name, stage["cmd"])
         if keys != _param_keys(stage.get("params", [])):
             _set_params(stage, name, keys)
-    (root / "dvc.yaml").write_text(dump_graph(content))
+    write_atomically(root / "dvc.yaml", dump_graph(content))
 
 
 def _set_params(stage: Any, name: str, keys: set[str]) -> None:
@@ -50,7 +52,12 @@ def _set_params(stage: Any, name: str, keys: set[str]) -> None:
 
 
 def _stage_violations(name: str, whole: dict[str, Any], root: Path) -> Iterator[str]:
-    main, stage = _main(name), _body(whole)
+    stage = _body(whole)
+    command = str(stage["cmd"]).split()
+    if command[:3] != ["python", "-m", f"stages.{name}"]:
+        yield f"cmd: got {' '.join(command[:3])}, expected python -m stages.{name}, whose code its digest is of"
+        return
+    main = _main(name)
     arguments = contract(main)
     entries = {f"${{{by}}}" for kind in arguments.values() if _is_section(kind) for by in variant_keys(kind).values()}
     yield from _difference("foreach", {str(whole["foreach"])} if "foreach" in whole else set(), entries)
@@ -67,7 +74,7 @@ def _stage_violations(name: str, whole: dict[str, Any], root: Path) -> Iterator[
         elif kind == Out:
             outputs.update(options[option(argument)])
     outs = {name for kind in ("outs", "metrics", "plots") for name in _out_paths(stage.get(kind, []))}
-    yield from _difference("deps", {str(dep) for dep in stage.get("deps", [])}, inputs)
+    yield from _difference("deps", {str(dep) for dep in stage.get("deps") or []}, inputs)
     yield from _difference("outs", outs, outputs)
     yield from _difference("params", _param_keys(stage.get("params", [])), _expected_keys(name, stage["cmd"]))
 
@@ -93,7 +100,12 @@ def _difference(what: str, declared: set[str], needed: set[str]) -> Iterator[str
 
 
 def _main(stage: str) -> Any:
-    return importlib.import_module(f"stages.{stage}").main
+    try:
+        return importlib.import_module(f"stages.{stage}").main
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"dvc.yaml: stage {stage}: got no module for it ({error}), expected stages/{stage}.py"
+        ) from None
 
 
 def _is_section(kind: Any) -> bool:
@@ -133,8 +145,10 @@ def _options(cmd: str) -> dict[str, list[str]]:
         if token.startswith("--"):
             name = token
             options[name] = []
-        else:
+        elif name:
             options[name].append(token)
+        else:
+            raise UserError(f"dvc.yaml: cmd: got the argument {token!r}, expected options alone: {cmd}")
     return options
 
 
@@ -145,7 +159,12 @@ def _load(root: Path) -> Any:
 if __name__ == "__main__":
     here = Path.cwd()
     sys.path.insert(0, str(here))
-    if "--fix" in sys.argv[1:]:
-        fix(here)
-    found = violations(here)
+    if sys.argv[1:] not in ([], ["--fix"]):
+        sys.exit(f"error: got {' '.join(sys.argv[1:])}, expected no argument or --fix")
+    try:
+        if sys.argv[1:]:
+            fix(here)
+        found = violations(here)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     sys.exit("\n".join(found) if found else 0)

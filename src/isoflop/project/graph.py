@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.stage_code import CODE_STAGE
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Graph:
 
 
 def read_graph(project: Path, targets: Sequence[str] = ()) -> Graph:
-    """Return the graph of ``targets`` (default: all stages; ``sweep`` stands for all ``sweep@…``) and their ancestors.
+    """Return the graph of ``targets`` (default: all stages; ``sweep`` stands for all ``sweep@…``) and their ancestors,
+    without stage ``code``.
 
     Raises:
         UserError: dvc.yaml is not valid, or has no such target.
@@ -37,6 +39,7 @@ def read_graph(project: Path, targets: Sequence[str] = ()) -> Graph:
         with Repo(str(project)) as repo:
             stages = {_name(stage, project): stage for stage in repo.index.stages}
             graph = networkx.relabel_nodes(repo.index.graph, lambda stage: _name(stage, project))
+            graph.remove_nodes_from([CODE_STAGE])  # writes code.yaml, which git has, and is the parent of all
     except DvcException as error:
         raise UserError(f"dvc.yaml: {' '.join(str(error).split())}") from None
     named = {target: [name for name in graph if target in (name, _group(name))] for target in targets}

@@ -5,41 +5,61 @@ To be deleted in version 0.3, with ``isoflop.runtime.params.RENAMED``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
+from ruamel.yaml.error import YAMLError
+
 from isoflop.project.yaml_text import dump, load
-from isoflop.runtime.files import write_atomically, write_json
-from isoflop.runtime.params import PARAMS_FILE, RENAMED
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_atomically
+from isoflop.runtime.params import PARAMS_FILE, renamed_keys
+
+# What dvc.lock can take over from version 0.1 with `dvc commit --force`: these stages compute the same as before.
+UNCHANGED_STAGES = (
+    "download prepare augment train sweep distill prune sparsify qat export quantize float16"
+)  # fmt: skip
 
 
 def migrate(project: Path) -> list[str]:
-    """Rename keys of params.yaml and of the distillation metrics in ``project``; return one line for each change."""
-    done = _rename_params(project / PARAMS_FILE)
+    """Rename keys of params.yaml, presets and distillation metrics of ``project``; return one line for each change.
+
+    Raises:
+        UserError: a params.yaml or preset is not valid YAML.
+    """
+    done: list[str] = []
+    for file in [project / PARAMS_FILE, *sorted((project / "presets").glob("*.yaml"))]:
+        done += _rename_params(file, file.relative_to(project)) if file.is_file() else []
     for file in sorted((project / "metrics").glob("distill-*.json")):
-        facts = json.loads(file.read_text())
-        renamed = {key.replace("taught_", "distilled_", 1): value for key, value in facts.items()}
-        if renamed.get("kept") == "taught":
-            renamed["kept"] = "distilled"
-        if renamed != facts:
-            file.unlink()  # not written through: it may be a link into DVC's cache
-            write_json(file, renamed)
-            done.append(f"{file.relative_to(project)}: renamed taught to distilled")
+        done += [f"{file.relative_to(project)}: renamed taught to distilled"] * _rename_metrics(file)
     return done
 
 
-def _rename_params(file: Path) -> list[str]:
-    content = load(file.read_text())
+def _rename_metrics(file: Path) -> bool:
+    facts = None
+    with contextlib.suppress(ValueError):  # a damaged file is for `isoflop doctor` to report
+        facts = json.loads(file.read_text())
+    if not isinstance(facts, dict) or not any(key.startswith("taught_") or facts[key] == "taught" for key in facts):
+        return False
+    renamed = {key.replace("taught_", "distilled_", 1): value for key, value in facts.items()}
+    renamed["kept"] = "distilled" if renamed.get("kept") == "taught" else renamed.get("kept")
+    write_atomically(file, json.dumps(renamed, indent=1) + "\n")  # a new file, never through a link into DVC's cache
+    return True
+
+
+def _rename_params(file: Path, name: Path) -> list[str]:
+    try:
+        content = load(file.read_text())
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
     done = []
-    for old, new in RENAMED.items():
-        section, before, after = *old.split("."), new.partition(".")[2]
-        keys = content.get(section, {})
-        if before in keys and after not in keys:
-            index = list(keys).index(before)
-            if before in keys.ca.items:  # the comment behind the key
-                keys.ca.items[after] = keys.ca.items.pop(before)
-            keys.insert(index, after, keys.pop(before))
-            done.append(f"{file.name}: renamed {old} to {new}")
+    for section, before, after in renamed_keys(content):
+        keys = content[section]
+        if before in keys.ca.items:  # the comment behind the key
+            keys.ca.items[after] = keys.ca.items.pop(before)
+        keys.insert(list(keys).index(before), after, keys.pop(before))
+        done.append(f"{name}: renamed {section}.{before} to {section}.{after}")
     if done:
         write_atomically(file, dump(content))
     return done

@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from isoflop.project.checking import stage_schemas
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import Section, Shown, declared_keys, read_params, untracked_keys, value_at, variant_keys
 
 REFERENCE = Path("docs/params.md")
@@ -212,7 +213,7 @@ def main(arguments: list[str], project: Path) -> None:
         raise UserError(f"got {' '.join(arguments)}, expected no argument or --check")
     text, file = reference(project), project / REFERENCE
     if not arguments:
-        file.write_text(text)
+        write_atomically(file, text)
     elif not file.is_file() or file.read_text() != text:
         raise UserError(f"{REFERENCE}: differs from the schemas; fix: `python -m isoflop.project.params_reference`")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from isoflop.project.command_output import command_output
-from isoflop.project.migration import migrate
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_atomically
 from isoflop.runtime.stage_code import (
@@ -43,7 +43,7 @@ def package_folder() -> Path:
 
 def runs_installed_code(project: Path) -> bool:
     """Return whether ``project`` runs the stages of the installed package, not its own."""
-    return (project / CODE_FILE).is_file() and not has_own_stages(project)
+    return not has_own_stages(project)
 
 
 def project_texts() -> dict[str, str]:
@@ -73,38 +73,35 @@ def wired_graph(text: str) -> str:
 def upgrade(project: Path, *, force: bool) -> list[str]:
     """Write dvc.yaml and code.yaml of ``project`` for the installed package; return the stages whose code changed.
 
-    A checkout has its own: there only what ``migrate`` renames is rewritten.
-
     An edited dvc.yaml stays if it was made from the dvc.yaml that the package has now.
 
     Raises:
         UserError: ``project`` has its own stages, or the upgrade would lose edits of dvc.yaml that are not committed or
             for which ``force`` is not set.
     """
-    renamed = migrate(project)
-    for line in renamed:
-        print(line)
     if has_own_stages(project):
-        if renamed:
-            return []
         raise UserError(f"{project}: got a checkout with its own stages/, expected a project of `isoflop init`")
     files = project_texts()
     there = (project / _GRAPH).read_text()
-    recorded = recorded_code(project) if (project / CODE_FILE).exists() else {}
+    recorded: dict[str, Any] = {}
+    with contextlib.suppress(UserError):  # missing or damaged: all of it is written
+        recorded = recorded_code(project)
     changed = stale_stages(project) if recorded else installed().stage_names()
     is_edited = _digest(there) not in (recorded.get("graph"), _digest(files[_GRAPH]))
     keeps = is_edited and recorded.get("graph") == _digest(files[_GRAPH])
     if is_edited and not keeps:
         if not force:
             raise UserError(
-                f"{_GRAPH}: got edits of the graph of another version than isoflop {version()}; fix: "
+                f"{_GRAPH}: made by another version of isoflop and then edited; fix: "
                 f"`isoflop upgrade --force` writes the new one, then `git diff {_GRAPH}` shows your edits"
             )
         if not _is_committed(project, there):
             raise UserError(f"{_GRAPH}: got uncommitted edits, which --force would lose; fix: commit them")
-    written = {CODE_FILE.name: files[CODE_FILE.name]} | ({} if keeps else {_GRAPH: files[_GRAPH]})
+    graph = {} if keeps else {_GRAPH: files[_GRAPH]}
+    # code.yaml last: it records which dvc.yaml was written, so that a kill in between is not taken for an edit
+    written = graph | plot_templates() | {CODE_FILE.name: files[CODE_FILE.name]}
     (project / _PLOTS).mkdir(parents=True, exist_ok=True)
-    for name, text in (written | plot_templates()).items():
+    for name, text in written.items():
         write_atomically(project / name, text)
     return changed
 

@@ -46,7 +46,8 @@ def locked_outputs(lock: Path) -> dict[str, set[str]]:
         stages = yaml.load(lock.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
         for stage in stages.values():
             for out in stage.get("outs", []):
-                found.setdefault(out["path"], set()).add(out["md5"])
+                if "md5" in out:
+                    found.setdefault(out["path"], set()).add(out["md5"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {}
     return found

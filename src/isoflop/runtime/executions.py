@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from isoflop.runtime.dvc_md5 import dvc_md5, files_in
 
@@ -15,11 +16,14 @@ _LARGE = 64 << 20  # bytes
 
 def log_execution(outputs: Iterable[Path], seconds: float) -> None:
     """Log that a stage wrote ``outputs`` here, with their hashes, except those of large ones."""
+    with contextlib.suppress(OSError):  # a failure to log must not fail a stage that is done
+        append_log(Path(), json.dumps(_entry(outputs, seconds)) + "\n")
+
+
+def _entry(outputs: Iterable[Path], seconds: float) -> dict[str, Any]:
     sizes = {output: sum(file.stat().st_size for file in files_in(output)) for output in outputs}
     logged = [output for output, size in sizes.items() if size <= max(_LARGE, min(sizes.values()))]
-    line = {"outputs": {output.as_posix(): dvc_md5(output) for output in logged}, "seconds": round(seconds, 2)}
-    with contextlib.suppress(OSError):  # a full disk must not fail a stage that is done
-        append_log(Path(), json.dumps(line) + "\n")
+    return {"outputs": {output.as_posix(): dvc_md5(output) for output in logged}, "seconds": round(seconds, 2)}
 
 
 def executions(project: Path) -> list[tuple[dict[str, str], float]]:

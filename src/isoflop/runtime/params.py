@@ -43,7 +43,7 @@ class Section(BaseModel):
         return []
 
 
-Shown = dict[str, Any]  # a section that a stage prints without validating it; the stages that use it do
+Shown = dict[str, Any]  # a section that a stage prints; the stages that compute with it validate it
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -170,23 +170,23 @@ def read_params(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file}: got {type(content).__name__}, expected sections with keys")
     sections = {str(name): value for name, value in content.items()}
-    for old, new in rename_keys(sections):
-        _warn_once(f"{file}: {old}: renamed to {new}; the old name works until 0.3; fix: `isoflop upgrade`")
+    for section, before, after in list(renamed_keys(sections)):
+        sections[section] = {after if name == before else name: value for name, value in sections[section].items()}
+        _warn_once(
+            f"{file}: {section}.{before}: renamed to {section}.{after}; the old name works until 0.3; fix: "
+            "`isoflop upgrade`"
+        )
     return sections
 
 
-def rename_keys(sections: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rename the keys of ``RENAMED`` in place, keeping their order; return the old and the new name of each."""
-    done = []
+def renamed_keys(sections: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield section, old key and new key of every key in ``sections`` that ``RENAMED`` renames."""
     for old, new in RENAMED.items():
-        section, before, after = *old.split("."), new.partition(".")[2]
-        keys = sections.get(section)
+        section, before = old.split(".")
+        after = new.partition(".")[2]
+        keys = sections.get(section) if isinstance(sections, dict) else None
         if isinstance(keys, dict) and before in keys and after not in keys:
-            values = [(after if name == before else name, value) for name, value in keys.items()]
-            keys.clear()
-            keys.update(values)
-            done.append((old, new))
-    return done
+            yield section, before, after
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         values = vars(_parser(main, arguments).parse_args())
         variant = values.pop("variant", None)
         if whole_params:
-            # by name: an import statement would add all stages to the import closure of this one
+            # by name: `project` is a layer above this one
             importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -61,6 +61,8 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         check_inputs(_inputs(arguments, values))
         main(**values)
         if is_first_process():
+            if missing := [final for final, partial in outputs.items() if not partial.exists()]:
+                raise RuntimeError(f"the stage wrote no {', '.join(map(str, missing))}")
             for final, partial in outputs.items():
                 _replace(partial, final)
             log_execution(outputs, time.monotonic() - began)
@@ -104,8 +106,7 @@ def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.Ar
         if get_origin(annotation) is list:
             parser.add_argument(option(name), type=Path, nargs="+", required=True, metavar="PATH")
         else:
-            is_path = get_origin(annotation) is Annotated or annotation is Path
-            kind = get_args(annotation)[0] if is_path else annotation
+            kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
             parser.add_argument(option(name), type=kind, required=True, metavar=kind.__name__.upper())
     return parser
 
@@ -118,8 +119,6 @@ def _partial(final: Path) -> Path:
 
 
 def _replace(partial: Path, final: Path) -> None:
-    if not partial.exists():
-        raise RuntimeError(f"the stage wrote no {final}")
     _remove(final)
     os.replace(partial, final)
 
@@ -133,18 +132,18 @@ def _remove(path: Path) -> None:
 
 def _one_line(error: Exception, outputs: Iterable[Path]) -> str | None:
     """Return the message for a mistake that the user can fix; None for any other error."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, UserError):
-        return said
+        return message
     named = error.filename if isinstance(error, OSError) else None
     # libraries report a full disk in errors of their own, some without naming the cause
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in said or _is_full(outputs):
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in message or _is_full(outputs):
         where = named or ", ".join(map(str, outputs))
         return f"{where}: the disk is full; fix: free some space and rerun the command"
     if is_out_of_memory(error):
-        return f"out of memory; fix: a smaller recipe.batch_size or train.width ({said[:200]})"
+        return f"out of memory; fix: a smaller recipe.batch_size or train.width ({message[:200]})"
     if isinstance(error, OSError):
-        return f"{named}: {error.strerror}" if error.errno is not None else said
+        return f"{named}: {error.strerror}" if named else message
     return None
 
 

@@ -27,6 +27,7 @@ CODE_FILE = Path("code.yaml")
 CODE_STAGE = "code"  # writes CODE_FILE, so it has no digest in it
 STAGES_PACKAGE = "isoflop.stages"  # of the installed package; in a checkout the stages are the package `stages`
 
+_INIT = "__init__.py"
 _PACKAGE_DATA = (".html", ".css", ".js")  # read by the modules in the same folder, as a template is by its page
 _RUNTIME = "src/isoflop/runtime/"
 _HEAD = """\
@@ -37,7 +38,7 @@ _HEAD = """\
 @dataclass(frozen=True)
 class Code:
     """Where the code is: ``src/isoflop`` and ``stages`` in a checkout; in an installed wheel ``isoflop`` and
-    ``isoflop/stages``. A file is named as in a checkout, wherever it is."""
+    ``isoflop/stages``. ``name`` returns the path that a file has in a checkout, also for a wheel."""
 
     package: Path  # isoflop
     stages: Path
@@ -74,7 +75,7 @@ def installed() -> Code:
 
 def is_runtime(name: str) -> bool:
     """Return whether a file belongs to no stage's code: it is in ``runtime``, which every stage runs through and
-    which cannot change a result, or it is an ``__init__``, which holds no code."""
+    which cannot change a result, or it is an ``__init__``, from which nothing is imported."""
     return name.startswith(_RUNTIME) or name.endswith("/__init__.py")
 
 
@@ -82,6 +83,9 @@ def import_closure(file: Path, code: Code) -> dict[str, Path]:
     """Return all files of ``code`` that ``file`` imports, directly or indirectly, and itself, by name.
 
     Imports inside functions count. Imports under ``if TYPE_CHECKING:`` do not, because they never run.
+
+    Raises:
+        UserError: a file does not parse, or has an import that a digest cannot follow.
     """
     found: dict[str, Path] = {}
     waiting = [file]
@@ -91,9 +95,28 @@ def import_closure(file: Path, code: Code) -> dict[str, Path]:
         if name not in found:
             found[name] = current
             if not is_runtime(name):
-                prefixes = _imported_modules(current.read_bytes())
-                waiting += [path for module in prefixes if (path := code.file(module))]
+                waiting += _imported_files(current, name, code)
     return found
+
+
+def _imported_files(file: Path, name: str, code: Code) -> list[Path]:
+    try:
+        modules = _imported_modules(file.read_bytes())
+    except SyntaxError as error:
+        raise UserError(f"{name}: line {error.lineno}: {error.msg}") from None
+    files = {module: code.file(module) for module in modules if module.partition(".")[0] in ("isoflop", "stages")}
+    root = code.stages.parent  # of the checkout
+    for module in modules - files.keys():
+        first = module.partition(".")[0]
+        if not first or (root != code.package and ((root / f"{first}.py").exists() or (root / first / _INIT).exists())):
+            raise UserError(
+                f"{name}: got an import of {module or 'a relative module'}, expected modules of isoflop or stages by "
+                "their full name: digests follow no others"
+            )
+    for module, path in files.items():
+        if path is None and module.count(".") == 1:  # a public name of isoflop/__init__.py, not a module
+            raise UserError(f"{name}: got an import of {module}, expected an import from the module that defines it")
+    return [path for path in files.values() if path]
 
 
 def code_of_stage(stage: str, code: Code) -> dict[str, Path]:
@@ -108,7 +131,7 @@ def code_of_stage(stage: str, code: Code) -> dict[str, Path]:
 
 
 def code_digest(stage: str, code: Code) -> str:
-    """Return SHA-256 over the names and contents of ``code_of_stage``: equal for a wheel and the checkout it is of."""
+    """Return SHA-256 over the names and contents of ``code_of_stage``: equal for a wheel and its checkout."""
     digest = hashlib.sha256()
     for name, file in code_of_stage(stage, code).items():
         digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
@@ -127,10 +150,15 @@ def check_own_code(project: Path = Path()) -> None:
     Raises:
         UserError: it is not, or code.yaml does not have it.
     """
-    package, _, stage = (getattr(sys.modules["__main__"].__spec__, "name", None) or "").rpartition(".")
-    is_stage = package in (STAGES_PACKAGE, "stages") and stage != CODE_STAGE
-    if is_stage and (stale := stale_stages(project, [stage])):
+    stage = running_stage()
+    if stage and stage != CODE_STAGE and (stale := stale_stages(project, [stage])):
         raise UserError(stale_message(stale, project))
+
+
+def running_stage() -> str | None:
+    """Return the stage that this process runs as ``python -m``; None if it runs none."""
+    package, _, stage = (getattr(sys.modules["__main__"].__spec__, "name", None) or "").rpartition(".")
+    return stage if package in (STAGES_PACKAGE, "stages") else None
 
 
 def stale_stages(project: Path, stages: list[str] | None = None) -> list[str]:
@@ -149,11 +177,11 @@ def stale_message(stages: list[str], project: Path) -> str:
     """Return one line for the user."""
     if has_own_stages(project):
         return (
-            f"{CODE_FILE}: got another digest than the code of {', '.join(stages)} has; fix: `dvc repro` updates "
-            f"{CODE_FILE} and reruns the stages that changed"
+            f"{CODE_FILE}: the code of {', '.join(stages)} changed after it was written; fix: `dvc repro` updates it "
+            "and reruns the stages that changed"
         )
     return (
-        f"{CODE_FILE}: got another code of {', '.join(stages)} than the installed isoflop {version()} has; fix: "
+        f"{CODE_FILE}: written for other code of {', '.join(stages)} than isoflop {version()} has; fix: "
         f"`isoflop upgrade && dvc repro` reruns the stages that changed, or install the version that {CODE_FILE} names"
     )
 
@@ -197,16 +225,18 @@ def version() -> str:
 
 
 @functools.lru_cache(maxsize=512)
-def _imported_modules(source: bytes) -> tuple[str, ...]:
-    """Return the modules of ours that a source imports, their packages included, sorted."""
+def _imported_modules(source: bytes) -> frozenset[str]:
+    """Return the modules that a source imports, their packages included; "" for a relative import."""
     modules: set[str] = set()
     for node in _running_nodes(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            modules.add("")
+        elif isinstance(node, ast.ImportFrom) and node.module:
             modules.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
-    ours = [module.split(".") for module in modules if module.split(".")[0] in ("isoflop", "stages")]
-    return tuple(sorted({".".join(parts[:length]) for parts in ours for length in range(1, len(parts) + 1)}))
+    parts = [module.split(".") for module in modules]
+    return frozenset(".".join(names[:length]) for names in parts for length in range(1, len(names) + 1))
 
 
 def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from isoflop.data.loading import TrainingImages
 from isoflop.runtime.processes import is_first_process
-from isoflop.runtime.stage_code import code_digest, import_closure, installed, is_runtime
+from isoflop.runtime.stage_code import code_digest, import_closure, installed, is_runtime, running_stage
 
 _FOLDER = Path(".isoflop") / "resume"
 
@@ -46,9 +45,8 @@ def _key(images: TrainingImages, facts: tuple[Any, ...]) -> str:
 
 def _code() -> str:
     """Digest of the code that the running stage imports; outside of a stage, of the code that ``fit`` imports."""
-    package, _, stage = (getattr(sys.modules["__main__"].__spec__, "name", None) or "").rpartition(".")
-    code = installed()
-    if package in ("stages", "isoflop.stages") and stage in code.stage_names():
+    stage, code = running_stage(), installed()
+    if stage in code.stage_names():
         return code_digest(stage, code)
     digest = hashlib.sha256()
     for name, file in sorted(import_closure(code.package / "training" / "fitting.py", code).items()):
