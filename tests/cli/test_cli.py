@@ -245,17 +245,17 @@ def test_outside_a_project_is_one_clear_line(
 
 
 MADE = {  # what a command wants that `dvc repro` makes
-    ("release",): "ship/MODEL_CARD.md: not found; `dvc repro` makes it",
-    ("summary",): "metrics/variants.json: not found; `dvc repro` makes it",
-    ("predict", "ship/model.onnx", "x.png"): "ship/model.onnx: not found; `dvc repro` makes it",
-    ("predict", "onnx/base.onnx", "x.png", "--json"): "onnx/base.onnx: not found; `dvc repro` makes it",
+    ("release",): "ship/MODEL_CARD.md: not found; fix: `dvc repro` writes it",
+    ("summary",): "metrics/variants.json: not found; fix: `dvc repro` writes it",
+    ("predict", "ship/model.onnx", "x.png"): "ship/model.onnx: not found; fix: `dvc repro` writes it",
+    ("predict", "onnx/base.onnx", "x.png", "--json"): "onnx/base.onnx: not found; fix: `dvc repro` writes it",
     ("predict", "elsewhere.onnx", "x.png"): "elsewhere.onnx: not found; expected an ONNX file",
     ("demo",): "ship/demo/index.html: not found; fix: set demo.enabled to true in params.yaml and run `dvc repro demo`",
-    ("report",): "report/index.html: not found; `dvc repro` makes it",
+    ("report",): "report/index.html: not found; fix: `dvc repro` writes it",
     ("report", "--compare", "HEAD"):
-        "--compare HEAD: dvc.lock: not found in that commit; `dvc repro` makes it, `git commit` keeps it",
-    ("plan", "--flops", "1e12"): "scaling/law.json: not found; `dvc repro` makes it",
-    ("savings",): "dvc.lock: not found; `dvc repro` makes it",
+        "--compare HEAD: dvc.lock: not found in that commit; fix: run `dvc repro`, then commit dvc.lock",
+    ("plan", "--flops", "1e12"): "scaling/law.json: not found; fix: `dvc repro` writes it",
+    ("savings",): "dvc.lock: not found; fix: `dvc repro` writes it",
 }  # fmt: skip
 
 
@@ -335,11 +335,11 @@ def test_right_parameters_pass(tmp_path: Path) -> None:
          "params.yaml: train.widht: unknown key; did you mean 'width'?"),
         ({"train": {"width": 8}}, "params.yaml: train.seed: the key is missing"),
         ({"train": {"width": 4, "seed": 0}},
-         "params.yaml: train.width: found 4 (integer), expected greater than or equal to 8"),
+         "params.yaml: train.width: got 4 (integer), expected greater than or equal to 8"),
         ({"sweep": {"runs": {"fractions": [1.0]}, "widths": [8], "witdhs": []}},
          "params.yaml: sweep.witdhs: unknown key; did you mean 'widths'?"),
         ({"sweep": {"runs": {"fractions": 1.0}, "widths": [8]}},
-         "params.yaml: sweep.runs.fractions: found 1.0 (number), expected a valid list"),
+         "params.yaml: sweep.runs.fractions: got 1.0 (number), expected a valid list"),
         ({"sweep": None}, "params.yaml: sweep: the key is missing"),
         ({"trane": {}}, "params.yaml: trane: unknown key; did you mean 'train'?"),
         ({"train": None, "trane": {"width": 8, "seed": 0}}, "params.yaml: trane: unknown key; did you mean 'train'?"),
@@ -350,7 +350,7 @@ def test_right_parameters_pass(tmp_path: Path) -> None:
          "params.yaml: augment.policy.0.name: unknown transform 'HorizontalFlipp'; did you mean 'HorizontalFlip'?"),
         ({"train": {"width": "8", "seed": 0}, "trane": 1},
          "params.yaml: trane: unknown key; did you mean 'train'?; "
-         "params.yaml: train.width: found '8' (string), expected a valid integer"),
+         "params.yaml: train.width: got '8' (string), expected a valid integer"),
     ],
 )  # fmt: skip
 def test_every_mistake_is_named_once(tmp_path: Path, sections: dict[str, object], said: str) -> None:
@@ -358,7 +358,7 @@ def test_every_mistake_is_named_once(tmp_path: Path, sections: dict[str, object]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("a: [", "not valid YAML"), ("- 1\n", "found list, expected sections"), (None, "not found")]
+    ("content", "said"), [("a: [", "not valid YAML"), ("- 1\n", "got list, expected sections"), (None, "not found")]
 )
 def test_a_params_yaml_that_is_none(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:
@@ -390,11 +390,11 @@ def test_check_looks_at_every_stage_of_the_project(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(lax)
     done = run_command("isoflop", "check", cwd=tmp_path)
     assert done.stdout.startswith("params.yaml: valid for all ") and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("warning: params.yaml: ship.max_accuracy_drop: found 0.25, with which a variant may ")
+    assert done.stderr.startswith("warning: params.yaml: ship.max_accuracy_drop: got 0.25, which allows a loss of 25 ")
     wrong = text.replace("objective: latency", "objective: speed").replace("method: auto", "method: guess")
     (tmp_path / "params.yaml").write_text(wrong + "spare: 1\n")
     done = run_command("isoflop", "check", cwd=tmp_path, check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: params.yaml: ") and "params.yaml: spare: unknown key; " in done.stderr
-    assert "; params.yaml: ship.objective: found 'speed' (string), expected 'latency' or 'bytes'" in done.stderr
-    assert "; params.yaml: quantize.method: found 'guess' (string), expected " in done.stderr
+    assert "; params.yaml: ship.objective: got 'speed' (string), expected 'latency' or 'bytes'" in done.stderr
+    assert "; params.yaml: quantize.method: got 'guess' (string), expected " in done.stderr

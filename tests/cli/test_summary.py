@@ -72,7 +72,7 @@ def test_a_missing_file_is_one_line_that_says_what_to_do(
     assert cli.main(["summary"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"error: {name}: not found; `dvc repro` makes it\n"
+    assert printed.err == f"error: {name}: not found; fix: `dvc repro` writes it\n"
 
 
 def test_without_the_study_the_variants_are_shown(

@@ -375,8 +375,8 @@ def test_upgrade_keeps_changes_of_the_graph_or_asks(
     digest = yaml.safe_load(recorded)["graph"]
     code.write_text(recorded.replace(digest, "0" * 64))  # as if another version had written dvc.yaml
     for arguments, said in [
-        (["upgrade"], "error: dvc.yaml: has changes of yours, and isoflop "),
-        (["upgrade", "--force"], "error: dvc.yaml: has changes that are not committed, which --force would lose"),
+        (["upgrade"], "error: dvc.yaml: made by another version of isoflop and then edited; fix: "),
+        (["upgrade", "--force"], "error: dvc.yaml: got uncommitted edits, which --force would lose"),
     ]:
         assert cli.main(arguments) == 1
         assert capsys.readouterr().err.startswith(said) and graph.read_text() == mine
@@ -388,6 +388,10 @@ def test_upgrade_keeps_changes_of_the_graph_or_asks(
 def test_upgrade_is_not_for_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     shutil.copytree(ROOT / "stages", tmp_path / "stages")
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copy(ROOT / "presets" / "smoke.yaml", tmp_path / "params.yaml")
+    (tmp_path / "data" / "images").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["upgrade"]) == 1
-    assert "has stages/ of its own, expected a project that `isoflop init` made" in capsys.readouterr().err
+    before = (tmp_path / "dvc.yaml").read_bytes()
+    assert cli.main(["upgrade"]) == 0
+    assert capsys.readouterr().out == "up to date: a checkout has its own dvc.yaml and code.yaml\n"
+    assert (tmp_path / "dvc.yaml").read_bytes() == before and not (tmp_path / "code.yaml").exists()

@@ -47,7 +47,8 @@ def test_a_file_of_dvc_that_a_kill_cut_short_is_named_with_its_cure(clone: Path,
     said = run_command("isoflop", "doctor", cwd=clone, check=False)
     assert said.returncode == 1 and f"rm {cut_short}" in said.stdout
     (clone / cut_short).unlink()
-    assert executed(run_command("dvc", "repro", cwd=clone).stdout) == set()
+    uncached = {"code"} if cut_short == "dvc.lock" else set()  # code.yaml is in git, so not in DVC's run cache
+    assert executed(run_command("dvc", "repro", cwd=clone).stdout) == uncached
     assert lock(clone) == before
 
 

@@ -139,7 +139,7 @@ def test_a_failing_stage_names_the_key_and_keeps_what_came_before(clone: Path) -
     before = (clone / "models/base/weights.safetensors").read_bytes()
     failed = run_command("dvc", "repro", cwd=clone, check=False)
     assert failed.returncode != 0
-    assert "params.yaml: evaluate.ece_bins: found 'many' (string), expected a valid integer" in failed.stderr
+    assert "params.yaml: evaluate.ece_bins: got 'many' (string), expected a valid integer" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert (clone / "models/base/weights.safetensors").read_bytes() == before
     (clone / "params.yaml").write_text(params)
@@ -152,5 +152,5 @@ def test_check_finds_a_mistake_before_any_stage_runs(tmp_path: Path) -> None:
     (project / "params.yaml").write_text(params.replace("  objective: latency", "  objective: speed"))
     done = run_command("isoflop", "check", cwd=project, check=False)
     assert done.returncode != 0
-    assert "params.yaml: ship.objective: found 'speed' (string), expected" in done.stderr
+    assert "params.yaml: ship.objective: got 'speed' (string), expected" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -43,7 +43,7 @@ def test_a_changed_schema_makes_the_page_stale(tmp_path: Path) -> None:
     for name in ("src", "stages", "docs", "presets"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    schema = tmp_path / "src" / "isoflop" / "shipping.py"
+    schema = tmp_path / "src" / "isoflop" / "shipping" / "choosing.py"
     text = schema.read_text()
     old = "max_latency_ms: float | None = Field(gt=0)"
     assert old in text
@@ -52,7 +52,7 @@ def test_a_changed_schema_makes_the_page_stale(tmp_path: Path) -> None:
     here = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path / "src")}
     done = run_command(*command, "--check", check=False, **here)  # type: ignore[arg-type]
     assert done.returncode == 1
-    cure = "run `python -m isoflop.project.params_reference`"
-    assert done.stderr == f"error: {REFERENCE}: not what the schemas say; {cure}\n"
+    cure = "fix: `python -m isoflop.project.params_reference`"
+    assert done.stderr == f"error: {REFERENCE}: differs from the schemas; {cure}\n"
     run_command(*command, **here)  # type: ignore[arg-type]
     assert "number above 0 and at most 9, or null" in (tmp_path / REFERENCE).read_text()

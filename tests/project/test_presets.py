@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_preset_is_written_where_there_is_no_params_yaml(project: Path) -> Non
 
 def test_changes_that_are_kept_nowhere_else_are_not_overwritten(project: Path) -> None:
     (project / "params.yaml").write_text(MINE)
-    with pytest.raises(UserError, match=r"^params\.yaml: has changes that are neither committed nor a preset; "):
+    with pytest.raises(UserError, match=r"^params\.yaml: got changes that are neither committed nor in a preset; fix: "):
         apply_preset(project, "digits", force=False)
     assert (project / "params.yaml").read_text() == MINE
     run_command("git", "add", "params.yaml", cwd=project)  # staged is not committed: the next add would lose it
@@ -85,13 +86,16 @@ def test_an_unknown_preset_names_the_nearest(project: Path, name: str, hint: str
     assert str(error.value).startswith(f"preset {name!r}: unknown; ") and hint in str(error.value)
 
 
-def test_a_project_without_presets(tmp_path: Path) -> None:
+def test_a_checkout_without_presets(tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
     with pytest.raises(UserError, match="got no presets"):
         read_presets(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "presets").glob("*.yaml")))
-def test_every_preset_of_this_project_is_described_and_valid(name: str) -> None:
+def test_every_preset_of_this_project_is_described_and_valid(name: str, tmp_path: Path) -> None:
     (preset,) = [preset for preset in read_presets(ROOT) if preset.name == name]
     assert preset.description
-    check(stage_schemas(ROOT).values(), ROOT / "presets" / f"{name}.yaml")
+    shutil.copy(ROOT / "presets" / f"{name}.yaml", tmp_path / "params.yaml")
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    check(stage_schemas(ROOT).values(), tmp_path / "params.yaml")
