@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isoflop.runtime.stage_code import checkout, code_text
 from tests.conftest import ROOT, run_command
 from tests.file_server import closed_port
 
@@ -22,6 +23,7 @@ def run_download(folder: Path, check: bool = True, **data: str) -> subprocess.Co
     values = {"source": "images", "path": "data/images", "url": "null", "sha256": "null"} | data
     lines = "".join(f"  {name}: {value}\n" for name, value in values.items())
     (folder / "params.yaml").write_text(f"data:\n{lines}")
+    (folder / "code.yaml").write_text(code_text(checkout(ROOT)))
     return run_command(
         sys.executable, "-m", "stages.download", "--raw", "data/raw", cwd=folder, check=check,
         PYTHONPATH=str(ROOT), NO_PROXY="127.0.0.1", ISOFLOP_MIRROR="",
@@ -119,5 +121,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk: Path, tmp_path: 
     (tmp_path / "big.zip").write_bytes(stream.getvalue())
     done = run_download(small_disk, check=False, path=str(tmp_path / "big.zip"))
     assert done.returncode == 1
-    assert done.stderr == "error: download: data/raw: the disk is full; free some space and run it again\n"
+    assert done.stderr == "error: download: data/raw: the disk is full; fix: free some space and rerun the command\n"
     assert list((small_disk / "data").iterdir()) == []

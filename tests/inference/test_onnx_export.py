@@ -24,6 +24,7 @@ from isoflop.inference.onnx_files import open_classifier, read_graph
 from isoflop.inference.sessions import sessions
 from isoflop.models.model_files import Model, digest, load_model, save_model
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.stage_code import checkout, code_text
 from tests.conftest import ROOT, run_command
 from tests.exports import exported, quantized, trained
 from tests.networks import FAMILIES, digits_split
@@ -225,6 +226,7 @@ def test_the_stage_reports_a_model_that_it_cannot_read_in_one_line(tmp_path: Pat
     command = [sys.executable, "-m", "stages.export", "--model", "base", "--val", "val", "--onnx", "base.onnx"]
     shutil.copytree(ROOT / "stages", tmp_path / "stages")
     shutil.copytree(ROOT / "src", tmp_path / "src")
+    (tmp_path / "code.yaml").write_text(code_text(checkout(tmp_path)))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: export: base: not a readable model (")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "base.onnx").exists()

@@ -15,7 +15,7 @@ from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
 from isoflop.report.glossary import DIAGNOSTICS
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.stage_code import project_code_sha256
+from isoflop.runtime.stage_code import checkout, code_text, project_code_sha256
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.diagnostics import Kind
 from isoflop.scaling.runs import read_study
@@ -154,8 +154,8 @@ def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path)
         f"4 of 360 images are misclassified. Most frequent (label → prediction): {CLASSES[0]} → {CLASSES[1]} (3)",
         "Width 32: predicted loss", "Predictions for the widths in scaling.predict",
         "−2.22", "0.057", "<b>seven", "changes the prediction for 7 test images", "The shipped variant changes 6:",
-        "<i>conv8 (FP32)", "validation accuracy 98.0 % distilled, 97.0 % for the control", "61.0 % before the last",
-        "98.4 %", "75.1 %", "Channels: a 64 → 48.", "7 Gelu run in float", "4.5 MB",
+        "<i>conv8 (FP32)", "validation accuracy 98.0 % with distillation, 97.0 % for the control",
+        "61.0 % before the last", "98.4 %", "75.1 %", "Channels: a 64 → 48.", "7 Gelu run in float", "4.5 MB",
         "Some CPU @ 2.0 GHz", "batch size 64, 1 thread", "isoflop savings",
     ):  # fmt: skip
         assert expected in text, expected
@@ -205,7 +205,8 @@ def test_empty_sections_are_explained(project: Path, tmp_path: Path) -> None:
     page = report(empty, tmp_path / "report")
     text = words(page)
     for expected in (
-        "none dropped", "None: every image could be decoded", "All 360 images are classified correctly",
+        "none dropped", "None: the checks enabled in prepare.drop found no undecodable",
+        "All 360 images are classified correctly",
         "All variants predict the same class as the base", "the base itself ships: no compressed variant qualifies",
         "Not testable (no interval)", "Twice the width of the study’s largest model",
     ):  # fmt: skip
@@ -252,6 +253,7 @@ def test_a_broken_metrics_file_is_an_error(project: Path, tmp_path: Path) -> Non
 
 def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "project")
+    (tmp_path / "project" / "code.yaml").write_text(code_text(checkout(ROOT)))
     options = [
         "--metrics=metrics",
         "--plots=plots",
@@ -261,7 +263,8 @@ def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
     ]
     command = ["python", "-m", "stages.report", *options, "--code", "src"]
     run_command(*command, cwd=tmp_path / "project", PYTHONPATH=str(ROOT))
-    assert (tmp_path / "project" / "report" / "index.html").read_text() == report(project, tmp_path / "again")
+    written = (tmp_path / "project" / "report" / "index.html").read_text()
+    assert written == report(tmp_path / "project", tmp_path / "again")
 
 
 def test_the_stage_shows_all_sections_of_the_parameters() -> None:

@@ -175,7 +175,7 @@ def test_without_options_it_prints_the_path_of_the_report(
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["report"]) == 1
-    assert capsys.readouterr().err == "error: report/index.html: not found; `dvc repro` makes it\n"
+    assert capsys.readouterr().err == "error: report/index.html: not found; fix: `dvc repro` writes it\n"
 
 
 def test_only_differences_are_listed(tmp_path: Path) -> None:

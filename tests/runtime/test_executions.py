@@ -48,7 +48,7 @@ def test_a_workspace_that_cannot_be_written_costs_no_output(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("lock", "said"),
     [
-        (None, "dvc.lock: not found; `dvc repro` makes it"),
+        (None, "dvc.lock: not found; fix: `dvc repro` writes it"),
         ("schema: '2.0'\n", "dvc.lock: got no stages, expected those that `dvc repro` ran"),
         ("<<<<<<< HEAD\nstages: {\n", "dvc.lock: not valid YAML"),
     ],

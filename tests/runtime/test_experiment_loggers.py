@@ -119,6 +119,7 @@ def test_wandb_keeps_an_offline_run(splits: tuple[Split, Split]) -> None:
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_logger_that_is_not_installed_is_one_clear_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match=rf"train\.logger: got '{name}', which takes .*: `pip install 'isoflop\[") as e:
+    said = rf"train\.logger: got '{name}', which needs .*; fix: `pip install 'isoflop\[{name}\]'`"
+    with pytest.raises(UserError, match=said) as e:
         ExperimentLog(name, "base", {})
     assert "\n" not in str(e.value) and not LOGS.exists()

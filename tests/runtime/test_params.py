@@ -110,9 +110,10 @@ def test_patches_that_do_not_tile_the_image_are_told_before_anything_runs(tmp_pa
 def test_images_that_dvc_keeps_are_to_be_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "presets" / "smoke.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"data\.path: got nothing at data/images, expected a folder"):
+    with pytest.raises(UserError, match=r"data\.path: got data/images, which does not exist; expected a folder"):
         check(stage_schemas(ROOT).values())
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "images.dvc").touch()
-    with pytest.raises(UserError, match=r"data\.path: got nothing at data/images, which DVC keeps: `dvc pull`"):
+    said = r"data\.path: got data/images, which does not exist; expected what DVC tracks there; fix: `dvc pull`"
+    with pytest.raises(UserError, match=said):
         check(stage_schemas(ROOT).values())

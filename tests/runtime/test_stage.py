@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from isoflop.runtime.signature import In, Out, contract, option
+from isoflop.runtime.stage_code import checkout, code_text
 from tests.conftest import ROOT, run_command
 
 STAGE = """
@@ -127,7 +128,7 @@ def test_a_wrong_command_line_is_one_line(project: Path) -> None:
 
 def test_too_little_memory_is_one_line(project: Path) -> None:
     done = run_stage(project, "memory", "one.txt")
-    said = "error: adder: out of memory; a smaller recipe.batch_size or train.width needs less ("
+    said = "error: adder: out of memory; fix: a smaller recipe.batch_size or train.width ("
     assert done.stderr.startswith(said)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
 
@@ -142,7 +143,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path, label: str) -
         pytest.skip(f"no mounts here: {mounted.stderr}")
     try:
         done = run_stage(project, label, "one.txt")
-        assert re.fullmatch("error: adder: out/.*: the disk is full; free some space and run it again\n", done.stderr)
+        said = "error: adder: out/.*: the disk is full; fix: free some space and rerun the command\n"
+        assert re.fullmatch(said, done.stderr)
         assert done.returncode == 1 and contents(project) == []
     finally:
         run_command("umount", str(out), cwd=project)
@@ -172,6 +174,7 @@ def test_it_does_not_look_at_what_no_stage_knows_and_at_drafts(tmp_path: Path) -
 @pytest.mark.parametrize("stage", ["download", "sweep", "train"])
 def test_a_stage_that_is_early_or_long_looks_at_the_values_of_all(tmp_path: Path, stage: str) -> None:
     shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    (tmp_path / "code.yaml").write_text(code_text(checkout(ROOT)))
     params = (ROOT / "presets" / "smoke.yaml").read_text()
     (tmp_path / "params.yaml").write_text(re.sub("  max_latency_ms: .*", "  max_latency_ms: -3", params))
     kinds = contract(importlib.import_module(f"stages.{stage}").main).items()
@@ -180,4 +183,4 @@ def test_a_stage_that_is_early_or_long_looks_at_the_values_of_all(tmp_path: Path
     assert done.returncode == 1 and done.stderr == (
         f"error: {stage}: params.yaml: ship.max_latency_ms: got -3 (integer), expected greater than 0\n"
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.yaml", "params.yaml", "stages"]

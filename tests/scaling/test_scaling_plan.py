@@ -57,7 +57,7 @@ def test_plan_for_a_budget_a_loss_a_size_and_a_latency(
     assert planned(project, capsys, "--latency-ms", "0.2")["parameters"] == pytest.approx(20_000, rel=0.02)
     assert cli.main(["plan", "--flops", "1e11"]) == 0
     shown = capsys.readouterr().out
-    assert "best (1e11 FLOPs): width" in shown and "95 % intervals of the loss: law" in shown
+    assert "planned budget (1e11 FLOPs): width" in shown and "95 % intervals of the loss: law" in shown
 
 
 def test_plan_errors(

@@ -97,7 +97,7 @@ def print_plan(known: KnownLaw, best: Optimum, as_json: bool) -> None:
         content: dict[str, Any] = digits(asdict(best)) | {"trusted": not diagnostics, "diagnostics": diagnostics}
         print(json.dumps(content, indent=1))
         return
-    print(budget_in_words("best", digits(asdict(best))))
+    print(budget_in_words("planned", digits(asdict(best))))
     if best.loss_interval and best.loss_prediction:
         law, run = ("{:.4g} to {:.4g}".format(*interval) for interval in (best.loss_interval, best.loss_prediction))
         print(f"95 % intervals of the loss: law {law}, a single run {run}")
