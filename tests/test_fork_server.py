@@ -138,7 +138,10 @@ def started(project: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_arrives(project: Path, sent: signal.Signals) -> None:
     # the signal may arrive before the write of the line has returned
-    write(project, "try:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    sys.exit(130)")
+    write(
+        project,
+        "try:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    sys.exit(130)",
+    )
     with started(project) as client:
         client.send_signal(sent)
         assert client.wait(20) == {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}[sent]
