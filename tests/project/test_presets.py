@@ -51,9 +51,8 @@ def test_a_preset_is_written_where_there_is_no_params_yaml(project: Path) -> Non
 
 def test_changes_that_are_kept_nowhere_else_are_not_overwritten(project: Path) -> None:
     (project / "params.yaml").write_text(MINE)
-    with pytest.raises(
-        UserError, match=r"^params\.yaml: got changes that are neither committed nor in a preset; fix: "
-    ):
+    said = r"^params\.yaml: got changes that are neither committed nor in a preset; fix: "
+    with pytest.raises(UserError, match=said):
         apply_preset(project, "digits", force=False)
     assert (project / "params.yaml").read_text() == MINE
     run_command("git", "add", "params.yaml", cwd=project)  # staged is not committed: the next add would lose it
