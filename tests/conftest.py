@@ -21,6 +21,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))  # the tests import stages.*, as `python -m stages.NAME` does
 
 
+# Libraries set these on import. The command of a user does not have them, and the fork server refuses requests with
+# other variables than its own. A mirror of this machine must not decide what the tests see.
+_SET_BY_IMPORTS = (
+    "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "LD_LIBRARY_PATH", "PYTORCH_NVML_BASED_CUDA_CHECK", "RAY_CLIENT_MODE",
+    "TORCHINDUCTOR_CACHE_DIR",
+)  # fmt: skip
+_NOT_PASSED_ON = (*_SET_BY_IMPORTS, "ISOFLOP_MIRROR")
+_AT_START = {name: os.environ[name] for name in _SET_BY_IMPORTS if name in os.environ}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """One fork server for all test processes."""
     if not hasattr(config, "workerinput"):
@@ -50,8 +60,7 @@ def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> sub
         programs.insert(0, forks)
         command = ("python" if command[0] == sys.executable else command[0], *command[1:])
     path = os.pathsep.join(programs)
-    # a mirror of this machine must not decide what the tests see
-    inherited = {name: value for name, value in os.environ.items() if name != "ISOFLOP_MIRROR"}
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON} | _AT_START
     environment = {**inherited, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
     if check and done.returncode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import shutil
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.files import write_json
+from isoflop.runtime.files import file_sha256, write_json
 from isoflop.runtime.params import Section
 from isoflop.shipping.model_card import model_card
 
@@ -193,9 +192,8 @@ def ship(
     Raises:
         UserError: a metrics file is unreadable, or the chosen variant has no ONNX file.
     """
-    timings = _read(latency)
-    choices = candidates(_read(variants), timings)
-    facts_of_data = _read(data)
+    scores, timings, facts_of_data = _read(variants), _read(latency), _read(data)
+    choices = candidates(scores, timings)
     made = choose(choices, params, facts_of_data["images"]["val"])
     source = onnx / f"{made.chosen.name}.onnx"
     if not source.is_file():
@@ -212,12 +210,9 @@ def ship(
         "candidates": [_reported(item, choices[0], made) for item in choices],
     }
     write_json(choice, facts)
-    measured = _read(variants), timings, facts_of_data
-    card.write_text(model_card(made.chosen.name, made.why, *measured, data_source, model))
+    card.write_text(model_card(made.chosen.name, made.why, scores, timings, facts_of_data, data_source, model))
     listed = dict(zip(SHIPPED, (card, choice, model), strict=True))
-    sums.write_text(
-        "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in listed.items())
-    )
+    sums.write_text("".join(f"{file_sha256(file)}  {name}\n" for name, file in listed.items()))
     return [made.chosen, *(item for item in choices if item is not made.chosen)]
 
 
