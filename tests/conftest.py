@@ -49,6 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def inherited_environment() -> dict[str, str]:
+    """The environment of this process, without what a library or this machine added to it."""
+    return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON} | _AT_START
+
+
 def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command with this environment's programs first on the PATH; its output comes back as text.
 
@@ -60,8 +65,7 @@ def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> sub
         programs.insert(0, forks)
         command = ("python" if command[0] == sys.executable else command[0], *command[1:])
     path = os.pathsep.join(programs)
-    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON} | _AT_START
-    environment = {**inherited, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
+    environment = {**inherited_environment(), "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200", **env}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
     if check and done.returncode:
         shown = f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"

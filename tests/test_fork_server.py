@@ -16,7 +16,7 @@ import yaml
 
 from isoflop.runtime.dvc_md5 import dvc_md5
 from tests import fork_server
-from tests.conftest import run_command
+from tests.conftest import inherited_environment, run_command
 
 pytestmark = pytest.mark.skipif(fork_server.VARIABLE not in os.environ, reason="no fork server on this machine")
 
@@ -127,7 +127,7 @@ def started(project: Path) -> subprocess.Popen[str]:
     client = subprocess.Popen(
         [f"{os.environ[fork_server.VARIABLE]}/{command[0]}", *command[1:]],
         cwd=project,
-        env=os.environ | {"PATH": path},
+        env=inherited_environment() | {"PATH": path},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -153,7 +153,7 @@ def test_what_is_killed_takes_its_fork_along(project: Path) -> None:
         while not (project / "pid").exists() or not (project / "pid").read_text():
             time.sleep(0.01)
         pid = int((project / "pid").read_text())
-        assert pid != client.pid
+        assert pid != client.pid, "the command was not forked"
         client.kill()
     until = time.monotonic() + 20
     while Path(f"/proc/{pid}").exists():
