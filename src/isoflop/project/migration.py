@@ -49,10 +49,15 @@ def _rename_metrics(file: Path) -> bool:
     facts = None
     with contextlib.suppress(ValueError):  # a damaged file is for `isoflop doctor` to report
         facts = json.loads(file.read_text())
-    if not isinstance(facts, dict) or not any(key.startswith("taught_") or facts[key] == "taught" for key in facts):
+    if not isinstance(facts, dict):
         return False
-    renamed = {key.replace("taught_", "distilled_", 1): value for key, value in facts.items()}
-    renamed["kept"] = "distilled" if renamed.get("kept") == "taught" else renamed.get("kept")
+    values = {"taught": "distilled"}  # of key "kept"
+    renamed = {
+        key.replace("taught_", "distilled_", 1): values.get(value, value) if isinstance(value, str) else value
+        for key, value in facts.items()
+    }
+    if renamed == facts:
+        return False
     write_atomically(file, json.dumps(renamed, indent=1) + "\n")  # a new file, never through a link into DVC's cache
     return True
 

@@ -88,27 +88,33 @@ def import_closure(file: Path, code: Code) -> dict[str, Path]:
         UserError: a file does not parse, or has an import that a digest cannot follow.
     """
     found: dict[str, Path] = {}
-    waiting = [file]
+    waiting, strays = [file], _modules_at_the_root(code)
     while waiting:
         current = waiting.pop()
         name = code.name(current)
         if name not in found:
             found[name] = current
             if not is_runtime(name):
-                waiting += _imported_files(current, name, code)
+                waiting += _imported_files(current, name, code, strays)
     return found
 
 
-def _imported_files(file: Path, name: str, code: Code) -> list[Path]:
+def _modules_at_the_root(code: Code) -> set[str]:
+    """Return the modules next to ``stages`` in a checkout, which no digest follows, and "" for a relative import."""
+    root = code.stages.parent
+    if root == code.package:  # an installed wheel
+        return {""}
+    return {"", *(file.stem for file in root.glob("*.py")), *(file.parent.name for file in root.glob(f"*/{_INIT}"))}
+
+
+def _imported_files(file: Path, name: str, code: Code, strays: set[str]) -> list[Path]:
     try:
         modules = _imported_modules(file.read_bytes())
     except SyntaxError as error:
         raise UserError(f"{name}: line {error.lineno}: {error.msg}") from None
     files = {module: code.file(module) for module in modules if module.partition(".")[0] in ("isoflop", "stages")}
-    root = code.stages.parent  # of the checkout
     for module in modules - files.keys():
-        first = module.partition(".")[0]
-        if not first or (root != code.package and ((root / f"{first}.py").exists() or (root / first / _INIT).exists())):
+        if module.partition(".")[0] in strays:
             raise UserError(
                 f"{name}: got an import of {module or 'a relative module'}, expected modules of isoflop or stages by "
                 "their full name: digests follow no others"
