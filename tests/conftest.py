@@ -21,14 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))  # the tests import stages.*, as `python -m stages.NAME` does
 
 
-# Libraries set these on import. The command of a user does not have them, and the fork server refuses requests with
-# other variables than its own. A mirror of this machine must not decide what the tests see.
-_SET_BY_IMPORTS = (
-    "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "LD_LIBRARY_PATH", "PYTORCH_NVML_BASED_CUDA_CHECK", "RAY_CLIENT_MODE",
-    "TORCHINDUCTOR_CACHE_DIR",
-)  # fmt: skip
-_NOT_PASSED_ON = (*_SET_BY_IMPORTS, "ISOFLOP_MIRROR")
-_AT_START = {name: os.environ[name] for name in _SET_BY_IMPORTS if name in os.environ}
+# A mirror of this machine must not decide what the tests see.
+_NOT_PASSED_ON = ("ISOFLOP_MIRROR",)
+# Some libraries set such variables when they are imported here; the command of a user does not have them.
+_AT_START = fork_server.read_at_start(os.environ)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,7 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def inherited_environment() -> dict[str, str]:
     """The environment of this process, without what a library or this machine added to it."""
-    return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON} | _AT_START
+    rest = os.environ.keys() - fork_server.read_at_start(os.environ).keys() - set(_NOT_PASSED_ON)
+    return {name: os.environ[name] for name in rest} | _AT_START
 
 
 def run_command(*command: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,8 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
-_FORK_LOG = "ISOFLOP_FORK_LOG"  # a file to which every fork appends its CPU time and what it still had to import
+# A file to which every fork appends its CPU time and what it still had to import, and every refusal its reason.
+LOG = "ISOFLOP_FORK_LOG"
 
 
 def module_of(request: dict[str, Any]) -> str:
@@ -99,7 +100,7 @@ def _end(code: int, loaded: set[str]) -> NoReturn:
             code = code or 120
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
-        if log := os.environ.get(_FORK_LOG):
+        if log := os.environ.get(LOG):
             new = sorted(name for name in set(sys.modules) - loaded if not name.startswith(("isoflop", "stages")))
             with open(log, "a") as file:
                 file.write(f"{time.process_time():.2f} s {len(new)} {' '.join(sys.orig_argv[1:])[:80]}: {new}\n")

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ _READ_AT_START = (
     "SLURM_", "JSM_", "TZ", "COV_", "KINETO", "ONNX", "ORT_", "PL_", "RAY_",
 )  # fmt: skip
 _APPLIED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+
+
+def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of these variables those that a process cannot take over from another later."""
+    return {
+        name: value for name, value in environment.items() if name.startswith(_READ_AT_START) and name not in _APPLIED
+    }
 
 
 # What follows runs in the tests.
@@ -101,7 +108,7 @@ class Server:
     def __init__(self, folder: Path, listener: socket.socket) -> None:
         self.folder = folder
         self.surroundings = fork_client.surroundings()
-        self.environment = _read_at_start(os.environ)
+        self.environment = read_at_start(os.environ)
         self.path = sys.path[1:]  # without the folder of the tests
         self.selector = selectors.DefaultSelector()
         self.listener = listener
@@ -139,7 +146,11 @@ class Server:
         except (OSError, EOFError, ValueError, TypeError):
             connection.close()
             return
-        pid = self._fork(request, streams, connection) if self._fits(request) else None
+        refusal = self._refusal(request)
+        if refusal and (log := request["environment"].get(fork_child.LOG)):
+            with open(log, "a") as file:
+                file.write(f"refused {' '.join(request['arguments'])[:80]}: {refusal}\n")
+        pid = None if refusal else self._fork(request, streams, connection)
         for stream in streams:
             os.close(stream)
         if pid is None:
@@ -150,18 +161,22 @@ class Server:
         with contextlib.suppress(OSError):
             connection.sendall(b"+")
 
-    def _fits(self, request: dict[str, Any]) -> bool:
-        """Whether a fork can be what a new process would be."""
+    def _refusal(self, request: dict[str, Any]) -> str:
+        """Why a fork cannot be what a new process would be; empty if it can."""
         module = fork_child.module_of(request)
         if request["program"] == "python" and not (module == "dvc" or module.startswith(("stages.", "isoflop."))):
-            return False
+            return "another program"
         if "launch" in request["arguments"][:3]:
-            return False  # `isoflop launch`: Ray keeps track of its processes by their parents
-        if request["surroundings"] != self.surroundings or _read_at_start(request["environment"]) != self.environment:
-            return False
+            return "Ray keeps track of its processes by their parents"
+        if other := set(request["surroundings"]) ^ set(self.surroundings):
+            return f"surroundings {sorted(other)}"
+        if other := read_at_start(request["environment"]).items() ^ self.environment.items():
+            return f"environment {sorted(other)}"
         is_dvc = "dvc" in (request["program"], module)
         fork_libraries.load(self.folder / "parsed", of_stages=not is_dvc)
-        return len(os.listdir("/proc/self/task")) == 1  # a fork has none of the other threads
+        if len(threads := os.listdir("/proc/self/task")) > 1:
+            return f"the server has {len(threads)} threads, and a fork has one"
+        return ""
 
     def _fork(self, request: dict[str, Any], streams: list[int], connection: socket.socket) -> int:
         gc.freeze()  # a fork then copies no page to look for garbage in it
@@ -209,12 +224,6 @@ class Server:
         if connection:
             self.selector.unregister(connection)
         return connection
-
-
-def _read_at_start(environment: Any) -> dict[str, str]:
-    return {
-        name: value for name, value in environment.items() if name.startswith(_READ_AT_START) and name not in _APPLIED
-    }
 
 
 def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
