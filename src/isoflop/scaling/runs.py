@@ -184,7 +184,9 @@ def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str,
     loss = row["val_nll"]
     reason = "diverged" if row["diverged"] else exclusion_reason(loss, float(content["chance_nll"]))
     whole = float(row["unique_images"]) / float(row["fraction"])
-    if reason == "diverged":
+    if row.get("not_started"):
+        reason = "not started"
+    if reason in ("diverged", "not started"):
         return None, reason, whole
     run = Run(
         parameters=int(content["parameters"]),
