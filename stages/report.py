@@ -1,4 +1,4 @@
-"""Write the report: one self-contained HTML page of all results."""
+"""Write the report: one self-contained HTML page of all results except the scaling study."""
 
 from isoflop.report.page import write_report
 from isoflop.runtime.params import Section, Shown

@@ -9,6 +9,7 @@ from isoflop.scaling.law_file import write_law
 from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import discard_other_widths, read_study
+from isoflop.scaling.without_law import lack, write_without_law
 
 
 class Params(Section):
@@ -21,6 +22,11 @@ def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, picture:
          isoflop_picture: Out, surface_picture: Out) -> None:  # fmt: skip
     study = read_study(runs, params.widths)
     discard_other_widths(runs, params.widths)
+    if missing := lack(study, params.widths):
+        print(f"no scaling law: {missing.reason}; next: `{missing.command}`")
+        pictures = (picture, held_out_picture, isoflop_picture, surface_picture)
+        write_without_law(study, missing, law, metrics, points, pictures)
+        return
     analysis = analyse(study, params.bootstraps, params.seed)
     write_law(analysis, law)
     write_facts(analysis, metrics)

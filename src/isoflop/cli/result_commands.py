@@ -54,10 +54,11 @@ def summary(*, as_json: Json = False) -> None:
     """Show the results of the last `dvc repro`.
 
     Prints accuracy, size and latency of the variants, the scaling law with predicted and measured losses, and the
-    path of the report.
+    paths of the report and of the study's page. Results that are older than the parameters, code or data are marked
+    stale.
 
     Args:
-        as_json: print a JSON object: variants, latency_of, scaling, forecast, report.
+        as_json: print a JSON object: variants, latency_of, scaling, forecast, report, stale.
     """
     from isoflop.cli.summary import print_summary
 

@@ -95,7 +95,9 @@ def show(project: NewProject) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print("Next steps:")
     print(f"  cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
-    print("    runs the pipeline and prints the results; `dvc repro ship` skips the scaling study, report and demo")
+    print(
+        "    runs the pipeline and prints the results; the scaling study runs last: `dvc repro report demo` leaves it out"
+    )
     if project.is_quick:
         print("  isoflop preset whole && dvc repro")
         print("    replaces the quick parameters with the full ones and runs the pipeline again")

@@ -16,6 +16,7 @@ from isoflop.evaluation.paired import paired_answers
 from isoflop.report.charts import Figure, Point, draw_curves, draw_tradeoff
 from isoflop.report.facts import Facts, Points, read_curves, read_facts, read_rows, share_interval
 from isoflop.report.headlines import HEADLINES, Measured
+from isoflop.report.page import STUDY
 from isoflop.report.rendering import render
 from isoflop.report.revisions import Run, read_runs
 from isoflop.runtime.errors import UserError
@@ -133,7 +134,8 @@ def _measure(of: Callable[[Mapping[str, Facts]], Measured | None], run: Mapping[
 
 def _metrics(folder: Path) -> dict[str, Facts]:
     """Return the metrics by file name, and under ``shipped`` the row of the shipped variant in plots/tradeoff.csv."""
-    found = {file.stem: read_facts(file) for file in sorted((folder / "metrics").glob("*.json"))}
+    files = [*sorted((folder / "metrics").glob("*.json")), *(folder / "scaling" / f"{name}.json" for name in STUDY)]
+    found = {file.stem: read_facts(file) for file in files if file.is_file()}
     file = folder / "plots" / "tradeoff.csv"
     chosen = [row for row in read_rows(file) if row["chosen"] == "yes"] if file.is_file() else []
     return found | ({"shipped": dict(chosen[0])} if chosen else {})

@@ -10,7 +10,7 @@ from typing import Any
 from isoflop.runtime.errors import UserError
 
 _FILES = ("params.yaml", "plots/confusion.csv", "plots/tradeoff.csv")
-_FOLDERS = ("metrics", "plots/training")
+_FOLDERS = ("metrics", "scaling", "plots/training")
 WORKSPACE = "workspace"
 
 

@@ -17,6 +17,7 @@ from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.planning import Planner, Sizes
 from isoflop.scaling.results import rounded
 from isoflop.scaling.uncertainty import Noise
+from isoflop.scaling.without_law import read_lack
 
 _DIGITS = 10  # of parameters: coefficients and exponents are so correlated that six digits would change the curve
 
@@ -64,8 +65,10 @@ def read_law(file: Path) -> KnownLaw:
     """Read the file that ``write_law`` wrote.
 
     Raises:
-        UserError: the file is missing or malformed.
+        UserError: the file is missing or malformed, or the study has no law.
     """
+    if missing := read_lack(file):
+        raise UserError(f"{file}: no scaling law: {missing.reason}; fix: `{missing.command}`")
     try:
         content = json.loads(file.read_text())
         law = Law(tuple(_fit(one) for one in content["fits"]), Noise(**content["noise"]))
