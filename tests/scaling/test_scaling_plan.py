@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from isoflop.cli import main as cli
-from tests.scaling_runs import run_stage, write_runs
+from tests.scaling_runs import WIDTHS, loss_at, run_stage, size, write_runs
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def test_plan_for_a_budget_a_loss_a_size_and_a_latency(
     assert cli.main(["plan", "--flops", "1e11"]) == 0
     shown = capsys.readouterr().out
     assert "planned budget (1e11 FLOPs): width" in shown and "95 % intervals of the loss: law" in shown
+    assert "measured" not in shown  # the project has no params.yaml
 
 
 def test_plan_errors(
@@ -78,12 +80,76 @@ def test_plan_errors(
     assert "law.json: not a readable law" in capsys.readouterr().err
 
 
-def test_plan_of_a_law_without_a_compute_optimal_size_is_an_error(
+def answered_by_runs(project: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    found = planned(project, capsys, *arguments)
+    assert found["parameters"] is None
+    assert found["measured"]["command"] in shown_plan(capsys, *arguments)
+    return {"reason": found["reason"], **found["measured"]}
+
+
+def shown_plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(["plan", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def studied(project: Path, widths: tuple[int, ...] = WIDTHS, untrained: int | None = None, **runs: Any) -> Path:
+    """A project with a study, its parameters, and a timed training of 1e9 FLOP/s and 1,000 images/s.
+
+    The runs of width ``untrained`` are no better than chance.
+    """
+    (project / "dvc.yaml").touch()
+    write_runs(project / "runs", widths, spread=0.005, **runs)
+    if untrained:
+        file = project / "runs" / f"width-{untrained}.json"
+        content = json.loads(file.read_text())
+        content["runs"] = [row | {"val_nll": 2.3, "train_loss": 2.3} for row in content["runs"]]
+        file.write_text(json.dumps(content))
+    run_stage(project / "runs", project / "scaling", widths)
+    made = {"fractions": [1.0], "epochs": [12], "budgets": [], "seeds": [0, 1]}
+    (project / "params.yaml").write_text(yaml.safe_dump({"sweep": {"widths": list(widths), "runs": made}}))
+    (project / "metrics").mkdir()
+    (project / "metrics" / "throughput.json").write_text('{"images_per_s": 1000, "flops_per_s": 1e9}')
+    return project
+
+
+def test_where_the_law_has_no_best_size_the_runs_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "dvc.yaml").touch()
-    run_stage(write_runs(tmp_path / "runs", fractions=(1.0,), spread=0.005), tmp_path / "scaling")
-    monkeypatch.chdir(tmp_path)
-    for asked in ("--flops", "--loss", "--parameters"):
-        assert cli.main(["plan", asked, "0.5"]) == 1
-        assert "law L(N) = E + A/N^α: has no best size" in capsys.readouterr().err
+    monkeypatch.chdir(studied(tmp_path, fractions=(1.0,)))
+    spent = {width: 12 * 1220 * 384 * size(width) for width in WIDTHS}  # FLOPs of a run
+    budget = 1.1 * spent[16]
+    found = answered_by_runs(tmp_path, capsys, "--flops", f"{budget:.6g}")
+    assert "law L(N) = E + A/N^α: has no best size" in found["reason"]
+    assert found["best"]["width"] == 16 and found["best"]["seeds"] == 2 and found["meets_goal"]
+    assert found["command"] == f"dvc exp run -S 'sweep.runs.budgets=[{budget:.3g}]' scaling".replace("e+", "e")
+    old = 2 * sum(max(12 * 1220 / 1000, flops / 1e9) for flops in spent.values())
+    new = 2 * sum(max(budget / (384 * size(width)) / 1000, budget / 1e9) for width in WIDTHS)
+    assert found["seconds"] == pytest.approx(old + new, rel=0.01)  # the runs of a width are one stage
+    by_loss = answered_by_runs(tmp_path, capsys, "--loss", str(loss_at(12, 1220) * 1.02))
+    assert by_loss["best"]["width"] == 12
+    assert answered_by_runs(tmp_path, capsys, "--parameters", str(size(12) + 5))["best"]["width"] == 12
+    assert answered_by_runs(tmp_path, capsys, "--latency-ms", "1")["best"]["width"] == 32  # no benchmark tells sizes
+    small = answered_by_runs(tmp_path, capsys, "--flops", "10")
+    assert small["best"]["width"] == 8 and not small["meets_goal"]
+    assert "no run meets the goal; nearest: width 8" in shown_plan(capsys, "--flops", "10")
+
+
+def test_a_study_without_a_law_answers_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path, widths=(8, 16, 24), untrained=24))
+    capsys.readouterr()  # what the stage printed
+    found = answered_by_runs(tmp_path, capsys, "--flops", "1e12")
+    assert "got usable runs of 2 widths (8, 16)" in found["reason"]
+    assert found["command"] == "dvc exp run -S 'sweep.runs.epochs=[24,48]' scaling" and found["best"]["width"] == 16
+    seen = (24 + 48) * 1220
+    longer = 2 * sum(max(seen / 1000, seen * 384 * size(width) / 1e9) for width in (8, 16, 24))
+    assert found["seconds"] == pytest.approx(longer, rel=0.01)
+
+
+def test_a_law_that_answers_is_followed_by_the_best_measured_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path))
+    shown = shown_plan(capsys, "--flops", "1e11")
+    assert shown.startswith("planned budget (1e11 FLOPs): width") and "\nbest measured: width" in shown

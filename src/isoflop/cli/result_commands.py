@@ -122,19 +122,32 @@ def plan(
     """Predict the compute-optimal model size and its loss from the scaling law.
 
     Uses the law that `dvc repro` fitted. Prints model size, number of samples and loss with 95 % intervals, and
-    warnings of the law's diagnostics.
+    warnings of the law's diagnostics. Also prints the best measured run of the study for the goal, and the command
+    that would measure more, with its time on this machine. If the law has no answer, these are the answer.
 
     Args:
         flops: budget of training FLOPs.
         loss: validation loss (NLL) to reach with the smallest budget.
         parameters: number of parameters of the model.
         latency_ms: median latency in ms in the report's main setting, converted to a size with the benchmark.
-        as_json: print a JSON object: size, loss, intervals, diagnostics.
+        as_json: print a JSON object: size, loss, intervals, diagnostics, and measured (the best run, the next command).
     """
-    from isoflop.cli.law import plan_training, print_plan
+    from isoflop.cli.law import NoOptimumError, plan_training, print_plan
+    from isoflop.cli.measured_plan import answer_by_runs, print_answer
 
+    project = project_here()
     goal = {"flops": flops, "loss": loss, "parameters": parameters, "latency_ms": latency_ms}
-    print_plan(*plan_training(project_here(), **goal), as_json=as_json)
+    measured = answer_by_runs(project, **goal)
+    try:
+        known, best = plan_training(project, **goal)
+    except NoOptimumError as error:
+        if measured is None:
+            raise
+        print_answer(measured, str(error), as_json)
+        return
+    print_plan(known, best, measured.facts if measured else None, as_json)
+    if measured and not as_json:
+        print(*measured.lines, sep="\n")
 
 
 @command(

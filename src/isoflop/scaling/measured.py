@@ -1,14 +1,16 @@
-"""The configurations that a study measured: the best for a goal, and the runs that would show more, with their cost."""
+"""The configurations that a study measured: the best for a goal, and the time that more runs take."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from isoflop.scaling.runs import Run, Study
 
 _FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200.0  # of a run that spends a budget, see ``training.sweep``
+_FEWEST_OF_PROFILE = 4  # widths
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,6 @@ class Speed:
         return max(images / self.images_per_s, flops / self.flops_per_s)
 
 
-@dataclass(frozen=True)
-class NextRuns:
-    """Runs at one budget of FLOPs, one at each width: an IsoFLOP profile, which shows the best size without a law."""
-
-    budget: float  # training FLOPs of each run
-    widths: tuple[int, ...]
-    seeds: int
-    seconds: float | None  # upper estimate, see ``Speed``; None: no throughput was measured
-
-    @property
-    def command(self) -> str:
-        return f"dvc exp run -S 'sweep.runs.budgets=[{self.budget:.3g}]' scaling".replace("e+", "e")
-
-
 def configurations(study: Study) -> list[Measured]:
     """Return the configurations of the study, the lowest loss first."""
     groups: dict[int, list[Run]] = {}
@@ -101,20 +89,53 @@ def best_measured(known: Sequence[Measured], goal: Goal) -> Measured | None:
     return min(allowed, key=lambda one: one.loss if goal.loss is None else one.flops, default=None)
 
 
-def next_runs(study: Study, goal: Goal, seeds: int, speed: Speed | None) -> NextRuns | None:
-    """Return an IsoFLOP profile at the goal's budget, or near it: every width can spend it in 0.5 to 200 epochs.
+def nearest_measured(known: Sequence[Measured], goal: Goal) -> Measured:
+    """Return the configuration that comes closest to a goal that none meets.
 
-    Without a budget in the goal, it is the median budget of the runs. None if the runs have no widths, or if no budget
-    suits all of them.
+    That is the lowest loss for a loss, else the configuration with the fewest FLOPs or parameters.
     """
-    costs = {run.width: run.flops / run.seen_samples for run in study.runs if run.width is not None}
-    images = study.all_samples
-    if len(costs) < 2 or not images:
+    if goal.loss is not None:
+        return min(known, key=lambda one: one.loss)
+    return min(known, key=lambda one: (one.parameters if goal.parameters is not None else one.flops, one.loss))
+
+
+def profile_budget(study: Study, goal: Goal) -> float | None:
+    """Return the budget [FLOPs] of an IsoFLOP profile, which shows the best size without a law.
+
+    It is the goal's budget, or near it, such that every width spends it in 0.5 to 200 epochs; without a budget in the
+    goal, the median of the runs. None if no budget suits all widths.
+    """
+    costs = costs_by_width(study)
+    if len(costs) < _FEWEST_OF_PROFILE:
         return None
-    least, most = _FEWEST_EPOCHS * images * max(costs.values()), _MOST_EPOCHS * images * min(costs.values())
+    least = _FEWEST_EPOCHS * study.all_samples * max(costs.values())
+    most = _MOST_EPOCHS * study.all_samples * min(costs.values())
     if least > most:
         return None
     wanted = goal.flops or sorted(run.flops for run in study.runs)[len(study.runs) // 2]
-    budget = float(f"{min(max(wanted, 1.01 * least), 0.99 * most):.3g}")
-    seconds = seeds * sum(speed.seconds(budget / cost, budget) for cost in costs.values()) if speed else None
-    return NextRuns(budget, tuple(sorted(width for width in costs if width is not None)), seeds, seconds)
+    return float(f"{min(max(wanted, 1.01 * least), 0.99 * most):.3g}")
+
+
+def costs_by_width(study: Study) -> dict[int, float]:
+    """Return the training FLOPs per image of each width."""
+    return {run.width: run.flops / run.seen_samples for run in study.runs if run.width is not None}
+
+
+def study_seconds(
+    widths: Sequence[int], runs: Mapping[str, Any], costs: Mapping[int, float], images: float, speed: Speed
+) -> float:
+    """Return an upper estimate of the time of the runs of some widths.
+
+    Args:
+        runs: section ``sweep.runs``.
+        costs: training FLOPs per image of known widths; another width costs in proportion to its square.
+        images: in the full training split.
+    """
+    known = max(costs)
+    seconds = 0.0
+    for width in widths:
+        cost = costs.get(width, costs[known] * (width / known) ** 2)
+        seen = sum(runs["fractions"]) * sum(runs["epochs"]) * images
+        spent = sum(speed.seconds(budget / cost, budget) for budget in runs["budgets"])
+        seconds += len(runs["seeds"]) * (speed.seconds(seen, seen * cost) + spent)
+    return seconds
