@@ -25,11 +25,6 @@ from isoflop.scaling.planning import Optimum
 from isoflop.scaling.results import rounded as digits
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import Study
-from isoflop.scaling.without_law import read_lack
-
-
-class NoOptimumError(UserError):
-    """The law has no optimum for a goal; ``measured_plan`` answers from the runs."""
 
 
 def plan_training(
@@ -44,34 +39,31 @@ def plan_training(
         latency_ms: median latency of the model, in ms.
 
     Raises:
-        NoOptimumError: the study has no law, or the law has no optimum for the goal.
-        UserError: a file of the pipeline is missing.
+        UserError: the law has no optimum for the goal, or a file of the pipeline is missing.
     """
     file = project / "scaling" / "law.json"
     if not file.exists():
         raise unmade(file)
-    if missing := read_lack(file):
-        raise NoOptimumError(f"no scaling law: {missing.reason}")
     known = read_law(file)
     planner = known.planner
     label = planner.law.form.label
     if planner.best(planner.sizes.flops(planner.largest, planner.most_samples)) is None:
-        raise NoOptimumError(f"law {label}: has no best size, because it does not trade size against samples")
+        raise UserError(f"law {label}: has no best size, because it does not trade size against samples")
     if latency_ms is not None:
         parameters = parameters_for(latency_ms, project)
     if loss is not None:
         flops = planner.flops_for(loss)
         if flops is None:
-            raise NoOptimumError(f"--loss: got {loss:g}, which no budget reaches by the law {label}")
+            raise UserError(f"--loss: got {loss:g}, which no budget reaches by the law {label}")
     elif parameters is not None:
         flops = planner.flops_of(parameters)
         if flops is None:
-            raise NoOptimumError(f"law {label}: {parameters:.3g} parameters are the best size for no budget")
+            raise UserError(f"law {label}: {parameters:.3g} parameters are the best size for no budget")
     if flops is None:
         raise ValueError("no goal")
     best = planner.optimum(flops)
     if best.parameters is None:
-        raise NoOptimumError(
+        raise UserError(
             f"law {label}: has no best size for {flops:.3g} FLOPs, because the loss depends on only one of size and "
             "samples there; see the diagnostics in the report"
         )
@@ -103,8 +95,7 @@ def print_plan(known: KnownLaw, best: Optimum, measured: Facts | None, as_json: 
     diagnostics = _diagnostics(known, best)
     if as_json:
         content: dict[str, Any] = digits(asdict(best)) | {"trusted": not diagnostics, "diagnostics": diagnostics}
-        content["measured"] = measured
-        print(json.dumps(content, indent=1))
+        print(json.dumps(content | {"measured": measured}, indent=1))
         return
     print(budget_in_words("planned", digits(asdict(best))))
     if best.loss_interval and best.loss_prediction:

@@ -217,7 +217,7 @@ def launch(
     status is 1 if a stage failed.
 
     Args:
-        stages: stages such as scaling or sweep@32; default: all.
+        stages: stages such as scaling or sweep@24; default: all.
         address: HOST:PORT of a Ray cluster whose nodes have isoflop installed; default: this machine.
         jobs: number of stages that run at the same time on this machine; default: as many as the cores allow.
         cpus: cores and threads per stage.

@@ -12,7 +12,7 @@ from cyclopts.validators import LimitedChoice
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
 from isoflop.cli.project_folder import find_project, project_here
-from isoflop.runtime.errors import unmade
+from isoflop.runtime.errors import UserError, unmade
 
 _GOAL = Group("Goal: exactly one of", sort_key=1, validator=LimitedChoice(1, 1))
 _COLUMNS = Group("Columns of the table", sort_key=1)
@@ -132,7 +132,7 @@ def plan(
         latency_ms: median latency in ms in the report's main setting, converted to a size with the benchmark.
         as_json: print a JSON object: size, loss, intervals, diagnostics, and measured (the best run, the next command).
     """
-    from isoflop.cli.law import NoOptimumError, plan_training, print_plan
+    from isoflop.cli.law import plan_training, print_plan
     from isoflop.cli.measured_plan import answer_by_runs, print_answer
 
     project = project_here()
@@ -140,7 +140,7 @@ def plan(
     measured = answer_by_runs(project, **goal)
     try:
         known, best = plan_training(project, **goal)
-    except NoOptimumError as error:
+    except UserError as error:  # no law, or one that has no answer
         if measured is None:
             raise
         print_answer(measured, str(error), as_json)
