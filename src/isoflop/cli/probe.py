@@ -34,6 +34,8 @@ def run_probe(project: Path, sizes: Sequence[int] | None, minutes: float, *, app
         raise UserError(f"--sizes: got {wanted}, expected at least two different image sizes")
     with contextlib.chdir(project):
         found = probe_image_sizes(params, wanted, 60 * minutes)
+    if len(found) < 2:
+        raise UserError(f"--minutes: got {minutes:g}, in which only {found[0].image_size} pixels fit; fix: allow more")
     chosen = chosen_size(found)
     write_probe(found, chosen, project / PROBE)
     if apply and chosen.image_size != size:
@@ -44,7 +46,7 @@ def run_probe(project: Path, sizes: Sequence[int] | None, minutes: float, *, app
         print((project / PROBE).read_text(), end="")
         return
     print(*probe_lines(found, chosen), sep="\n")
-    if left_out := wanted[len(found) :]:
+    if left_out := sorted(set(wanted) - {one.image_size for one in found}):
         print(f"not measured within {minutes:g} minutes: {', '.join(map(str, left_out))}; --minutes allows more time")
     if chosen.image_size == size:
         print(f"prepare.image_size: {size} is the chosen size")

@@ -73,8 +73,8 @@ def init(
 def probe(*, sizes: Sizes | None = None, minutes: Positive = 2.0, apply: Flag = False, as_json: Json = False) -> None:
     """Measure accuracy and latency at several image sizes.
 
-    Trains a small network at each size for 300 steps, on at most 1,500 of the images, the smallest size first. Chooses
-    the smallest size whose validation NLL is within one standard error of the lowest, and writes probe.json.
+    Trains a small network at each size for 300 steps, on at most 1,500 of the images. Chooses the smallest size whose
+    validation NLL is within one standard error of the lowest, and writes probe.json.
 
     Args:
         sizes: image sizes in pixels; default: 0.5, 1, 1.5 and 2 times prepare.image_size.

@@ -142,8 +142,15 @@ def _probed(start: StartingParams, found: Survey, partial: Path) -> StartingPara
     if max(sizes) == size or len(found.places) > _MOST_PROBED:
         return start
     print(f"Probing image sizes {', '.join(map(str, sizes))} with short trainings, about {_PROBE_S / 60:.0f} minutes:")
-    with contextlib.chdir(partial):
-        measured = probe_image_sizes(params, sizes, _PROBE_S)
+    try:
+        with contextlib.chdir(partial):
+            measured = probe_image_sizes(params, sizes, _PROBE_S)
+    except UserError as error:  # such as too few images for the probe's splits
+        print(f"The probe failed: {error}")
+        return start
+    if len(measured) < 2:
+        print(f"Only {size} pixels fit into the time; `isoflop probe --minutes 10` measures more.")
+        return start
     chosen = chosen_size(measured)
     write_probe(measured, chosen, partial / PROBE)
     print(*probe_lines(measured, chosen), sep="\n")

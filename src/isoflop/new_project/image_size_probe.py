@@ -60,9 +60,10 @@ def candidate_sizes(size: int, shorter_side: int, step: int) -> list[int]:
 
 
 def probe_image_sizes(params: Mapping[str, Any], sizes: Sequence[int], seconds: float) -> list[Size]:
-    """Train a small network at each of ``sizes``, the smallest first, on at most 1,500 images.
+    """Train a small network at each of ``sizes``, on at most 1,500 images; return the results by ascending size.
 
-    A size that would exceed the time is left out: its time is predicted from that of the size before.
+    ``prepare.image_size`` comes first, then larger sizes. A size that would exceed the time is left out: its time is
+    predicted from that of the size before.
 
     Args:
         params: content of params.yaml; ``data.path`` is relative to the working directory.
@@ -78,13 +79,12 @@ def probe_image_sizes(params: Mapping[str, Any], sizes: Sequence[int], seconds: 
             raw = Path(scratch) / "raw"
             download(Data.model_validate(params["data"]), raw)
         images = _sampled(read_raw(raw))
-        for size in sorted(sizes):
-            last = found[-1] if found else None
-            expected = last.seconds * (size / last.image_size) ** 2 if last else 0.0
-            if found and time.monotonic() - began + expected > seconds:
-                break
-            found.append(_probe(images, params, size, Path(scratch) / str(size)))
-    return found
+        now = params["prepare"]["image_size"]
+        for size in sorted(sizes, key=lambda size: (size != now, size < now, size)):
+            expected = found[0].seconds * (size / found[0].image_size) ** 2 if found else 0.0
+            if not found or time.monotonic() - began + expected <= seconds:
+                found.append(_probe(images, params, size, Path(scratch) / str(size)))
+    return sorted(found, key=lambda one: one.image_size)
 
 
 def chosen_size(found: Sequence[Size]) -> Size:
