@@ -18,9 +18,6 @@ from isoflop.runtime.stage_code import checkout, code_text
 from tests.conftest import ROOT, run_command
 
 STAGE = """
-import sys
-import torch
-from safetensors.torch import save_file
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section
 from isoflop.runtime.stage import In, Out, run
@@ -42,11 +39,16 @@ def main(params: Params, numbers: list[In], label: str, folder: Out, total: Out)
     if label == "bug":
         raise KeyError("bug")
     if label == "memory":
+        import torch
+
         torch.empty(2**60)
     if label == "disk":
         (folder / "filling").write_bytes(bytes(10**6))
     if label == "weights":  # an error of the library's own, no OSError
-        save_file({"weight": torch.zeros(10**6)}, folder / "weights.safetensors")
+        import numpy
+        from safetensors.numpy import save_file
+
+        save_file({"weight": numpy.zeros(10**6, "float32")}, folder / "weights.safetensors")
     values = [int(file.read_text()) for file in numbers]
     if label != "forgets":
         total.write_text(str(sum(values) * params.scale.factor))
@@ -69,6 +71,27 @@ def project(tmp_path: Path) -> Path:
 def run_stage(project: Path, label: str, *numbers: str) -> subprocess.CompletedProcess[str]:
     options = ["--numbers", *numbers, "--label", label, "--folder", "out/folder", "--total", "out/total.txt"]
     return run_command(sys.executable, "-m", "adder", *options, cwd=project, check=False)
+
+
+def test_an_error_names_the_key_that_the_variant_sets(tmp_path: Path) -> None:
+    (tmp_path / "slimmer.py").write_text(
+        "from isoflop.runtime.errors import UserError\n"
+        "from isoflop.runtime.params import Section, varied\n"
+        "from isoflop.runtime.stage import Out, run\n"
+        "class Slim(Section):\n    ratio: float\n    steps: int\n"
+        "class Params(Section):\n    slim: Slim = varied(by='variants.slim')\n"
+        "def main(params: Params, model: Out) -> None:\n"
+        "    raise UserError('params.yaml: slim.ratio: got 0.9, expected less; params.yaml: slim.steps: got 3')\n"
+        "if __name__ == '__main__':\n    run(main)\n"
+    )
+    variants = {"slim": {"slimmest": {"of": "base", "ratio": 0.9}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"slim": {"ratio": 0.5, "steps": 3}, "variants": variants}))
+    command = (sys.executable, "-m", "slimmer", "--variant", "slimmest", "--model", "model")
+    done = run_command(*command, cwd=tmp_path, check=False)
+    assert done.stderr == (
+        "error: slimmer@slimmest: params.yaml: variants.slim.slimmest.ratio: got 0.9, expected less; "
+        "params.yaml: slim.steps: got 3\n"
+    )
 
 
 def contents(project: Path) -> list[str]:
