@@ -18,6 +18,7 @@ _GOAL = Group("Goal: exactly one of", sort_key=1, validator=LimitedChoice(1, 1))
 _COLUMNS = Group("Columns of the table", sort_key=1)
 
 Column = Annotated[str | None, Parameter(metavar="COLUMN")]
+Metric = Literal["loss", "accuracy", "error", "nll", "perplexity"]  # as in ``scaling.metrics``, which imports NumPy
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TableColumns:
         flops: training FLOPs; default: 6 x parameters x samples seen.
         seed: random seed; runs that differ only in it measure the noise.
         accuracy: accuracy, from 0 to 1.
+        weight: positive weight of each run in the fit.
         loss: loss.
     """
 
@@ -42,6 +44,7 @@ class TableColumns:
     flops: Column = None
     seed: Column = None
     accuracy: Column = None
+    weight: Column = None
     loss: Annotated[str, Parameter(metavar="COLUMN")] = "loss"
 
 
@@ -146,6 +149,7 @@ def fit(
     /,
     *,
     columns: Annotated[TableColumns, Parameter(name="*", group=_COLUMNS)] = TableColumns(),
+    loss_is: Annotated[Metric | None, Parameter(group=_COLUMNS)] = None,
     where: list[str] | None = None,
     chance_loss: Positive | None = None,
     objective: Literal["huber", "l1", "mse", "least_squares"] = "huber",
@@ -163,7 +167,8 @@ def fit(
 
     Args:
         table: CSV or Parquet file.
-        where: keep only rows with COLUMN=VALUE; may be repeated.
+        loss_is: what the column of --loss holds; accuracy becomes error, and perplexity its logarithm.
+        where: keep only rows with COLUMN=VALUE, or <, >, <=, >=, != in place of =; may be repeated.
         chance_loss: loss of guessing; runs less than 10 % better are left out.
         objective: huber (delta 0.001), l1 or mse of log loss, or least_squares of the loss.
         bootstraps: number of bootstrap samples.
@@ -175,6 +180,6 @@ def fit(
     from isoflop.cli.law import fit_table, print_fit
     from isoflop.scaling.tables import Columns, read_table
 
-    study = read_table(table, Columns(**asdict(columns)), where or [], chance_loss)
+    study = read_table(table, Columns(**asdict(columns)), where or [], chance_loss, loss_is)
     facts = fit_table(study, out, loss=objective, bootstraps=bootstraps, seed=bootstrap_seed, force=force)
     print_fit(facts, out, as_json)

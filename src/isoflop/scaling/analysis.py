@@ -25,6 +25,7 @@ from isoflop.scaling.laws import Law, fit_law
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
 from isoflop.scaling.runs import MIN_WIDTHS, Study
+from isoflop.scaling.table_checks import table_diagnostics
 from isoflop.scaling.uncertainty import interval, irreducible_loss_interval
 
 OBJECTIVE = "huber"
@@ -79,6 +80,7 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if has_optima else {}
     isoflop = read_profiles(study, bootstraps, np.random.default_rng([seed, 2]))
     diagnostics = [
+        *table_diagnostics(study),
         *diagnose(study, law, irreducible),
         *held_out_diagnostics(study, held_out),
         *optimum_diagnostics(optima),
