@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -19,11 +19,12 @@ from isoflop.scaling.diagnostics import (
     optimum_diagnostics,
     profile_diagnostics,
 )
-from isoflop.scaling.forms import Form
+from isoflop.scaling.forms import AXES, Form
 from isoflop.scaling.held_out import HeldOut, hold_out
 from isoflop.scaling.laws import Law, fit_law
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
+from isoflop.scaling.reach import Reach
 from isoflop.scaling.runs import MIN_WIDTHS, Study
 from isoflop.scaling.table_checks import table_diagnostics
 from isoflop.scaling.uncertainty import interval, irreducible_loss_interval
@@ -75,6 +76,7 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
     law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]), objective)
     irreducible = _irreducible_interval(study, law)
     held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]), objective)
+    law = replace(law, reach=_reach(study, held_out))
     planner = Planner.of(law, study)
     has_optima = "parameters" in study.axes and study.data_axis in study.axes
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if has_optima else {}
@@ -91,6 +93,14 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
         study, law, irreducible, planner, held_out, optima, isoflop,
         data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), diagnostics,
     )  # fmt: skip
+
+
+def _reach(study: Study, held_out: HeldOut | None) -> Reach:
+    ranges = {axis: (float(min(study.column(axis))), float(max(study.column(axis)))) for axis in AXES}
+    if held_out is None or not held_out.comparisons[-1].covered:
+        return Reach(ranges)
+    rest = max(float(getattr(run, held_out.axis)) for run in study.runs if not held_out.includes(run))
+    return Reach(ranges, {held_out.axis: held_out.level / rest})
 
 
 def _irreducible_interval(study: Study, law: Law) -> tuple[float, float] | None:

@@ -15,6 +15,7 @@ from isoflop.scaling.analysis import Analysis
 from isoflop.scaling.forms import form_from_json, form_to_json
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.planning import Planner, Sizes
+from isoflop.scaling.reach import Reach
 from isoflop.scaling.results import rounded
 from isoflop.scaling.uncertainty import Noise
 
@@ -49,6 +50,7 @@ def write_law(analysis: Analysis, file: Path) -> None:
     content = {
         "fits": fits,
         "noise": asdict(law.noise),
+        "reach": asdict(law.reach),
         "sizes": asdict(planner.sizes),
         "plan": {name: value for name, value in vars(planner).items() if name not in ("law", "sizes")},
         "accuracy": asdict(analysis.accuracy) if analysis.accuracy else None,
@@ -68,7 +70,9 @@ def read_law(file: Path) -> KnownLaw:
     """
     try:
         content = json.loads(file.read_text())
-        law = Law(tuple(_fit(one) for one in content["fits"]), Noise(**content["noise"]))
+        ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
+        reach = Reach(ranges, content["reach"]["trusted_to"])
+        law = Law(tuple(_fit(one) for one in content["fits"]), Noise(**content["noise"]), reach)
         quadratic = content["sizes"].pop("quadratic")
         sizes = Sizes(tuple(quadratic) if quadratic else None, **content["sizes"])
         return KnownLaw(
@@ -79,7 +83,7 @@ def read_law(file: Path) -> KnownLaw:
             bool(content["trusted"]),
             [diagnostic["kind"] for diagnostic in content["diagnostics"]],
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file}: not a readable law ({error}); fix: run `dvc repro scaling`") from None
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from isoflop.runtime.progress import tracked
 from isoflop.scaling.fitting import fit
 from isoflop.scaling.forms import M4, AnyForm, Floats, candidates, point
 from isoflop.scaling.objectives import OBJECTIVES
+from isoflop.scaling.reach import Predictions, Reach
 from isoflop.scaling.runs import Study
 from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, central_interval, noise, prediction_interval
 
@@ -32,10 +33,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Law:
-    """The forms that the runs do not rule out, best first, and the noise of runs about the best."""
+    """The forms that the runs do not rule out, best first, the noise of runs about the best, and how far it reaches."""
 
     fits: tuple[Fit, ...]
     noise: Noise
+    reach: Reach = field(default_factory=Reach)
 
     @property
     def form(self) -> AnyForm:
@@ -82,6 +84,18 @@ class Law:
             return None
         low, high = np.array(bounds, np.float64).T
         return low, high
+
+    def predictions(self, levels: Mapping[str, Floats | float]) -> Predictions:
+        """Predict new runs at M points, with 95 % prediction intervals, and whether each is within a tested distance.
+
+        Args:
+            levels: levels [M] by axis, at least those of the form; a scalar holds for all points. Other axes of the
+                study are compared with its range only.
+        """
+        predicted = self.predict(levels)
+        low, high = self.prediction_band(levels) or (np.full_like(predicted, np.nan), np.full_like(predicted, np.nan))
+        trusted = np.broadcast_to(self.reach.trusts(levels), predicted.shape)
+        return Predictions(predicted, low, high, trusted)
 
     def prediction(self, levels: Mapping[str, float], seeds: int) -> tuple[float, tuple[float, float] | None]:
         """The loss predicted at one point and the 95 % prediction interval of the mean of ``seeds`` new runs there."""
