@@ -85,7 +85,7 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
         *table_diagnostics(study),
         *diagnose(study, law, irreducible),
         *held_out_diagnostics(study, held_out),
-        *optimum_diagnostics(optima),
+        *optimum_diagnostics(optima, planner),
         *profile_diagnostics(isoflop, planner),
         *form_diagnostics(study, law),
     ]

@@ -208,7 +208,7 @@ def _more_than_chance(missed: int, count: int) -> bool:
     return bool(binomtest(missed, count, 0.05, alternative="greater").pvalue < 0.05)
 
 
-def optimum_diagnostics(optima: dict[str, Optimum]) -> list[Diagnostic]:
+def optimum_diagnostics(optima: dict[str, Optimum], planner: Planner) -> list[Diagnostic]:
     """Budgets whose compute-optimal size is extrapolated or does not exist."""
     extrapolated = [name for name, best in optima.items() if best.status == "extrapolated"]
     unbounded = [name for name, best in optima.items() if best.status == "unbounded"]
@@ -221,8 +221,8 @@ def optimum_diagnostics(optima: dict[str, Optimum]) -> list[Diagnostic]:
         diagnostics.append(Diagnostic("optimum_extrapolated", message, {"budgets": len(extrapolated)}))
     if unbounded:
         message = (
-            f"no compute-optimal size for the budgets {', '.join(unbounded)}: the predicted loss depends on only one "
-            "of size and samples, or has no minimum along the budget"
+            f"no compute-optimal size for the budgets {', '.join(unbounded)} by {planner.law.form.label}: "
+            f"{planner.why_unbounded(optima[unbounded[0]].flops)}"
         )
         diagnostics.append(Diagnostic("optimum_unbounded", message, {"budgets": len(unbounded)}))
     return diagnostics
