@@ -10,6 +10,7 @@ from pathlib import Path
 
 from isoflop.cli.summary import held_out_row, print_lines, print_predictions, scaling_lines
 from isoflop.report.facts import Facts, read_facts
+from isoflop.report.formats import between
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.asking import predict_table
@@ -19,6 +20,8 @@ from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import Study
 from isoflop.scaling.tables import Columns, read_points
+
+_ROWS = 8  # of a table that were left out and are listed
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,36 @@ def print_fit(facts: Facts, folder: Path, as_json: bool) -> None:
         print(json.dumps(facts, indent=1))
         return
     print_predictions([held_out_row(facts)])
-    lines = scaling_lines(facts)
+    lines = [*scaling_lines(facts), *_fit_lines(facts)]
     if facts["diagnostics"] and not facts["trusted"]:
         lines.append(("warning", "the law is unreliable outside the range of the runs"))
     lines += [("", f"- {diagnosis['message']}") for diagnosis in facts["diagnostics"]]
     predictions = "predictions.csv, " if (folder / "predictions.csv").exists() else ""
     print_lines([*lines, ("written", f"{folder}: {predictions}law.json, scaling.json, scaling.csv and figures")])
+
+
+def _fit_lines(facts: Facts) -> list[tuple[str, str]]:
+    """Return what was fitted and what was left out, the coefficients and the exponents of compute-optimal training."""
+    left_out = ", ".join(f"{count} {reason}" for reason, count in facts["excluded"].items())
+    rows = ", ".join(f"row {one['row']}" for one in facts["dropped"][:_ROWS]) + (
+        ", …" if len(facts["dropped"]) > _ROWS else ""
+    )
+    coefficients = ", ".join(
+        f"{name} = {known['value']:.4g} ({between(known['low'], known['high'])})"
+        for name, known in facts["parameters"].items()
+        if name in ("A", "B", "G", "K")
+    )
+    objective = f"{facts['runs']} runs, objective {facts['objective']} {facts['objective_value']:.6g}"
+    lines = [("fit", "; ".join(filter(None, [objective, left_out and f"left out: {left_out} ({rows})", coefficients])))]
+    for source, found in facts["exponents"].items():
+        if found:
+            each = ", ".join(
+                f"{name} = {known['value']:.3f} ({between(known['low'], known['high'])})"
+                for name, known in found.items()
+            )
+            by = {"law": "the law", "profiles": "the IsoFLOP profiles"}[source]
+            lines.append(("exponents", f"N* ∝ C^a and S* ∝ C^b by {by}: {each}"))
+    return lines
 
 
 def _write_analysis(analysis: Analysis, folder: Path, loss: str, points: Points | None) -> None:

@@ -89,9 +89,11 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
         *profile_diagnostics(isoflop, planner),
         *form_diagnostics(study, law),
     ]
+    rises = any(diagnostic.kind == "metric_rises" for diagnostic in diagnostics)  # advice to lower it makes no sense
     return Analysis(
         study, law, irreducible, planner, held_out, optima, isoflop,
-        data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), diagnostics,
+        None if rises else data_question(planner, study), None if rises else next_run(planner, study),
+        accuracy_of_loss(study), diagnostics,
     )  # fmt: skip
 
 

@@ -67,6 +67,12 @@ class Study:
         return np.array([run.loss for run in self.runs], np.float64)
 
     @property
+    def weights(self) -> Floats | None:
+        """Weights [M] of the runs in the fit; None if all are equal."""
+        weights = np.array([run.weight for run in self.runs], np.float64)
+        return None if (weights == weights[0]).all() else weights
+
+    @property
     def configurations(self) -> npt.NDArray[np.int64]:
         """Index [M] of the configuration of each run; runs that differ only in their seed share one."""
         axes = self.axes if self.axes == ("flops",) else ("parameters", "unique_samples", "seen_samples")
@@ -107,6 +113,11 @@ class Study:
         """The study restricted to the runs that ``keep`` [M] marks."""
         kept = tuple(run for run, wanted in zip(self.runs, keep, strict=True) if wanted)
         return replace(self, runs=kept)
+
+    @property
+    def unit(self) -> str:
+        """What the samples are called: a sweep of this project trains on images, a table on anything."""
+        return "images" if self.loss_column is None else "samples"
 
     def size_name(self, parameters: float) -> str:
         """``width 32`` if the runs have a width, else ``2.98e+05 parameters``."""
