@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isoflop import scaling
     from isoflop.data.arrays import Split, read_split
     from isoflop.inference.onnx_files import OnnxClassifier
     from isoflop.inference.prediction import Failure, Prediction, open_model, predict
@@ -30,6 +31,7 @@ __all__ = [
     "predict",
     "read_split",
     "read_table",
+    "scaling",
 ]
 
 _MODULES = {
@@ -43,6 +45,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "scaling":  # a package with names of its own: ``isoflop.scaling.fit``
+        return importlib.import_module("isoflop.scaling")
     for module, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)
