@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isoflop import scaling
     from isoflop.data.arrays import Split, read_split
     from isoflop.inference.onnx_files import OnnxClassifier
     from isoflop.inference.prediction import Failure, Prediction, open_model, predict
@@ -31,7 +30,6 @@ __all__ = [
     "predict",
     "read_split",
     "read_table",
-    "scaling",
 ]
 
 _MODULES = {

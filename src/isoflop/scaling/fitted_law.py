@@ -1,4 +1,4 @@
-"""The Python API of scaling laws, ``isoflop fit`` and ``isoflop plan`` in one: fit a table of runs, then ask the law."""
+"""The Python API of scaling laws: fit a table of runs, then ask the law, as ``isoflop fit`` and ``isoflop plan`` do."""
 
 from __future__ import annotations
 
