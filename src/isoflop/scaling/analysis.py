@@ -27,6 +27,7 @@ from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
 from isoflop.scaling.runs import MIN_WIDTHS, Study
+from isoflop.scaling.table_checks import table_diagnostics
 
 OBJECTIVE = "huber"
 
@@ -80,15 +81,18 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if has_optima else {}
     isoflop = read_profiles(study, bootstraps, np.random.default_rng([seed, 2]))
     diagnostics = [
+        *table_diagnostics(study),
         *diagnose(study, law, irreducible),
         *held_out_diagnostics(study, held_out),
-        *optimum_diagnostics(optima),
+        *optimum_diagnostics(optima, planner),
         *profile_diagnostics(isoflop, planner),
         *form_diagnostics(study, law),
     ]
+    rises = any(diagnostic.kind == "metric_rises" for diagnostic in diagnostics)  # advice to lower it makes no sense
     return Analysis(
         study, law, irreducible, planner, held_out, optima, isoflop,
-        data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), diagnostics,
+        None if rises else data_question(planner, study), None if rises else next_run(planner, study),
+        accuracy_of_loss(study), diagnostics,
     )  # fmt: skip
 
 

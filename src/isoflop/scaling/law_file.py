@@ -33,6 +33,8 @@ class KnownLaw:
     max_unique_samples: float  # of the study's runs; below ``planner.all_samples`` if no fraction is 1
     trusted: bool
     diagnostics: list[str]  # their kinds
+    metric: str = "loss"  # what the losses were made from, see ``metrics``
+    metric_scale: float = 1.0  # 100 for accuracies in percent
 
 
 def write_law(analysis: Analysis, file: Path) -> None:
@@ -62,8 +64,25 @@ def write_law(analysis: Analysis, file: Path) -> None:
         "max_unique_samples": max(run.unique_samples for run in study.runs),
         "trusted": analysis.trusted,
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
+        "metric": study.metric,
+        "metric_scale": study.metric_scale,
     }
     file.write_text(json.dumps(content) + "\n")  # compact, unlike write_json: thousands of replicates
+
+
+def known_law(analysis: Analysis) -> KnownLaw:
+    """What law.json holds of an analysis, without a file."""
+    study = analysis.study
+    return KnownLaw(
+        analysis.planner,
+        analysis.accuracy,
+        {run.width: round(run.parameters) for run in study.runs if run.width is not None},
+        max(run.unique_samples for run in study.runs),
+        analysis.trusted,
+        [diagnostic.kind for diagnostic in analysis.diagnostics],
+        study.metric,
+        study.metric_scale,
+    )
 
 
 def read_law(file: Path) -> KnownLaw:
@@ -89,6 +108,8 @@ def read_law(file: Path) -> KnownLaw:
             float(content["max_unique_samples"]),
             bool(content["trusted"]),
             [diagnostic["kind"] for diagnostic in content["diagnostics"]],
+            str(content["metric"]),
+            float(content["metric_scale"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file}: not a readable law ({error}); fix: run `dvc repro scaling`") from None
