@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -19,15 +19,15 @@ from isoflop.scaling.diagnostics import (
     optimum_diagnostics,
     profile_diagnostics,
 )
-from isoflop.scaling.forms import AXES, Form
 from isoflop.scaling.held_out import HeldOut, hold_out
-from isoflop.scaling.laws import Law, fit_law
+from isoflop.scaling.irreducible import irreducible_interval
+from isoflop.scaling.law_fitting import fit_law
+from isoflop.scaling.laws import Law
+from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
-from isoflop.scaling.reach import Reach
 from isoflop.scaling.runs import MIN_WIDTHS, Study
 from isoflop.scaling.table_checks import table_diagnostics
-from isoflop.scaling.uncertainty import interval, irreducible_loss_interval
 
 OBJECTIVE = "huber"
 
@@ -74,9 +74,8 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
         objective: a key of ``objectives.OBJECTIVES``.
     """
     law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]), objective)
-    irreducible = _irreducible_interval(study, law)
+    irreducible = _irreducible_interval(study, law, objective)
     held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]), objective)
-    law = replace(law, reach=_reach(study, held_out))
     planner = Planner.of(law, study)
     has_optima = "parameters" in study.axes and study.data_axis in study.axes
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if has_optima else {}
@@ -97,20 +96,12 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
     )  # fmt: skip
 
 
-def _reach(study: Study, held_out: HeldOut | None) -> Reach:
-    ranges = {axis: (float(min(study.column(axis))), float(max(study.column(axis)))) for axis in AXES}
-    if held_out is None or not held_out.comparisons[-1].covered:
-        return Reach(ranges)
-    rest = max(float(getattr(run, held_out.axis)) for run in study.runs if not held_out.includes(run))
-    return Reach(ranges, {held_out.axis: held_out.level / rest})
-
-
-def _irreducible_interval(study: Study, law: Law) -> tuple[float, float] | None:
-    """The 95 % interval of E: the profile interval, or the bootstrap's for M4."""
-    if isinstance(law.form, Form):
-        levels = study.levels(law.form.axes)
-        return irreducible_loss_interval(law.form, levels, study.losses, study.configurations, law.values)
-    return interval(law.replicates[:, 0]) if law.noise.degrees_of_freedom else None
+def _irreducible_interval(study: Study, law: Law, objective: str) -> tuple[float, float] | None:
+    """The 95 % interval of E; None if the noise is not identifiable."""
+    if law.sampled is None or not law.noise.degrees_of_freedom:
+        return None
+    levels = study.levels(law.form.axes)
+    return irreducible_interval(law.form, levels, study.losses, OBJECTIVES[objective], law.values, law.sampled)
 
 
 def read_profiles(study: Study, replicates: int, rng: np.random.Generator) -> list[Profile]:

@@ -108,9 +108,9 @@ def _noise(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnostic]:
     if noise.degrees_of_freedom < 1:
         yield Diagnostic(
             "no_noise_estimate",
-            f"{len(study.runs)} runs for the law's {form.size} parameters leave no degrees of freedom to estimate the "
+            f"{len(study.runs)} runs for the law's {form.free} parameters leave no degrees of freedom to estimate the "
             "noise",
-            {"runs": len(study.runs), "parameters": form.size},
+            {"runs": len(study.runs), "parameters": form.free},
         )
 
 
@@ -153,8 +153,8 @@ def _lack_of_fit(study: Study, form: AnyForm) -> Iterator[Diagnostic]:
     fitted_M = form.predict(values[None], study.levels(form.axes))[0]
     residuals = Residuals.of(np.log(study.losses) - np.log(fitted_M), study.configurations)
     seed, seed_dof = residuals.seed_variance()
-    misfit, mean_dof = residuals.misfit_variance(form.size)
-    mean, _ = residuals.mean_variance(form.size)
+    misfit, mean_dof = residuals.misfit_variance(form.free)
+    mean, _ = residuals.mean_variance(form.free)
     if seed is None or misfit is None or mean is None or seed == 0:
         return
     ratio = misfit / seed

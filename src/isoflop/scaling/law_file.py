@@ -12,6 +12,7 @@ import numpy as np
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.accuracy import AccuracyOfLoss
 from isoflop.scaling.analysis import Analysis
+from isoflop.scaling.backtests import Backtest, Discrepancy
 from isoflop.scaling.forms import form_from_json, form_to_json
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.planning import Planner, Sizes
@@ -52,7 +53,10 @@ def write_law(analysis: Analysis, file: Path) -> None:
     content = {
         "fits": fits,
         "noise": asdict(law.noise),
+        "discrepancy": law.discrepancy.scale,
         "reach": asdict(law.reach),
+        "resampling": law.resampling,
+        "backtests": [asdict(one) for one in law.backtests],
         "sizes": asdict(planner.sizes),
         "plan": {name: value for name, value in vars(planner).items() if name not in ("law", "sizes")},
         "accuracy": asdict(analysis.accuracy) if analysis.accuracy else None,
@@ -91,7 +95,10 @@ def read_law(file: Path) -> KnownLaw:
         content = json.loads(file.read_text())
         ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
         reach = Reach(ranges, content["reach"]["trusted_to"])
-        law = Law(tuple(_fit(one) for one in content["fits"]), Noise(**content["noise"]), reach)
+        backtests = tuple(Backtest(**one) for one in content["backtests"])
+        discrepancy = Discrepancy(float(content["discrepancy"]), ranges)
+        fits = tuple(_fit(one) for one in content["fits"])
+        law = Law(fits, Noise(**content["noise"]), discrepancy, reach, content["resampling"], backtests)
         quadratic = content["sizes"].pop("quadratic")
         sizes = Sizes(tuple(quadratic) if quadratic else None, **content["sizes"])
         return KnownLaw(

@@ -33,7 +33,7 @@ class Reach:
     """
 
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # least and largest level
-    trusted_to: Mapping[str, float] = field(default_factory=dict)  # by axis that the runs vary
+    trusted_to: Mapping[str, float] = field(default_factory=dict)  # of each axis that the runs vary
 
     def distance(self, axis: str, levels: Floats | float) -> Floats:
         """The factor [M] by which levels lie outside the range of the runs; 1 inside."""
@@ -42,9 +42,14 @@ class Reach:
         return np.maximum(1.0, np.maximum(here / high, low / here))
 
     def trusts(self, levels: Mapping[str, Floats | float]) -> Bools:
-        """Whether each of M points lies within the distance to which backtests held, on every axis in ``levels``."""
+        """Whether each of M points lies within the distance to which backtests held.
+
+        All axes in ``levels`` count that the runs vary, and sizes and unique samples that they do not vary. Samples
+        seen and FLOPs follow from these.
+        """
+        axes = {*self.trusted_to, *(("parameters", "unique_samples") if "flops" not in self.trusted_to else ())}
         trusted = np.array(True)
-        for axis in self.ranges.keys() & levels.keys():
+        for axis in axes & self.ranges.keys() & levels.keys():
             here = np.atleast_1d(np.asarray(levels[axis], np.float64))
             low, high = self.ranges[axis]
             inside = (here >= low / SAME) & (here <= SAME * high * self.trusted_to.get(axis, 1.0))
