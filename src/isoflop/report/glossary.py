@@ -90,4 +90,7 @@ DIAGNOSTICS = {
     "profile_disagrees": "an IsoFLOP curve and the law disagree",
     "more_samples_than_studied": "there are more training images than in the study",
     "longer_than_studied": "training is longer than in the study",
+    "metric_rises": "the metric rises with scale, so it is no loss",
+    "metric_unclear": "the name of the loss column suggests another metric",
+    "units_disagree": "FLOPs are far from 6 per parameter and sample seen",
 }
