@@ -180,15 +180,15 @@ def release(
 def verify(folder: Path, /, *, public_key: Path | None = None, as_json: Json = False) -> None:
     """Check that the files of a release, or of ship/, are unchanged.
 
-    Compares every file with SHA256SUMS and reports missing, changed and unlisted files. With a public key also checks
-    the signature. The exit status is 1 if a check fails.
+    Compares every file with SHA256SUMS and reports missing, changed and unlisted files, links, pipes and devices. With
+    a public key also checks that its owner signed exactly these files. The exit status is 1 if a check fails.
 
     Args:
         folder: a release, or ship/.
         public_key: public elliptic-curve key (PEM) of the signer.
         as_json: print a JSON object: folder, checked (one line per check that passed).
     """
-    from isoflop.cli.release import verify_release
+    from isoflop.cli.verification import verify_release
 
     checked = verify_release(folder, public_key)
     print(json.dumps({"folder": str(folder), "checked": checked}, indent=1) if as_json else "\n".join(checked))
