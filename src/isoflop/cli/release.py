@@ -18,8 +18,7 @@ from typing import Any
 
 from isoflop.cli.verification import first_line, library
 from isoflop.project.command_output import command_output
-from isoflop.runtime.damage import locked_outputs
-from isoflop.runtime.dvc_md5 import dvc_md5
+from isoflop.runtime.damage import check_outputs, locked_outputs
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.runtime.files import file_sha256, write_json
 from isoflop.runtime.params import read_params
@@ -74,8 +73,7 @@ def _check_shipped(project: Path) -> None:
             raise unmade(file)
         if f"ship/{name}" not in outputs:
             raise UserError(f"{file}: not in dvc.lock; fix: `dvc repro` makes it again")
-        if dvc_md5(file) not in outputs[f"ship/{name}"]:
-            raise UserError(f"{file}: differs from dvc.lock; fix: `dvc checkout ship` restores it")
+        check_outputs(file)
 
 
 def _manifest(project: Path) -> dict[str, Any]:

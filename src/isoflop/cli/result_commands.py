@@ -12,6 +12,7 @@ from cyclopts.validators import LimitedChoice
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
 from isoflop.cli.project_folder import find_project, project_here
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import unmade
 
 _GOAL = Group("Goal: exactly one of", sort_key=1, validator=LimitedChoice(1, 1))
@@ -86,6 +87,7 @@ def report(
         file = out or page.with_name("compare.html")
         print(f"{file}: {' and '.join(write_comparison(find_project(Path.cwd()), compare, file))}")
     elif page.is_file():
+        check_outputs(page)
         print(page)
     else:
         raise unmade(page)
