@@ -21,7 +21,7 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-DAMAGES: list[Callable[[Path], None]] = [
+DAMAGES: list[Callable[[Path], object]] = [
     flip,
     lambda file: os.truncate(file, file.stat().st_size // 2),
     lambda file: os.truncate(file, 0),
