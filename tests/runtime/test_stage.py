@@ -50,6 +50,8 @@ def main(params: Params, numbers: list[In], label: str, folder: Out, total: Out)
 
         save_file({"weight": numpy.zeros(10**6, "float32")}, folder / "weights.safetensors")
     values = [int(file.read_text()) for file in numbers]
+    if label.startswith("meanwhile"):  # what somebody else does while the stage runs
+        exec(label.removeprefix("meanwhile "))
     if label != "forgets":
         total.write_text(str(sum(values) * params.scale.factor))
 
@@ -116,6 +118,32 @@ def test_a_failure_leaves_nothing_half_written_and_what_was_there_before(project
         before = {path: data for path, data in before.items() if path.name == "total.txt"}
     assert after == before
     assert ("Traceback" in done.stderr) == (label != "user-error")
+
+
+@pytest.mark.parametrize(
+    ("done", "changed"),
+    [
+        ("open('params.yaml', 'a').write('  more: 1\\n')", "params.yaml: scale"),
+        ("open('params.yaml', 'w').write('scale:\\n  factor: 11\\n')", "params.yaml: scale"),
+        ("open('two.txt', 'w').write('3')", "two.txt"),
+        ("import os; os.remove('one.txt')", "one.txt"),
+        ("import os; open('new', 'w').write('2'); os.replace('new', 'two.txt')", "two.txt"),
+    ],
+)
+def test_a_result_is_not_kept_if_what_it_was_made_from_changed_meanwhile(
+    project: Path, done: str, changed: str
+) -> None:
+    ended = run_stage(project, f"meanwhile {done}", "one.txt", "two.txt")
+    assert ended.stderr == (
+        f"error: adder: {changed}: changed while the stage ran, so its result was not kept; fix: `dvc repro` again\n"
+    )
+    assert ended.returncode == 1 and not contents(project)
+
+
+@pytest.mark.parametrize("done", ["open('params.yaml', 'a').write('other: 1\\n')", "open('three.txt', 'w').write('')"])
+def test_what_the_stage_does_not_read_may_change_meanwhile(project: Path, done: str) -> None:
+    ended = run_stage(project, f"meanwhile {done}", "one.txt")
+    assert (ended.returncode, ended.stderr) == (0, "") and (project / "out/total.txt").read_text() == "10"
 
 
 def test_a_users_mistake_is_one_line(project: Path) -> None:

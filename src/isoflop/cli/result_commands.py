@@ -12,6 +12,7 @@ from cyclopts.validators import LimitedChoice
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
 from isoflop.cli.project_folder import find_project, project_around, project_here
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
 _GOAL = Group("Goal: one of", sort_key=1, validator=LimitedChoice(0, 1))
@@ -89,6 +90,7 @@ def report(
         file = out or page.with_name("compare.html")
         print(f"{file}: {' and '.join(write_comparison(find_project(Path.cwd()), compare, file))}")
     elif page.is_file():
+        check_outputs(page)
         print(page)
     else:
         raise unmade(page)

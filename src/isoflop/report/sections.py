@@ -24,6 +24,7 @@ from isoflop.report.scaling_words import (
     profile_in_words,
 )
 from isoflop.runtime.stage_code import project_code_sha256
+from isoflop.shipping.redaction import is_private, published
 
 _MOST_DROPPED = 20  # rows shown
 _MOST_CONFUSIONS = 6
@@ -180,9 +181,9 @@ def provenance(
     costs.append({"what": f"scaling study, {len(runs)} runs", "epochs": None, "flops": study, "seconds": None})
     return {
         "params": yaml.dump(
-            params, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000
+            published(params), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000
         ),
-        "data_md5": facts["data"]["md5"],
+        "data_md5": {} if is_private(params) else facts["data"]["md5"],
         "code_sha256": project_code_sha256(Path()),
         "versions": facts["throughput"]["versions"] | {"ONNX Runtime": facts["latency"]["conditions"]["onnxruntime"]},
         "costs": costs,

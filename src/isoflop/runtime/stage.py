@@ -22,6 +22,7 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin
 from isoflop.runtime.damage import check_inputs
 from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.executions import log_execution
+from isoflop.runtime.inputs_of_stage import inputs_of_stage
 from isoflop.runtime.params import PARAMS_FILE, Section, load_params, replaced_keys
 from isoflop.runtime.processes import is_first_process, process_name
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
@@ -53,6 +54,9 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         if whole_params:
             # by name: `project` is a layer above this one
             importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
+        sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
+        inputs = _inputs(arguments, values)
+        before = inputs_of_stage(sections, variant, inputs)
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 values[name] = load_params(annotation, variant=variant)
@@ -60,9 +64,10 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
             elif annotation == Out:
                 final = values[name]
                 values[name] = outputs[final] = _partial(final)
-        check_inputs(_inputs(arguments, values))
+        check_inputs(inputs)
         main(**values)
         if is_first_process():
+            before.check(inputs_of_stage(sections, variant, inputs))
             if missing := [final for final, partial in outputs.items() if not partial.exists()]:
                 raise RuntimeError(f"the stage wrote no {', '.join(map(str, missing))}")
             for final, partial in outputs.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.accuracy import AccuracyOfLoss
 from isoflop.scaling.analysis import Analysis
@@ -89,8 +90,9 @@ def read_law(file: Path) -> KnownLaw:
     """Read the file that ``write_law`` wrote.
 
     Raises:
-        UserError: the file is missing or malformed.
+        UserError: the file is missing or malformed, or differs from dvc.lock.
     """
+    check_outputs(file)
     try:
         content = json.loads(file.read_text())
         ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
