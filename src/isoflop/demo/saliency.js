@@ -1,30 +1,37 @@
 // Occlusion map (Zeiler and Fergus, 2014, "Visualizing and Understanding Convolutional Networks", section 4.2).
+// isoflop/evaluation/occlusion.py computes the same map for the report.
 
-const MOST_POSITIONS = 17; // of the square along a side: 289 runs
+const MOST_POSITIONS = 9; // of the square along a side: 81 runs
 
 // Slide a square of the image's mean color over the image and measure how far the probability of `target` drops.
-// Return `falls`, Float32Array [size, size], the mean drop over all squares that cover a pixel; and the `largest` drop.
+// Return `falls`, Float32Array [size, size]: the drop when a square around the pixel is hidden, interpolated linearly
+// between the positions; the `largest` drop with its position; the side of the `square`, and the number of runs.
 export async function occlusionSaliency(classifier, image, target, probability, between) {
   const size = image.width;
-  const square = Math.max(2, Math.round(size / 5));
+  const square = Math.min(size, Math.max(2, Math.round(size / 5)));
   const starts = positionsAlong(size, square);
   const color = meanColor(image);
   const positions = starts.flatMap((top) => starts.map((left) => ({ top, left })));
   const hidden = positions.map((position) => hide(image, position, square, color));
   const answers = await classifier.runAll(hidden, between);
-  const [sums, counts] = [new Float32Array(size * size), new Float32Array(size * size)];
-  let largest = { fall: 0 };
-  positions.forEach(({ top, left }, index) => {
-    const fall = probability - answers[index].probabilities[target];
-    if (fall > largest.fall) largest = { fall, top, left };
-    for (let y = top; y < top + square; y++) {
-      for (let x = left; x < left + square; x++) {
-        sums[y * size + x] += fall;
-        counts[y * size + x]++;
-      }
-    }
-  });
-  return { falls: sums.map((sum, index) => sum / counts[index]), largest, square, runs: positions.length };
+  const grid = answers.map(({ probabilities }) => probability - probabilities[target]);
+  const best = grid.indexOf(Math.max(...grid));
+  const largest = { fall: grid[best], ...positions[best] };
+  const along = Array.from({ length: size }, (_, pixel) => neighbors(starts.map((start) => start + (square - 1) / 2), pixel));
+  const falls = new Float32Array(size * size);
+  along.forEach((rows, y) => along.forEach((columns, x) => {
+    for (const [row, a] of rows) for (const [column, b] of columns) falls[y * size + x] += a * b * grid[row * starts.length + column];
+  }));
+  return { falls, largest, square, runs: positions.length };
+}
+
+// Return the [index, weight] of the centers before and after a pixel; beyond the outermost center, that one alone.
+function neighbors(centers, pixel) {
+  const after = centers.findIndex((center) => center >= pixel);
+  if (after === 0) return [[0, 1]];
+  if (after < 0) return [[centers.length - 1, 1]];
+  const share = (pixel - centers[after - 1]) / (centers[after] - centers[after - 1]);
+  return [[after - 1, 1 - share], [after, share]];
 }
 
 // Return evenly spaced start positions of the square, from border to border.
