@@ -178,16 +178,16 @@ async function explain(classifier, image, target, probability, stale) {
     if (stale()) throw new Stale();
   };
   try {
-    const { falls, largest, square, runs } = await occlusionSaliency(classifier, image, target, probability, between);
+    const { falls, largest, runs } = await occlusionSaliency(classifier, image, target, probability, between);
     if (stale()) return;
     const name = classifier.facts.classes[target];
     drawFalls(element("saliency"), image, falls);
     const matters = largest.fall >= LEAST_CHANGE;
-    outline(matters ? largest : null, square, image.width);
+    outline(matters ? largest : null, image.width);
     const words = matters
-      ? `Hiding the outlined square of ${square} × ${square} pixels lowers “${name}” from ${percent(probability)} to ` +
+      ? `Hiding the outlined ${largest.right - largest.left} × ${largest.bottom - largest.top} pixels lowers “${name}” from ${percent(probability)} to ` +
         `${percent(probability - largest.fall)}, the largest drop of ${runs} positions.`
-      : `No square of ${square} × ${square} pixels lowers “${name}” by ${100 * LEAST_CHANGE} percentage points (${runs} positions).`;
+      : `No square a fifth of the image wide lowers “${name}” by ${100 * LEAST_CHANGE} percentage points (${runs} positions).`;
     element("saliency-words").textContent = words;
     element("saliency").setAttribute("aria-label", `Occlusion map. ${words}`);
   } catch (error) {
@@ -196,11 +196,12 @@ async function explain(classifier, image, target, probability, stale) {
 }
 
 // Outline the square of the largest drop on the occlusion map.
-function outline(place, square, size) {
+function outline(square, size) {
   const box = element("outline");
-  box.hidden = !place;
-  if (!place) return;
-  for (const [side, value] of [["left", place.left], ["top", place.top], ["width", square], ["height", square]]) {
+  box.hidden = !square;
+  if (!square) return;
+  const { top, left, bottom, right } = square;
+  for (const [side, value] of Object.entries({ top, left, width: right - left, height: bottom - top })) {
     box.style.setProperty(side, `${(100 * value) / size}%`);
   }
 }

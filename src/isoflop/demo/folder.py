@@ -60,7 +60,7 @@ def write_demo(model: Path, test: Split, runtime: Path, samples: int, folder: Pa
     facts = {
         "variant": classifier.variant,
         "precision": precision(read_graph(model)),
-        "drawings": are_drawings(test.images[: _LOOKED_AT]),
+        "drawings": are_drawings(test.images[:_LOOKED_AT]),
         "classes": classifier.classes,
         "resize": classifier.resize,
         "image_size": classifier.image_size,

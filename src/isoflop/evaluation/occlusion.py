@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isoflop.data.arrays import Images, InputSpec
-from isoflop.evaluation.scores import Floats
+from isoflop.evaluation.scores import Floats, Logits
 
 if TYPE_CHECKING:
     from torch import nn
 
-MOST_POSITIONS = 9  # of the square along a side: 81 predictions an image
+MOST_POSITIONS = 11  # of the square along a side: 121 predictions an image
 LEAST_CHANGE = 0.05  # of the probability: a smaller change is not worth a color or a sentence
 _BATCH = 32  # images, which bounds the memory
 _FOR, _AGAINST = (214, 90, 20), (40, 110, 190)  # colors of a drop and of a rise
 _LEAST_SIDE = 96  # pixels of a drawn map, so that the outline is thin
 
-Predict = Callable[[Images], Floats]  # uint8 [N, H, W, C] → probabilities [N, K]
+Predict = Callable[[Images], Logits]  # uint8 [N, H, W, C] → probabilities [N, K]
 
 
 @dataclass(frozen=True)
 class Occlusion:
     """How hiding a square changes the probability of the predicted class, and the square of the largest drop."""
 
-    drops: Floats  # [H, W]: the drop of the probability when a square around the pixel is hidden; negative for a rise
+    drops: Floats  # [H, W]: the drop of the probability when the square around the pixel is hidden; negative for a rise
     probability: float
     largest: float  # drop
-    top: int
-    left: int
-    square: int  # pixels along its side
+    row: int  # of the pixel in the middle of that square
+    column: int
+    reach: int  # pixels from the middle to the edge of the square
 
     @property
     def matters(self) -> bool:
@@ -60,36 +60,39 @@ def predictor(net: nn.Module, spec: InputSpec) -> Predict:
 
 
 def occlude(predict: Predict, image_HWC: Images) -> Occlusion:
-    """Hide a square of the image's mean color at evenly spaced places, and predict each time.
+    """Hide a square of the image's mean color around evenly spaced pixels, and predict each time.
 
-    The square is a fifth of the image wide. Between the places the drop is interpolated linearly; beyond the outermost
-    it is constant. So the map peaks where the square of the largest drop is centered.
+    The square is a fifth of the image wide, and less at the border, which it may cross. Between these pixels the drop
+    is interpolated linearly, so the map peaks in the middle of the square of the largest drop.
     """
     size = image_HWC.shape[0]
-    square = min(size, max(2, round(size / 5)))
-    starts = positions_along(size, square)
+    reach = max(1, size // 10)
+    middles = positions_along(size)
     color = np.floor(image_HWC.mean((0, 1)) + 0.5).astype(np.uint8)
-    hidden = np.repeat(image_HWC[None], 1 + len(starts) ** 2, 0)  # the first stays as it is
-    places = [(top, left) for top in starts for left in starts]
-    for copy, (top, left) in zip(hidden[1:], places, strict=True):
-        copy[top : top + square, left : left + square] = color
-    shares_PK = predict(hidden)
+    hidden = np.repeat(image_HWC[None], 1 + len(middles) ** 2, 0)  # the first stays as it is
+    places = [(row, column) for row in middles for column in middles]
+    for copy, place in zip(hidden[1:], places, strict=True):
+        copy[_square(place, reach)] = color
+    shares_PK = predict(hidden).astype(np.float64)
     target = int(shares_PK[0].argmax())
     probability = float(shares_PK[0, target])
     drops = probability - shares_PK[1:, target]
     best = int(drops.argmax())
-    centers = np.array(starts) + (square - 1) / 2
-    grid = drops.reshape(len(starts), len(starts))
-    rows = np.stack([np.interp(np.arange(size), centers, line) for line in grid])
-    map_HW = np.stack([np.interp(np.arange(size), centers, column) for column in rows.T], axis=1)
-    return Occlusion(map_HW, probability, float(drops[best]), *places[best], square)
+    grid = drops.reshape(len(middles), len(middles))
+    rows = np.stack([np.interp(np.arange(size), middles, line) for line in grid])
+    map_HW = np.stack([np.interp(np.arange(size), middles, column) for column in rows.T], axis=1)
+    return Occlusion(map_HW, probability, float(drops[best]), *places[best], reach)
 
 
-def positions_along(size: int, square: int) -> list[int]:
-    """Return evenly spaced start positions of the square, from border to border."""
-    last = size - square
-    count = min(last + 1, MOST_POSITIONS)
-    return [int(index * last / (count - 1) + 0.5) if count > 1 else 0 for index in range(count)]
+def positions_along(size: int) -> list[int]:
+    """Return evenly spaced pixels, from border to border."""
+    count = min(size, MOST_POSITIONS)
+    return [int(index * (size - 1) / (count - 1) + 0.5) if count > 1 else 0 for index in range(count)]
+
+
+def _square(middle: tuple[int, int], reach: int, scale: int = 1) -> tuple[slice, slice]:
+    rows, columns = (slice(scale * max(0, at - reach), scale * (at + reach + 1)) for at in middle)
+    return rows, columns
 
 
 def draw(image_HWC: Images, found: Occlusion) -> Images:
@@ -105,9 +108,7 @@ def draw(image_HWC: Images, found: Occlusion) -> Images:
     factor = max(1, _LEAST_SIDE // len(drawn))
     pixels: Images = drawn.astype(np.uint8).repeat(factor, 0).repeat(factor, 1)
     if found.matters:
-        rows = slice(factor * found.top, factor * (found.top + found.square))
-        columns = slice(factor * found.left, factor * (found.left + found.square))
-        inside = pixels[rows, columns]
+        inside = pixels[_square((found.row, found.column), found.reach, factor)]
         inside[:2] = inside[-2:] = inside[:, :2] = inside[:, -2:] = 255
     return pixels
 

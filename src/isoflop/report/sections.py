@@ -24,6 +24,7 @@ from isoflop.report.scaling_words import (
     next_size_in_words,
     profile_in_words,
 )
+from isoflop.runtime.errors import unmade
 from isoflop.runtime.stage_code import project_code_sha256
 
 _MOST_DROPPED = 20  # rows shown
@@ -103,7 +104,12 @@ def law(found: Facts, flags: Sequence[str], pictures: Path) -> dict[str, Any]:
 
     Args:
         pictures: folder of its figures, one panel each; what could not be drawn is not there.
+
+    Raises:
+        UserError: the folder is missing.
     """
+    if not pictures.is_dir():
+        raise unmade(pictures)
     drawn = {file.stem: read_picture(file) for file in sorted(pictures.glob("*.svg"))}
     rows = [
         {
