@@ -41,15 +41,13 @@ def _policy(script: str) -> str:
     )
 
 
-def read_picture(file: Path) -> Markup | str:
-    """Return a PNG as a data URI for ``img``, an SVG as an element.
+def read_picture(file: Path) -> Markup:
+    """Return an SVG as an element.
 
     Raises:
         UserError: the file is missing.
     """
     try:
-        if file.suffix == ".svg":
-            return inline(file.read_text(encoding="utf-8"), file.stem)
-        return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        return inline(file.read_text(encoding="utf-8"), file.stem)
     except FileNotFoundError:
         raise unmade(file) from None
