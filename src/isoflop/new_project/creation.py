@@ -17,6 +17,7 @@ from isoflop.project.command_output import command_output
 from isoflop.project.presets import named_preset, presets_of_package
 from isoflop.project.project_files import plot_templates, project_texts
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.scratch import move_into, scratch_folder
 
 _IMAGES = Path("data") / "images"  # data.path in every preset
 _DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
@@ -161,26 +162,9 @@ def _created_whole(folder: Path) -> Iterator[Path]:
     If ``folder`` exists, it is filled and not replaced: it may be a mount or the working directory of the shell.
     """
     final = folder.resolve()
-    partial = final.with_name(f".{final.name}.partial{os.getpid()}")
-    partial.mkdir()
-    try:
+    with scratch_folder(final.parent, final.name) as partial:
         yield partial
-        if final.exists():
-            _move_into(partial, final)
-        else:
-            os.rename(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _move_into(partial: Path, empty: Path) -> None:
-    try:
-        for path in sorted(partial.iterdir()):
-            shutil.move(path, empty / path.name)
-    except BaseException:
-        for path in empty.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        raise
+        move_into(partial, final)
 
 
 def _start_git(partial: Path) -> None:
