@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoflop.download.image_folders import visible
 from isoflop.new_project.image_survey import Survey, entries, survey, survey_lines
 from isoflop.new_project.starting_params import Choice, StartingParams, quick_params, starting_params
 from isoflop.project.command_output import command_output
@@ -137,6 +138,9 @@ def _where(path: str) -> str:
 def _check_place(folder: Path, images: Path | None) -> None:
     if not shutil.which("git"):
         raise UserError("git: not installed; fix: install git (`apt install git`, `brew install git`)")
+    for given in (folder, *([images] if images else [])):
+        if (shown := visible(str(given))) != str(given):
+            raise UserError(f"'{shown}': got a name with control characters or not in UTF-8; fix: rename the folder")
     if (folder / "dvc.yaml").is_file() and (folder / "code.yaml").is_file():
         raise UserError(
             f"{folder}: got an existing project, expected a new or empty folder; fix: choose another name, or run "
