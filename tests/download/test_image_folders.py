@@ -13,7 +13,7 @@ import pytest
 
 from isoflop.data.readers import RawDataset, read_raw
 from isoflop.download.archives import archive_entries
-from isoflop.download.image_folders import folder_entries, pack_images
+from isoflop.download.image_folders import check_names, folder_entries, pack_images
 from isoflop.download.raw_format import write_manifest
 from isoflop.runtime.errors import UserError
 
@@ -194,3 +194,17 @@ def test_the_bytes_do_not_depend_on_the_place_or_the_time(tmp_path: Path) -> Non
         )
         digests.append(listing.stdout)
     assert digests[0] == digests[1]
+
+
+def test_class_names_cannot_control_a_terminal_or_a_table(tmp_path: Path) -> None:
+    found = layout(tmp_path, "\x1b[31mred/1.jpg", "a\nb/1.jpg", "a\u202eb/1.jpg", "fam\u200dily 👩‍🔬/1.jpg")
+    assert [of for _, of, _ in found] == ["\\x1b[31mred", "a\\nb", "a\\u202eb", "fam\u200dily 👩‍🔬"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9/1.jpg", b"cat/\xff.txt", b"cat/.hidden\xfe"])
+def test_a_name_that_dvc_cannot_list_is_refused_with_the_name(tmp_path: Path, name: bytes) -> None:
+    tree(tmp_path / "images", "cat/1.jpg", "dog/1.jpg", os.fsdecode(name))
+    with pytest.raises(UserError) as error:
+        check_names(tmp_path / "images", "--images 'images'")
+    shown = name.decode(errors="backslashreplace")
+    assert str(error.value).startswith(f"--images 'images': got the file name '{shown}', expected UTF-8")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -395,3 +396,43 @@ def test_upgrade_is_not_for_a_checkout(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["upgrade"]) == 0
     assert capsys.readouterr().out == "up to date: a checkout has its own dvc.yaml and code.yaml\n"
     assert (tmp_path / "dvc.yaml").read_bytes() == before and not (tmp_path / "code.yaml").exists()
+
+
+def deep_photos(folder: Path, low: float, high: float, dtype: str, suffix: str) -> Survey:
+    rng = np.random.default_rng(0)
+    for name in ("across", "down"):
+        (folder / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = np.linspace(low, high, 32 * 32).reshape(32, 32) if index == 0 else rng.uniform(low, high, (32, 32))
+            Image.fromarray(pixels.astype(dtype)).save(folder / name / f"{index}.{suffix}")
+    return survey(folder)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "suffix", "scale"),
+    [
+        (29_200, 29_440, "uint16", "png", [29_188, 29_452]),  # hundredths of a kelvin
+        (0, 4095, "uint16", "tif", [0, 4300]),  # 12 bits
+        (-5, 31, "float32", "tif", [-6.8, 32.8]),  # degrees
+        (0, 65_535, "uint16", "png", None),
+        (0, 1, "float32", "tif", None),
+    ],
+)
+def test_deep_samples_keep_their_range(
+    tmp_path: Path, low: float, high: float, dtype: str, suffix: str, scale: list[float] | None
+) -> None:
+    found = deep_photos(tmp_path / "photos", low, high, dtype, suffix)
+    assert found.deep and found.deep.images == 24
+    assert f"24 of them have 16-bit, 32-bit or float samples, from {low:g} to {high:g}." in list(survey_lines(found))
+    range_ = chosen(found)["prepare.sample_range"]
+    assert range_ == (scale and pytest.approx(scale, abs=1))
+
+
+def test_low_contrast_is_reported(tmp_path: Path) -> None:
+    folder = take_pictures(tmp_path / "photos")
+    assert not any("Low contrast" in line for line in survey_lines(survey(folder)))
+    for file in folder.rglob("no *"):
+        picture = Image.open(file).convert("RGB").point(lambda value: value // 16)
+        picture.save(file.with_suffix(".png"))
+        file.unlink() if file.suffix == ".jpg" else None
+    assert any("only the levels 0 to 15 of 0 to 255" in line for line in survey_lines(survey(folder)))

@@ -114,3 +114,20 @@ def test_errors_are_one_line_and_leave_nothing_behind(project: Path, capsys: pyt
     (project / "ship" / "model.onnx").write_bytes(b"another")
     assert "ship/model.onnx: got MD5 " in run_cli(capsys, 1, "release", "--force")
     assert "model.onnx has changed" in run_cli(capsys, 1, "verify", "ship")
+
+
+def test_a_release_is_replaced_in_place_and_other_files_are_not_touched(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, _ = write_keys(project)
+    run_cli(capsys, 0, "release", "--key", str(private))
+    release = project / "release"
+    before = release.stat().st_ino  # the folder itself stays: it may be a mount
+    (release / "NOTES.md").write_text("why this one")
+    assert "'NOTES.md', which is not part of a release" in run_cli(capsys, 1, "release", "--force")
+    (release / "NOTES.md").unlink()
+    (project / "latest").symlink_to("release")
+    run_cli(capsys, 0, "release", "--out", "latest", "--force")
+    assert release.stat().st_ino == before and (project / "latest").is_symlink()
+    assert not (release / "model.sig").exists(), "the signature was of the old release"
+    run_cli(capsys, 0, "verify", "release")

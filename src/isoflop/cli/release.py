@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from isoflop.runtime.damage import check_outputs, locked_outputs
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.runtime.files import file_sha256, write_json
 from isoflop.runtime.params import read_params
+from isoflop.runtime.scratch import is_scratch, move_into, scratch_folder
 from isoflop.runtime.stage_code import project_code_sha256
 from isoflop.shipping.choosing import SHIPPED
 from isoflop.shipping.redaction import is_private, published
 
 _SUMS, _MANIFEST, _SIGNATURE = "SHA256SUMS", "manifest.json", "model.sig"
+_RELEASED = (*SHIPPED, _SUMS, _MANIFEST, _SIGNATURE)
 _PACKAGES = ("isoflop", "torch", "onnx", "onnxruntime", "numpy", "albumentations", "pytorch-lightning", "dvc")
 
 
@@ -42,14 +43,12 @@ def write_release(project: Path, out: Path, *, key: Path | None, force: bool) ->
     """
     _check_shipped(project)
     _check_current(project)
-    if out.exists() and not force:
-        raise UserError(f"{out}: exists already; fix: --force replaces it")
-    if out.exists() and not all((out / name).is_file() for name in (_MANIFEST, _SUMS)):
-        raise UserError(f"{out}: got no {_MANIFEST} and {_SUMS} in it, expected a release; --force replaces only those")
+    _check_out(out, force)
+    out = out.resolve()  # a link to a release stays a link
     manifest = _manifest(project)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        folder = Path(scratch) / out.name
+    with scratch_folder(out if out.is_dir() else out.parent, out.name) as scratch:
+        folder = scratch / "release"
         folder.mkdir()
         for name in SHIPPED:
             shutil.copyfile(project / "ship" / name, folder / name)
@@ -58,10 +57,23 @@ def write_release(project: Path, out: Path, *, key: Path | None, force: bool) ->
         (folder / _SUMS).write_text("".join(sums))
         if key:
             _sign(folder, key)
-        if out.exists():
-            os.replace(out, Path(scratch) / "old")  # not deleted before the new one is in its place
-        os.replace(folder, out)
+        move_into(folder, out)
+        if not key:
+            (out / _SIGNATURE).unlink(missing_ok=True)  # of the old release
     return manifest
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """Raise UserError if ``out`` exists, unless ``force`` is set and it contains a release and nothing else."""
+    if not out.exists():
+        return
+    if not force:
+        raise UserError(f"{out}: exists already; fix: --force replaces it")
+    if not all((out / name).is_file() for name in (_MANIFEST, _SUMS)):
+        raise UserError(f"{out}: got no {_MANIFEST} and {_SUMS} in it, expected a release; --force replaces only those")
+    others = [path.name for path in out.iterdir() if path.name not in _RELEASED and not is_scratch(path, out.name)]
+    if others:
+        raise UserError(f"{out}: got {min(others)!r}, which is not part of a release; fix: move it elsewhere")
 
 
 def _check_shipped(project: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from isoflop.data import duplicates
 from isoflop.data.arrays import Resize
@@ -17,6 +17,17 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section
 
 REASONS = ("undecodable", "blank", "conflicting_labels", "leak", "exact_duplicate", "near_duplicate")
+
+
+def _increasing(values: list[float]) -> list[float]:
+    if values[0] >= values[1]:
+        raise ValueError("expected the lower sample first")
+    return values
+
+
+Range = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2), AfterValidator(_increasing)
+]
 
 
 class Drop(Section):
@@ -36,6 +47,7 @@ class Prepare(Section):
     image_size: int = Field(ge=1, le=2048)  # height and width of the prepared images, in pixels
     channels: Literal[1, 3]  # 1: grayscale; 3: RGB
     resize: Resize  # crop: the centered square; pad: fill up to a square; stretch: change the aspect ratio
+    sample_range: Range | None  # 16-bit or float samples that become black and white; null: 0 and the white level
     normalization: Literal["unit", "symmetric", "standard"]  # range [0, 1], range [-1, 1], or mean 0 and std 1
     val_fraction: float = Field(gt=0, lt=1)  # share of the non-test images, if the source has no validation split
     test_fraction: float = Field(gt=0, lt=1)  # share of all images, if the source has no test split

@@ -30,6 +30,7 @@ from isoflop.data.images import UndecodableError, as_channels, decode, fit_to_sq
 from isoflop.data.normalization import Statistics, fixed_normalization
 from isoflop.data.readers import RawDataset, RawImage
 from isoflop.data.splitting import SPLITS
+from isoflop.download.image_folders import visible
 from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.progress import tracked
@@ -111,7 +112,10 @@ def decode_one(image: RawImage, params: Prepare) -> DecodedImage:
     """
     try:
         content = image.content
-        picture = decode(content, image.name) if isinstance(content, bytes) else from_array(content, image.name)
+        if isinstance(content, bytes):
+            picture = decode(content, image.name, params.sample_range)
+        else:
+            picture = from_array(content, image.name)
     except UndecodableError as error:
         if not params.drop.undecodable:
             raise
@@ -163,7 +167,8 @@ def _write_splits(
     cleaning: Cleaning, classes: list[str], params: Prepare, folders: dict[str, Path], scratch: IO[bytes]
 ) -> InputSpec:
     shape = (params.image_size, params.image_size, params.channels)
-    input_spec = InputSpec(classes, *fixed_normalization(params.normalization, params.channels), params.resize)
+    how = params.resize, params.sample_range
+    input_spec = InputSpec(classes, *fixed_normalization(params.normalization, params.channels), *how)
     for split in SPLITS:  # train first: val and test use its statistics
         statistics = Statistics(params.channels)
         indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
@@ -174,7 +179,7 @@ def _write_splits(
                 statistics.add(images_NHWC)
                 writer.append(images_NHWC, np.array([cleaning.catalogue.labels[index] for index in batch]))
             if split == "train" and params.normalization == "standard":
-                input_spec = InputSpec(classes, *statistics.mean_and_std(), params.resize)
+                input_spec = InputSpec(classes, *statistics.mean_and_std(), *how)
             writer.finish(input_spec)
     return input_spec
 
@@ -220,12 +225,11 @@ def _batches(raw: Iterable[RawImage]) -> Iterator[list[RawImage]]:
 
 
 def _write_dropped(cleaning: Cleaning, file: Path) -> None:
-    # file names may hold bytes that are not valid UTF-8: write them escaped
-    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+    with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["name", "reason", "detail"])
         for index, (reason, detail) in sorted(cleaning.dropped.items()):
-            writer.writerow([cleaning.catalogue.names[index], reason, detail])
+            writer.writerow([visible(cleaning.catalogue.names[index]), reason, visible(detail)])
 
 
 def _draw_dropped(
@@ -258,6 +262,7 @@ def _metrics(cleaning: Cleaning, input_spec: InputSpec, params: Prepare) -> dict
         "image_size": params.image_size,
         "channels": params.channels,
         "resize": params.resize,
+        "sample_range": params.sample_range,
         "normalization": params.normalization,
         "mean": input_spec.mean,
         "std": input_spec.std,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import stat
 import sys
 import unicodedata
@@ -35,6 +36,7 @@ _SUFFIXES = (
     "pnm ppm psd raf svg tga tif tiff webp"
 )
 _MAGICS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r"})
 
 Place = tuple[SplitName | None, str]  # split and class of an image, as its path states them
@@ -182,6 +184,33 @@ def _has_splits(paths: list[list[str]], source: str) -> bool:
 
 
 def class_name(folder: str) -> str:
-    """Return a folder's name as a class name: Unicode NFC (macOS decomposes accents), invalid UTF-8 bytes escaped."""
-    text = folder.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", text)
+    """Return a folder's name as a class name: Unicode NFC (macOS decomposes accents), and ``visible``."""
+    return unicodedata.normalize("NFC", visible(folder))
+
+
+def visible(name: str) -> str:
+    """Return a file's name with escapes for bytes that are not UTF-8, control characters, and reversed directions.
+
+    In a report, a terminal or a table these could change what a reader sees.
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter) in ("Cc", "Zl", "Zp") or letter in _DIRECTIONS
+        else letter
+        for letter in text
+    )
+
+
+def check_names(folder: Path, source: str) -> None:
+    """Raise UserError if DVC could not list a file below ``folder``, because its name is not UTF-8."""
+    for parent, _, names in os.walk(os.fsencode(folder)):
+        for name in (os.path.join(parent, name) for name in names):
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                inside = os.fsdecode(os.path.relpath(name, os.fsencode(folder)))
+                raise UserError(
+                    f"{source}: got the file name '{visible(inside)}', expected UTF-8, because DVC cannot list others; "
+                    f"fix: rename it, or all: `convmv -f latin1 -t utf8 -r --notest {shlex.quote(str(folder))}`"
+                ) from None

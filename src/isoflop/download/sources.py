@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from isoflop.download.archives import archive_entries, naming_damage
 from isoflop.download.fetching import Remote, fetched, url_name, verify, without_secrets
-from isoflop.download.image_folders import folder_entries, pack_images
+from isoflop.download.image_folders import check_names, folder_entries, pack_images
 from isoflop.download.published import Published, download_published
 from isoflop.download.raw_format import CifarPart, IdxPart, Manifest, write_manifest
 from isoflop.runtime.errors import UserError
@@ -37,8 +37,10 @@ class Data(Section):
     sha256: str | None  # SHA-256 of the archive at url or path
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
-        """Raise UserError if nothing is at ``path``: DVC hashes it, whatever the source."""
+        """Raise UserError if nothing is at ``path`` or DVC cannot list it: DVC hashes it, whatever the source."""
         path = file.parent / self.path
+        if path.is_dir():
+            check_names(path, f"{file}: data.path")
         if path.exists():
             return []
         in_dvc = path.with_name(f"{path.name}.dvc").is_file()

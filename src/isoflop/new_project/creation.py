@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoflop.download.image_folders import visible
 from isoflop.new_project.image_survey import Survey, entries, survey, survey_lines
 from isoflop.new_project.starting_params import Choice, StartingParams, quick_params, starting_params
 from isoflop.project.command_output import command_output
 from isoflop.project.presets import named_preset, presets_of_package
 from isoflop.project.project_files import plot_templates, project_texts
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.scratch import move_into, scratch_folder
 
 _IMAGES = Path("data") / "images"  # data.path in every preset
 _DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
@@ -136,6 +138,9 @@ def _where(path: str) -> str:
 def _check_place(folder: Path, images: Path | None) -> None:
     if not shutil.which("git"):
         raise UserError("git: not installed; fix: install git (`apt install git`, `brew install git`)")
+    for given in (folder, *([images] if images else [])):
+        if (shown := visible(str(given))) != str(given):
+            raise UserError(f"'{shown}': got a name with control characters or not in UTF-8; fix: rename the folder")
     if (folder / "dvc.yaml").is_file() and (folder / "code.yaml").is_file():
         raise UserError(
             f"{folder}: got an existing project, expected a new or empty folder; fix: choose another name, or run "
@@ -161,26 +166,9 @@ def _created_whole(folder: Path) -> Iterator[Path]:
     If ``folder`` exists, it is filled and not replaced: it may be a mount or the working directory of the shell.
     """
     final = folder.resolve()
-    partial = final.with_name(f".{final.name}.partial{os.getpid()}")
-    partial.mkdir()
-    try:
+    with scratch_folder(final.parent, final.name) as partial:
         yield partial
-        if final.exists():
-            _move_into(partial, final)
-        else:
-            os.rename(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _move_into(partial: Path, empty: Path) -> None:
-    try:
-        for path in sorted(partial.iterdir()):
-            shutil.move(path, empty / path.name)
-    except BaseException:
-        for path in empty.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        raise
+        move_into(partial, final)
 
 
 def _start_git(partial: Path) -> None:

@@ -80,6 +80,11 @@ def _data(data: dict[str, Any]) -> str:
         f"- Images: {images['train']:,} training, {images['val']:,} validation, {images['test']:,} test; "
         f"cleaning dropped {data['dropped']['total']:,} of {images['source']:,}\n"
         f"- Images of another size: made square by `{data['resize']}`, then resized\n"
+        + (
+            f"- 16-bit and float samples: {scale[0]:g} becomes 0 and {scale[1]:g} becomes 255, clipped outside\n"
+            if (scale := data.get("sample_range"))
+            else ""
+        )
     )
 
 
