@@ -165,8 +165,8 @@ def _backtests(law: Law) -> Iterator[Diagnostic]:
             yield Diagnostic(
                 "backtest_missed",
                 f"backtest: without the runs beyond 1/{one.factor:.3g} of the largest number of "
-                f"{AXIS_NAMES[one.axis]}, the law predicts them with an error of {one.error:+.1%}, beyond the factor of "
-                f"{1 + one.half_width:.3g} on each side that the other backtests led to",
+                f"{AXIS_NAMES[one.axis]}, the law predicts them with an error of {one.error:+.1%}, beyond the "
+                f"factor of {1 + one.half_width:.3g} on each side that the other backtests led to",
                 {"factor": one.factor, "error": one.error},
             )
 
