@@ -22,6 +22,7 @@ from isoflop.report.scaling_words import (
     next_run_in_words,
     next_size_in_words,
     profile_in_words,
+    trust_in_words,
 )
 from isoflop.runtime.stage_code import project_code_sha256
 
@@ -106,6 +107,7 @@ def law(found: Facts, flags: Sequence[str]) -> dict[str, Any]:
         "law_rows": rows,
         "places": _PLACES,
         "held_out_result": held_out_in_words(found),
+        "trust": trust_in_words(found),
         "data_advice": data_in_words(found["data_question"]),
         "next_run": next_run_in_words(found["next_run"]),
         "profiles": [profile_in_words(profile) for profile in found["profiles"]],
