@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,20 @@ from isoflop.report.formats import between, ms, rounded
 from isoflop.report.formats import loss as digits_of_loss
 from isoflop.report.scaling_words import budget_in_words
 from isoflop.runtime.errors import UserError, unmade
-from isoflop.scaling.asking import Answer, at_point, level_for
+from isoflop.scaling.asking import Answer, Goal, answer
 from isoflop.scaling.diagnostics import MAX_EXTRAPOLATION, WARNINGS
 from isoflop.scaling.law_file import KnownLaw, read_law
 from isoflop.scaling.planning import Optimum
 from isoflop.scaling.results import rounded as digits
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What to plan for; the options that are not given are None.
-
-    ``samples`` with ``parameters`` asks for the loss of that training; so does the single axis of a law of one axis.
-    Otherwise exactly one is given, and the answer is the compute-optimal training for it.
-    """
-
-    flops: float | None = None
-    loss: float | None = None
-    parameters: float | None = None
-    samples: float | None = None
-    epochs: float | None = None
-    latency_ms: float | None = None
-
-
-def plan_training(law_file: Path, goal: Goal, project: Path | None) -> tuple[KnownLaw, Optimum | Answer]:
+def plan_training(
+    law_file: Path, goal: Goal, latency_ms: float | None, project: Path | None
+) -> tuple[KnownLaw, Optimum | Answer]:
     """Return the fitted law, and the compute-optimal training for the goal or the prediction for one training.
+
+    Args:
+        latency_ms: median latency of the model, in place of its size; it takes a project with a benchmark.
 
     Raises:
         UserError: the law has no answer for the goal, or a file of the pipeline is missing.
@@ -46,50 +35,11 @@ def plan_training(law_file: Path, goal: Goal, project: Path | None) -> tuple[Kno
     if not law_file.exists():
         raise unmade(law_file) if project else UserError(f"{law_file}: not found; fix: `isoflop fit` writes it")
     known = read_law(law_file)
-    axes = known.planner.law.form.axes
-    if goal.samples is not None or (len(axes) == 1 and goal.latency_ms is None and _states(goal, axes[0])):
-        return known, at_point(
-            known, parameters=goal.parameters, samples=goal.samples, epochs=goal.epochs, flops=goal.flops
-        )
-    if len(axes) == 1 and goal.loss is not None:
-        found = level_for(known, goal.loss)
-        if found is None:
-            raise UserError(
-                f"--loss: got {goal.loss:g}, which no level reaches by the law {known.planner.law.form.label}"
-            )
-        return known, found
-    return known, _optimum(known, goal, project)
-
-
-def _states(goal: Goal, axis: str) -> bool:
-    """Whether the goal names the level of the only axis of a law."""
-    return {"parameters": goal.parameters, "flops": goal.flops}.get(axis) is not None
-
-
-def _optimum(known: KnownLaw, goal: Goal, project: Path | None) -> Optimum:
-    planner = known.planner
-    label = planner.law.form.label
-    if planner.best(planner.sizes.flops(planner.largest, planner.most_samples)) is None:
-        raise UserError(f"law {label}: has no best size, because {planner.why_unbounded()}")
-    flops, parameters = goal.flops, goal.parameters
-    if goal.latency_ms is not None:
+    if latency_ms is not None:
         if project is None:
             raise UserError("--latency-ms: got no project, whose benchmark relates latency to size; fix: run it in one")
-        parameters = _parameters_for(goal.latency_ms, project)
-    if goal.loss is not None:
-        flops = planner.flops_for(goal.loss)
-        if flops is None:
-            raise UserError(f"--loss: got {goal.loss:g}, which no budget reaches by the law {label}")
-    elif parameters is not None:
-        flops = planner.flops_of(parameters)
-        if flops is None:
-            raise UserError(f"law {label}: {parameters:.3g} parameters are the best size for no budget")
-    if flops is None:
-        raise ValueError("no goal")
-    best = planner.optimum(flops)
-    if best.parameters is None:
-        raise UserError(f"law {label}: has no best size for {flops:.3g} FLOPs, because {planner.why_unbounded(flops)}")
-    return best
+        goal = replace(goal, parameters=_parameters_for(latency_ms, project))
+    return known, answer(known, goal)
 
 
 def _parameters_for(latency_ms: float, project: Path) -> float:

@@ -140,14 +140,15 @@ def plan(
         law: file law.json of `isoflop fit`; default: that of the project.
         as_json: print a JSON object: size, loss, intervals, diagnostics.
     """
-    from isoflop.cli.plan import Goal, plan_training, print_plan
+    from isoflop.cli.plan import plan_training, print_plan
+    from isoflop.scaling.asking import Goal
 
-    goal = Goal(flops, loss, parameters, samples, epochs, latency_ms)
-    if goal == Goal(epochs=epochs):
+    goal = Goal(flops, loss, parameters, samples, epochs)
+    if latency_ms is None and goal == Goal(epochs=epochs):
         raise UserError("plan: got no goal, expected one of --flops, --loss, --parameters, --latency-ms or --samples")
     project = project_here() if law is None else project_around(Path.cwd())
     file = law or project_here() / "scaling" / "law.json"
-    print_plan(*plan_training(file, goal, project), as_json=as_json)
+    print_plan(*plan_training(file, goal, latency_ms, project), as_json=as_json)
 
 
 @command(

@@ -13,7 +13,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.scaling.forms import AXES, Floats
 from isoflop.scaling.law_file import KnownLaw
 from isoflop.scaling.metrics import from_loss
-from isoflop.scaling.planning import Planner
+from isoflop.scaling.planning import Optimum, Planner
 from isoflop.scaling.reach import Predictions
 from isoflop.scaling.tables import Columns, read_points
 
@@ -40,6 +40,61 @@ class Answer:
     predicted: float
     interval: tuple[float, float] | None
     trusted: bool
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to ask a law; the fields that are not given are None.
+
+    ``samples`` (unique, with ``epochs`` passes) and ``parameters`` name one training, whose loss is predicted; so does
+    the level of a law of one axis. Otherwise one field is given, and the answer is the compute-optimal training.
+    """
+
+    flops: float | None = None
+    loss: float | None = None
+    parameters: float | None = None
+    samples: float | None = None
+    epochs: float | None = None
+
+
+def answer(known: KnownLaw, goal: Goal) -> Optimum | Answer:
+    """The compute-optimal training for a goal, or the prediction for one training.
+
+    Raises:
+        UserError: the law has no answer for the goal.
+    """
+    law = known.planner.law
+    alone = law.form.axes[0] if len(law.form.axes) == 1 else None
+    level = {"parameters": goal.parameters, "flops": goal.flops}.get(alone or "")
+    if goal.samples is not None or level is not None:
+        return at_point(known, parameters=goal.parameters, samples=goal.samples, epochs=goal.epochs, flops=goal.flops)
+    if alone is None or goal.loss is None:
+        return _optimum(known.planner, goal)
+    found = level_for(known, goal.loss)
+    if found is None:
+        raise UserError(f"--loss: got {goal.loss:g}, which no level reaches by the law {law.form.label}")
+    return found
+
+
+def _optimum(planner: Planner, goal: Goal) -> Optimum:
+    label = planner.law.form.label
+    if planner.best(planner.sizes.flops(planner.largest, planner.most_samples)) is None:
+        raise UserError(f"law {label}: has no best size, because {planner.why_unbounded()}")
+    flops = goal.flops
+    if goal.loss is not None:
+        flops = planner.flops_for(goal.loss)
+        if flops is None:
+            raise UserError(f"--loss: got {goal.loss:g}, which no budget reaches by the law {label}")
+    elif goal.parameters is not None:
+        flops = planner.flops_of(goal.parameters)
+        if flops is None:
+            raise UserError(f"law {label}: {goal.parameters:.3g} parameters are the best size for no budget")
+    if flops is None:
+        raise UserError("plan: got no goal, expected one of flops, loss, parameters or samples")
+    best = planner.optimum(flops)
+    if best.parameters is None:
+        raise UserError(f"law {label}: has no best size for {flops:.3g} FLOPs, because {planner.why_unbounded(flops)}")
+    return best
 
 
 def at_point(
