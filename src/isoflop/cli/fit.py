@@ -11,6 +11,7 @@ from pathlib import Path
 from isoflop.cli.summary import held_out_row, print_lines, print_predictions, scaling_lines
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import between
+from isoflop.report.scaling_words import trust_in_words
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.asking import predict_table
@@ -67,8 +68,7 @@ def print_fit(facts: Facts, folder: Path, as_json: bool) -> None:
         return
     print_predictions([held_out_row(facts)])
     lines = [*scaling_lines(facts), *_fit_lines(facts)]
-    if facts["diagnostics"] and not facts["trusted"]:
-        lines.append(("warning", "the law is unreliable outside the range of the runs"))
+    lines.append(("trusted", trust_in_words(facts)))
     lines += [("", f"- {diagnosis['message']}") for diagnosis in facts["diagnostics"]]
     predictions = "predictions.csv, " if (folder / "predictions.csv").exists() else ""
     print_lines([*lines, ("written", f"{folder}: {predictions}law.json, scaling.json, scaling.csv and figures")])

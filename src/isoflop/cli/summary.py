@@ -17,6 +17,7 @@ from isoflop.report.scaling_words import (
     law_in_words,
     next_run_in_words,
     profile_in_words,
+    trust_in_words,
 )
 from isoflop.runtime.errors import unmade
 
@@ -50,7 +51,7 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         found = {
             "variants": [asdict(row) for row in rows],
             "latency_of": setting,
-            "scaling": {name: law[name] for name in ("trusted", "diagnostics", "optimal")},
+            "scaling": {name: law[name] for name in ("trusted_to", "diagnostics", "optimal")},
             "forecast": score,
             "report": str(report),
         }
@@ -60,10 +61,11 @@ def print_summary(project: Path, *, as_json: bool) -> None:
     epochs = f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
     print_predictions([held_out_row(law), _trained_row(score)], epochs)
     lines = scaling_lines(law)
-    if not law["trusted"]:
+    lines.insert(1, ("trusted", trust_in_words(law)))
+    if max(law["trusted_to"].values()) <= 1:
         kinds = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in law["diagnostics"])
         warning = f"unreliable outside the range of its runs: {', '.join(kinds)}; the report explains each"
-        lines.insert(1, ("warning", warning))
+        lines.insert(2, ("warning", warning))
     print_lines([*lines, ("report", str(report))])
 
 

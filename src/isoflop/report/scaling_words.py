@@ -7,6 +7,7 @@ from typing import Any
 
 from isoflop.report.formats import between, loss, rounded, signed_percent, span
 from isoflop.report.glossary import DIAGNOSTICS
+from isoflop.scaling.forms import AXIS_NAMES
 
 Facts = dict[str, Any]
 _MAX_RATIO = 2.0  # of the ends of an interval that tests a prediction
@@ -34,6 +35,17 @@ def held_out_in_words(law: Facts) -> str:
         f"measured {loss(held_out['actual'])}, error {signed_percent(held_out['relative_error'])}"
         f"{_coverage(held_out['covered'], *bounds)}"
     )
+
+
+def trust_in_words(law: Facts) -> str:
+    """The factor beyond the runs to which the law is trusted, by axis."""
+    beyond = [
+        f"{factor:.2g} times the largest number of {AXIS_NAMES[axis]}"
+        for axis, factor in law["trusted_to"].items()
+        if factor > 1
+    ]
+    within = "within the range of the runs only: no backtest beyond it was both possible and passed"
+    return f"to {' and '.join(beyond)}, by backtests at that distance" if beyond else within
 
 
 def forecast_in_words(score: Facts) -> str:

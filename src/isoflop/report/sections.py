@@ -23,6 +23,7 @@ from isoflop.report.scaling_words import (
     next_run_in_words,
     next_size_in_words,
     profile_in_words,
+    trust_in_words,
 )
 from isoflop.runtime.errors import unmade
 from isoflop.runtime.stage_code import project_code_sha256
@@ -130,6 +131,7 @@ def law(found: Facts, flags: Sequence[str], pictures: Path) -> dict[str, Any]:
         "places": _PLACES,
         "has_optimum": any(best["parameters"] is not None for best in (found["optimal"] or {}).values()),
         "held_out_result": held_out_in_words(found),
+        "trust": trust_in_words(found),
         "data_advice": data_in_words(found["data_question"]),
         "next_run": next_run_in_words(found["next_run"]),
         "profiles": [profile_in_words(profile) for profile in found["profiles"]],

@@ -32,7 +32,6 @@ class KnownLaw:
     accuracy: AccuracyOfLoss | None
     parameters_of_width: dict[int, int]
     max_unique_samples: float  # of the study's runs; below ``planner.all_samples`` if no fraction is 1
-    trusted: bool
     diagnostics: list[str]  # their kinds
     metric: str = "loss"  # what the losses were made from, see ``metrics``
     metric_scale: float = 1.0  # 100 for accuracies in percent
@@ -63,7 +62,6 @@ def write_law(analysis: Analysis, file: Path) -> None:
         "accuracy": asdict(analysis.accuracy) if analysis.accuracy else None,
         "parameters_of_width": {str(run.width): run.parameters for run in study.runs if run.width is not None},
         "max_unique_samples": max(run.unique_samples for run in study.runs),
-        "trusted": analysis.trusted,
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
         "metric": study.metric,
         "metric_scale": study.metric_scale,
@@ -79,7 +77,6 @@ def known_law(analysis: Analysis) -> KnownLaw:
         analysis.accuracy,
         {run.width: round(run.parameters) for run in study.runs if run.width is not None},
         max(run.unique_samples for run in study.runs),
-        analysis.trusted,
         [diagnostic.kind for diagnostic in analysis.diagnostics],
         study.metric,
         study.metric_scale,
@@ -108,7 +105,6 @@ def read_law(file: Path) -> KnownLaw:
             AccuracyOfLoss(**content["accuracy"]) if content["accuracy"] else None,
             {int(width): int(size) for width, size in content["parameters_of_width"].items()},
             float(content["max_unique_samples"]),
-            bool(content["trusted"]),
             [diagnostic["kind"] for diagnostic in content["diagnostics"]],
             str(content["metric"]),
             float(content["metric_scale"]),

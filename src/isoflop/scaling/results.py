@@ -19,7 +19,11 @@
 - ``dropped``: the rows of a table that were left out, with the reason; ``metric``: what its losses were made from;
   ``unit``: what its samples are called;
 - ``data_question``, ``next_run``: see ``advice``;
-- ``trusted``: whether no diagnostic is a warning; ``diagnostics``: a list of {kind, message, values}.
+- ``resampling``: what the bootstrap resampled; ``discrepancy``: the scale of the law's own error, see
+  ``backtests.Discrepancy``;
+- ``trusted_to``: for each axis, the factor beyond the runs to which backtests held (1: nothing beyond the runs);
+  ``backtests``: what each held out, at which factor, with its error and whether it held;
+- ``diagnostics``: a list of {kind, message, values}.
 """
 
 from __future__ import annotations
@@ -68,7 +72,10 @@ def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:
         "exponents": exponents(analysis.planner, analysis.profiles),
         "data_question": asdict(analysis.data_question) if analysis.data_question else None,
         "next_run": asdict(analysis.next_run) if analysis.next_run else None,
-        "trusted": analysis.trusted,
+        "resampling": law.resampling,
+        "discrepancy": law.discrepancy.scale,
+        "trusted_to": dict(law.reach.trusted_to),
+        "backtests": [asdict(one) for one in law.backtests],
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
     }
     return {name: rounded(value) for name, value in content.items()}
