@@ -26,7 +26,7 @@ MIN_FACTOR = 1.7  # a shorter distance tests nothing
 _SPAN = 4.0  # factor below the edge over which the slope of the law is taken
 _FAR = 0.6  # share of the distance of a backtest from which errors count
 _HELD = 0.9  # share of the groups of a backtest that must lie inside their 95 % intervals
-_PRIOR = (0.2, 0.8)  # median, and spread of the log, of the discrepancy's scale: see docs/explanation/scaling-law.md
+_PRIOR = (0.2, 0.45)  # median, and spread of the log, of the discrepancy's scale: see docs/explanation/scaling-law.md
 _INDEPENDENT = 2.0  # backtests that are independent: those of one axis share most of their runs
 _SCALES = np.geomspace(0.003, 3.0, 60)
 
@@ -222,4 +222,4 @@ def tested(backtests: Sequence[Backtest]) -> dict[str, float]:
 
 def backtest_weight(found: Sequence[Trial]) -> float:
     """The weight of a form by its backtests: the mean square error, to the power of minus half the independent ones."""
-    return float(np.mean([(one.errors**2).mean() for one in found]) ** (-_INDEPENDENT / 2))
+    return float(np.mean([(one.errors**2).mean() + 1e-12 for one in found]) ** (-_INDEPENDENT / 2))

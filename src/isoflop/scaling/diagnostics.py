@@ -104,8 +104,7 @@ def _noise(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnostic]:
             "single_seed", "one seed per configuration: seed noise and misfit of the law cannot be separated"
         )
     runs = list(zip(study.configurations.tolist(), (run.seed for run in study.runs), strict=True))
-    seeds_known = len({seed for _, seed in runs}) > 1  # a table may lack them
-    if noise.seed is not None and seeds_known and (repeated := len(runs) - len(set(runs))):
+    if noise.seed is not None and (repeated := len(runs) - len(set(runs))):
         yield Diagnostic(
             "repeated_seed",
             f"runs with the configuration and seed of another run: {repeated}; if they are copies, the seed noise is "
@@ -166,8 +165,8 @@ def _backtests(law: Law) -> Iterator[Diagnostic]:
             yield Diagnostic(
                 "backtest_missed",
                 f"backtest: without the runs beyond 1/{one.factor:.3g} of the largest number of "
-                f"{AXIS_NAMES[one.axis]}, the law predicts them with an error of {one.error:+.1%}, beyond the factor "
-                f"of {1 + one.half_width:.3g} on each side that the other backtests led to",
+                f"{AXIS_NAMES[one.axis]}, the law predicts them with an error of {one.error:+.1%}, beyond the "
+                f"factor of {1 + one.half_width:.3g} on each side that the other backtests led to",
                 {"factor": one.factor, "error": one.error},
             )
 

@@ -45,7 +45,8 @@ def fit_law(
 ) -> Law:
     """Fit every form that the study's axes allow, weight each by BIC and backtests, and bootstrap those that remain.
 
-    The form with the highest weight is the law; the others widen its intervals. BIC (Schwarz 1978; Raftery 1995) uses
+    The form with the highest weight is the law; the others, such as that with E = 0, widen its intervals.
+    BIC (Schwarz 1978; Raftery 1995) uses
     only the runs that are fitted, so it is multiplied by the weight of the form's backtests. The fit is to single runs,
     not to means over seeds: every run counts alike even if a configuration has lost a seed, and Huber's loss can limit
     the effect of a single outlier.
@@ -63,7 +64,8 @@ def fit_law(
     likely = [form for form in usable if bic[form] >= _MIN_WEIGHT]
     trials = {form: _trials(form, fitted[form], study, objective) for form in likely}
     weights = _combined(bic, trials)
-    kept = sorted((form for form in likely if weights[form] >= _MIN_WEIGHT), key=lambda form: -weights[form])
+    kept = [form for form in likely if weights[form] >= _MIN_WEIGHT]
+    kept.sort(key=lambda form: (_without_floor(form), -weights[form]))
     chosen = _resampling(kept[0], fitted[kept[0]], study) if resampling == "auto" else cast(Resampling, resampling)
     sampled = {
         form: bootstrap(
@@ -110,8 +112,7 @@ def _useful(law: Law, axis: str, factor: float) -> bool:
     levels = {**highest, axis: highest[axis] * factor}
     band = law.prediction_band(levels)
     least = float(law.predict(highest)[0])
-    fixed = isinstance(law.form, Form) and not law.form.irreducible
-    if band is None or (law.values[0] < _LEAST_E * least and not fixed):
+    if band is None or (law.values[0] < _LEAST_E * least and not _without_floor(law.form)):
         return False
     width = float(band[1][0] - band[0][0])
     seen = float(law.predict(lowest)[0]) - least
@@ -136,6 +137,11 @@ def _combined(bic: Mapping[AnyForm, float], trials: Mapping[AnyForm, Sequence[Tr
     weights = {form: bic[form] * (backtest_weight(found) if tested else 1.0) for form, found in trials.items()}
     total = sum(weights.values())
     return {form: weight / total for form, weight in weights.items()}
+
+
+def _without_floor(form: AnyForm) -> bool:
+    """Whether E is fixed at 0: such a form bounds the extrapolation from below, but is no law unless asked for."""
+    return isinstance(form, Form) and not form.irreducible
 
 
 def _identifiable(form: AnyForm, study: Study) -> bool:
