@@ -15,6 +15,7 @@ import isoflop.cli.model_commands
 import isoflop.cli.project_commands
 import isoflop.cli.result_commands  # noqa: F401  (importing these three registers the commands)
 from isoflop.cli.app import app
+from isoflop.runtime import dvc_guard
 from isoflop.runtime.errors import UserError
 
 _FAILED, _WRONG_COMMAND_LINE = 1, 2
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None: those of the process.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    dvc_guard.install()  # some commands use DVC within this process
     try:
         if not words:
             app.help_print([], console=app.error_console)

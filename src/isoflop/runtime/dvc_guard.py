@@ -33,7 +33,7 @@ def install() -> None:
     """Apply the checks as soon as this process imports DVC."""
     if _FIRST in sys.modules:
         apply()
-    else:
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
