@@ -19,6 +19,7 @@ from isoflop.project.command_output import command_output
 from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
+from isoflop.runtime.dvc_guard import is_active
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import CODE_FILE, checkout, code_text, installed, stale_message, stale_stages
 from isoflop.training.cpu import computes_in_bf16, processor
@@ -201,6 +202,9 @@ def _dvc(project: Path) -> Finding:
         if "dvc.lock" in str(error):  # also written in place
             cure = "`rm dvc.lock && dvc repro`, which restores results from the run cache"
         return Finding("dvc", "fail", str(error)[:300], cure)
+    if not is_active():
+        cure = f"{_installation(project)} installs them"
+        return Finding("dvc", "warn", f"{metadata.version('dvc')} without isoflop's checks of what a remote has", cure)
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
 
