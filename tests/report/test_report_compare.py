@@ -14,19 +14,23 @@ import yaml
 from isoflop.cli import main as cli
 from isoflop.report.compare import differing_metrics, differing_params, draw_tradeoffs, flat, headlines
 from isoflop.report.revisions import Run
-from tests.conftest import run_command
+from tests.conftest import made_once, run_command
 from tests.report_project import outline, words
 
 
 @pytest.fixture(scope="module")
-def compared(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(smoke: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke project with two experiments (width, epochs) that run the pipeline up to ``evaluate``."""
-    clone = tmp_path_factory.mktemp("compared") / "clone"
-    shutil.copytree(smoke, clone, symlinks=True)
-    for name, change in (("narrow", "train.width=8"), ("longer", "recipe.epochs=8")):
-        run_command("dvc", "exp", "run", "--name", name, "-S", change, "evaluate", cwd=clone)
-        run_command("git", "checkout", "-q", ".", cwd=clone)
-    run_command("dvc", "checkout", "-q", cwd=clone)
+
+    def make(clone: Path) -> None:
+        shutil.copytree(smoke, clone, symlinks=True)
+        for name, change in (("narrow", "train.width=8"), ("longer", "recipe.epochs=8")):
+            run_command("dvc", "exp", "run", "--name", name, "-S", change, "evaluate", cwd=clone)
+            run_command("git", "checkout", "-q", ".", cwd=clone)
+        run_command("dvc", "checkout", "-q", cwd=clone)
+
+    clone = tmp_path_factory.mktemp("compared") / "clone"  # the tests write pages into it
+    shutil.copytree(made_once(shared_folder / "compared", make), clone, symlinks=True)
     return clone
 
 

@@ -18,7 +18,7 @@ from isoflop.scaling.analysis import analyse
 from isoflop.scaling.diagnostics import diagnose
 from isoflop.scaling.fitting import fit
 from isoflop.scaling.forms import L_N, L_ND, Form, additive
-from isoflop.scaling.laws import fit_law
+from isoflop.scaling.law_fitting import fit_law
 from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study

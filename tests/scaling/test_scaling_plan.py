@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from isoflop.cli import main as cli
-from tests.scaling_runs import run_stage, write_runs
+from isoflop.scaling.forms import L_ND
+from tests.scaling_runs import LAW, run_stage, write_runs
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "metrics" / "variants.json").write_text(json.dumps(sizes))
     return folder
+
+
+def loss_at_size(parameters: float, images: float) -> float:
+    return float(L_ND.predict(LAW[None], np.array([[parameters], [images]]))[0, 0])
 
 
 def planned(project: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -78,12 +84,36 @@ def test_plan_errors(
     assert "law.json: not a readable law" in capsys.readouterr().err
 
 
-def test_plan_of_a_law_without_a_compute_optimal_size_is_an_error(
+def test_a_law_of_one_axis_predicts_instead_of_optimizing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
     run_stage(write_runs(tmp_path / "runs", fractions=(1.0,), spread=0.005), tmp_path / "scaling")
     monkeypatch.chdir(tmp_path)
-    for asked in ("--flops", "--loss", "--parameters"):
-        assert cli.main(["plan", asked, "0.5"]) == 1
-        assert "law L(N) = E + A/N^α: has no best size" in capsys.readouterr().err
+    assert cli.main(["plan", "--flops", "0.5"]) == 1
+    assert "law L(N) = E + A/N^α: has no best size" in capsys.readouterr().err
+    at_size = planned(tmp_path, capsys, "--parameters", "60000")
+    assert at_size["interval"][0] < at_size["predicted"] < at_size["interval"][1] and at_size["trusted"]
+    back = planned(tmp_path, capsys, "--loss", str(at_size["predicted"]))
+    assert back["levels"]["parameters"] == pytest.approx(60_000, rel=0.01)
+    assert cli.main(["plan", "--loss", "1e-9"]) == 1
+    assert "--loss: got 1e-09, which no level reaches" in capsys.readouterr().err
+
+
+def test_a_law_answers_outside_of_any_project(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    law = ["--law", str(project / "scaling" / "law.json")]
+    answer = planned(project, capsys, *law, "--parameters", "40000", "--samples", "900")
+    assert answer["levels"]["unique_samples"] == 900 and answer["levels"]["seen_samples"] == 12 * 900
+    assert answer["predicted"] == pytest.approx(loss_at_size(40_000, 900), rel=0.02) and answer["trusted"]
+    assert planned(project, capsys, *law, "--flops", "1e11")["parameters"] > 0
+    assert cli.main(["plan", *law, "--samples", "900"]) == 1
+    assert "got no --parameters, on which the loss depends" in capsys.readouterr().err
+    assert cli.main(["plan", *law, "--latency-ms", "1"]) == 1
+    assert "--latency-ms: got no project" in capsys.readouterr().err
+    assert cli.main(["plan", *law]) == 1
+    assert "plan: got no goal" in capsys.readouterr().err
+    assert cli.main(["plan", "--law", "none.json", "--flops", "1e11"]) == 1
+    assert capsys.readouterr().err.startswith("error: none.json: not found")

@@ -11,13 +11,15 @@ from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
-from isoflop.cli.project_folder import find_project, project_here
-from isoflop.runtime.errors import unmade
+from isoflop.cli.project_folder import find_project, project_around, project_here
+from isoflop.runtime.damage import check_outputs
+from isoflop.runtime.errors import UserError, unmade
 
-_GOAL = Group("Goal: exactly one of", sort_key=1, validator=LimitedChoice(1, 1))
+_GOAL = Group("Goal: one of", sort_key=1, validator=LimitedChoice(0, 1))
 _COLUMNS = Group("Columns of the table", sort_key=1)
 
 Column = Annotated[str | None, Parameter(metavar="COLUMN")]
+Metric = Literal["loss", "accuracy", "error", "nll", "perplexity"]  # as in ``scaling.metrics``, which imports NumPy
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class TableColumns:
         flops: training FLOPs; default: 6 x parameters x samples seen.
         seed: random seed; runs that differ only in it measure the noise.
         accuracy: accuracy, from 0 to 1.
+        weight: positive weight of each run in the fit.
         loss: loss.
     """
 
@@ -42,6 +45,7 @@ class TableColumns:
     flops: Column = None
     seed: Column = None
     accuracy: Column = None
+    weight: Column = None
     loss: Annotated[str, Parameter(metavar="COLUMN")] = "loss"
 
 
@@ -86,6 +90,7 @@ def report(
         file = out or page.with_name("compare.html")
         print(f"{file}: {' and '.join(write_comparison(find_project(Path.cwd()), compare, file))}")
     elif page.is_file():
+        check_outputs(page)
         print(page)
     else:
         raise unmade(page)
@@ -116,24 +121,36 @@ def plan(
     loss: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     parameters: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     latency_ms: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
+    samples: Positive | None = None,
+    epochs: Positive | None = None,
+    law: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Predict the compute-optimal model size and its loss from the scaling law.
 
-    Uses the law that `dvc repro` fitted. Prints model size, number of samples and loss with 95 % intervals, and
-    warnings of the law's diagnostics.
+    Uses the law that `dvc repro` fitted, or that of --law, which needs no project. Prints model size, number of samples
+    and loss with 95 % intervals, and warnings of the law's diagnostics. With --samples it predicts the loss of one
+    training of --parameters on them.
 
     Args:
         flops: budget of training FLOPs.
         loss: validation loss (NLL) to reach with the smallest budget.
         parameters: number of parameters of the model.
         latency_ms: median latency in ms in the report's main setting, converted to a size with the benchmark.
+        samples: unique training samples of one training, for its loss.
+        epochs: passes over --samples; default: the most of the study.
+        law: file law.json of `isoflop fit`; default: that of the project.
         as_json: print a JSON object: size, loss, intervals, diagnostics.
     """
-    from isoflop.cli.law import plan_training, print_plan
+    from isoflop.cli.plan import plan_training, print_plan
+    from isoflop.scaling.asking import Goal
 
-    goal = {"flops": flops, "loss": loss, "parameters": parameters, "latency_ms": latency_ms}
-    print_plan(*plan_training(project_here(), **goal), as_json=as_json)
+    goal = Goal(flops, loss, parameters, samples, epochs)
+    if latency_ms is None and goal == Goal(epochs=epochs):
+        raise UserError("plan: got no goal, expected one of --flops, --loss, --parameters, --latency-ms or --samples")
+    project = project_here() if law is None else project_around(Path.cwd())
+    file = law or project_here() / "scaling" / "law.json"
+    print_plan(*plan_training(file, goal, latency_ms, project), as_json=as_json)
 
 
 @command(
@@ -146,35 +163,49 @@ def fit(
     /,
     *,
     columns: Annotated[TableColumns, Parameter(name="*", group=_COLUMNS)] = TableColumns(),
+    loss_is: Annotated[Metric | None, Parameter(group=_COLUMNS)] = None,
     where: list[str] | None = None,
     chance_loss: Positive | None = None,
     objective: Literal["huber", "l1", "mse", "least_squares"] = "huber",
     bootstraps: Bootstraps = 1000,
     bootstrap_seed: Natural = 0,
+    predict: Path | None = None,
     out: Path = Path("scaling"),
     force: Flag = False,
     as_json: Json = False,
 ) -> None:
     """Fit scaling laws to your own table of training runs.
 
-    Reads CSV or Parquet with one row per run. Writes the laws with their intervals, the prediction for the held-out
-    largest size, the best size per budget, the next run to add and the diagnostics as JSON, CSV and figures. Name the
-    columns that your table has; they decide which laws can be fitted.
+    Reads a table with one row per run; exports of W&B and MLflow are tables too. Writes the laws with their intervals,
+    the prediction for the held-out largest size, the best size per budget, the next run to add and the diagnostics as
+    JSON, CSV and figures. Name the columns that your table has; they decide which laws can be fitted.
 
     Args:
-        table: CSV or Parquet file.
-        where: keep only rows with COLUMN=VALUE; may be repeated.
+        table: CSV, TSV, JSON, JSONL or Parquet file; may be gzipped.
+        loss_is: what the column of --loss holds; accuracy becomes error, and perplexity its logarithm.
+        where: keep only rows with COLUMN=VALUE, or <, >, <=, >=, != in place of =; may be repeated.
         chance_loss: loss of guessing; runs less than 10 % better are left out.
         objective: huber (delta 0.001), l1 or mse of log loss, or least_squares of the loss.
         bootstraps: number of bootstrap samples.
         bootstrap_seed: random seed of the bootstrap.
+        predict: table of points with the same columns of sizes; writes predictions.csv with their columns and
+            predicted, low, high (95 %, a new run) and trusted.
         out: folder for the results.
         force: write into a folder that is not empty.
         as_json: print the content of scaling.json.
     """
-    from isoflop.cli.law import fit_table, print_fit
+    from isoflop.cli.fit import Points, fit_table, print_fit
     from isoflop.scaling.tables import Columns, read_table
 
-    study = read_table(table, Columns(**asdict(columns)), where or [], chance_loss)
-    facts = fit_table(study, out, loss=objective, bootstraps=bootstraps, seed=bootstrap_seed, force=force)
+    names = Columns(**asdict(columns))
+    study = read_table(table, names, where or [], chance_loss, loss_is)
+    facts = fit_table(
+        study,
+        out,
+        loss=objective,
+        bootstraps=bootstraps,
+        seed=bootstrap_seed,
+        force=force,
+        points=Points(predict, names) if predict else None,
+    )
     print_fit(facts, out, as_json)

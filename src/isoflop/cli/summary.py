@@ -99,9 +99,13 @@ def scaling_lines(law: Facts) -> list[tuple[str, str]]:
     lines = [("law", law_in_words(law))]
     if law["held_out"] is None:
         lines.append(("held out", "nothing, because too few sizes would remain to fit a law"))
-    lines += [("best size", budget_in_words(name, best)) for name, best in law["optimal"].items() if name == "largest"]
-    lines += [("isoflop", profile_in_words(profile)) for profile in law["profiles"]]
-    advice = ("data", data_in_words(law["data_question"])), ("next run", next_run_in_words(law["next_run"]))
+    unit = law["unit"]
+    lines += [
+        ("best size", budget_in_words(name, best, unit)) for name, best in law["optimal"].items() if name == "largest"
+    ]
+    lines += [("isoflop", profile_in_words(profile, unit)) for profile in law["profiles"]]
+    question, run = law["data_question"], law["next_run"]
+    advice = ("data", data_in_words(question, unit)), ("next run", next_run_in_words(run, unit))
     return lines + [(title, line) for title, line in advice if line]
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from isoflop.data.arrays import InputSpec, SplitWriter
 from isoflop.data.cleaning import REASONS, Cleaning, Prepare, drop_and_split
 from isoflop.data.dropped_picture import MOST_IMAGES, write_dropped_picture
+from isoflop.data.image_names import write_names
 from isoflop.data.images import UndecodableError, as_channels, decode, fit_to_square, from_array
 from isoflop.data.normalization import Statistics, fixed_normalization
 from isoflop.data.readers import RawDataset, RawImage
@@ -50,14 +51,15 @@ class DecodedImage:
 
 
 def prepare(
-    raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path, dropped_picture: Path
+    raw: RawDataset, params: Prepare, folders: dict[str, Path], names: Path, dropped: Path, dropped_picture: Path
 ) -> dict[str, object]:
     """Clean, resize and split ``raw``.
 
     Args:
         folders: where the splits ``train``, ``val`` and ``test`` are written.
+        names: a CSV file with the split and the name of each kept image, in the order of the splits.
         dropped: a CSV file that lists the dropped images.
-        dropped_picture: a PNG that shows the first dropped images of each reason.
+        dropped_picture: an SVG that shows the first dropped images of each reason.
 
     Returns:
         The content of ``metrics/data.json``; ``md5`` is the hash of each split as in dvc.lock.
@@ -79,9 +81,20 @@ def prepare(
         _draw_dropped(
             cleaning, classes, (params.image_size, params.image_size, params.channels), scratch, dropped_picture
         )
+    write_names(_placed(cleaning), names)
     _write_dropped(cleaning, dropped)
     print(_summary(cleaning), flush=True)
     return _metrics(cleaning, input_spec, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
+
+
+def _placed(cleaning: Cleaning) -> list[tuple[str, str]]:
+    """Split and name of every kept image, in the order in which ``_write_splits`` writes them."""
+    return [
+        (split, cleaning.catalogue.names[index])
+        for split in SPLITS
+        for index in cleaning.kept
+        if cleaning.splits[index] == split
+    ]
 
 
 def _summary(cleaning: Cleaning) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from isoflop.download.archives import archive_entries, naming_damage
-from isoflop.download.fetching import Remote, fetched, verify
+from isoflop.download.fetching import Remote, fetched, url_name, verify, without_secrets
 from isoflop.download.image_folders import check_names, folder_entries, pack_images
 from isoflop.download.published import Published, download_published
 from isoflop.download.raw_format import CifarPart, IdxPart, Manifest, write_manifest
@@ -88,9 +88,9 @@ def download(data: Data, raw: Path) -> None:
 
 def _pack_own_images(data: Data, raw: Path) -> Manifest:
     if data.url is not None:
-        remote = Remote(data.url.rpartition("/")[2], data.url, f"sha256:{data.sha256}")
+        remote = Remote(url_name(data.url), data.url, f"sha256:{data.sha256}")
         with fetched(remote) as archive:
-            return _pack_archive(archive, data.url, raw)
+            return _pack_archive(archive, without_secrets(data.url), raw)
     path = Path(data.path)
     if path.is_dir():
         if data.sha256 is not None:

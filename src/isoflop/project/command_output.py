@@ -27,7 +27,7 @@ def command_output(command: Sequence[str], folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
     environment |= {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
+    program = [sys.executable, "-P", "-m", "dvc"] if command[0] == "dvc" else [command[0]]
     try:
         done = subprocess.run(
             [*program, *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, errors="replace"

@@ -20,6 +20,7 @@ from isoflop.report.rendering import render
 from isoflop.report.revisions import Run, read_runs
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import read_params
+from isoflop.shipping.redaction import published
 
 _TIMED = ("latency", "sessions", "throughput", "shipped")  # timings: they differ even with the same parameters
 _MOST_RUNS = 6  # the number of line colors
@@ -64,7 +65,7 @@ def write_comparison(project: Path, names: Sequence[str], file: Path) -> list[st
 
 def differing_params(files: Sequence[Path]) -> dict[str, list[str]]:
     """Return dotted key → its value in each file, for the keys that differ; a dash where a file lacks the key."""
-    flats = [flat(read_params(file)) if file.is_file() else {} for file in files]
+    flats = [flat(published(read_params(file))) if file.is_file() else {} for file in files]
     return _differing(flats, lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 

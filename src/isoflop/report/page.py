@@ -8,17 +8,17 @@ from typing import Any
 from isoflop.compression.variants import INT8
 from isoflop.report import sections
 from isoflop.report.compression_words import controls_in_words
+from isoflop.report.contradictions import Evidence, contradictions
 from isoflop.report.facts import Facts, read_curves, read_facts, read_rows, variants
 from isoflop.report.glossary import GLOSSARY
+from isoflop.report.montages import read_montage
 from isoflop.report.rendering import read_picture, render
 
 _METRICS = (
     "data", "train", "throughput", "evaluate", "scaling", "forecast", "score", "variants", "latency", "sessions",
 )  # fmt: skip
-_PICTURES = (
-    "dropped.png", "augmentation.png", "confusion.png", "reliability.svg", "mistakes.png", "saliency.png",
-    "scaling.svg", "held_out.svg", "isoflop.svg", "surface.svg", "changed_predictions.png",
-)  # fmt: skip
+_PICTURES = ("confusion", "reliability")
+_MONTAGES = ("dropped", "augmentation", "mistakes", "saliency", "changed_predictions")
 
 
 def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params: Facts, report: Path) -> None:
@@ -26,7 +26,7 @@ def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params
 
     Args:
         metrics: folder of the metrics files (JSON).
-        plots: folder of the pictures (PNG, SVG), the tables (CSV) and the training curves.
+        plots: folder of the pictures (SVG), the tables (CSV) and the training curves.
         choice: choice.json of the stage ``ship``.
         dropped: CSV of the images that cleaning dropped.
         params: content of params.yaml.
@@ -45,16 +45,20 @@ def write_report(metrics: Path, plots: Path, choice: Path, dropped: Path, params
     }
     rows = variants(facts["variants"], facts["latency"], chosen["chosen"])
     controls = controls_in_words(trained, facts["variants"])
+    curves = read_curves(plots / "training")
+    evidence = Evidence(facts, params, rows, read_rows(plots / "reliability.csv"), curves)
     content: dict[str, Any] = {
-        "pictures": {Path(name).stem: read_picture(plots / name) for name in _PICTURES},
+        "pictures": {name: read_picture(plots / f"{name}.svg") for name in _PICTURES},
+        "montages": {name: read_montage(plots / f"{name}.svg") for name in _MONTAGES},
         "glossary": GLOSSARY,
         "controls": controls,
         "shipped_control": controls.get(facts["variants"][chosen["chosen"]]["network"]),
+        "findings": contradictions(evidence),
         **sections.answer(facts, chosen, rows),
         **sections.data(facts["data"], read_rows(dropped)),
-        **sections.training(facts, read_curves(plots / "training")),
+        **sections.training(facts, curves),
         **sections.quality(facts["evaluate"], read_rows(plots / "confusion.csv")),
-        **sections.law(facts["scaling"], facts["forecast"]["flags"]),
+        **sections.law(facts["scaling"], facts["forecast"]["flags"], plots / "scaling"),
         **sections.compression(facts, rows, quantized, read_rows(plots / "changed_predictions.csv")),
         **sections.provenance(facts, trained, read_rows(plots / "scaling.csv"), params),
     }

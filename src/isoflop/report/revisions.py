@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
 
 _FILES = ("params.yaml", "plots/confusion.csv", "plots/tradeoff.csv")
@@ -86,6 +87,11 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
             target = folder / file.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files.read_bytes(file))
+            md5 = files.info(file).get("dvc_info", {}).get("md5")  # DVC reads an object without a check
+            if md5 and md5 != dvc_md5(target):
+                raise UserError(
+                    f"--compare {name}: {file}: damaged in the cache; fix: `isoflop doctor --remove-damaged`"
+                )
     except (DvcException, DataIndexDirError, OSError) as error:
         raise UserError(
             f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())}); "

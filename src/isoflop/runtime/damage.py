@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import yaml
 
 from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
@@ -29,19 +27,38 @@ def check_inputs(inputs: Iterable[Path]) -> None:
     Raises:
         UserError: an input is not what an earlier stage wrote.
     """
-    read = [path.as_posix() for path in inputs]
-    for output, wanted in locked_outputs(_LOCK).items():
-        if any(output == path or output.startswith(f"{path}/") for path in read) and Path(output).exists():
-            found = dvc_md5(Path(output))
-            if found not in wanted:
+    _check(Path(), [path.as_posix() for path in inputs])
+
+
+def check_outputs(*paths: Path) -> None:
+    """Compare outputs that a command reads with dvc.lock of the project around them; other files are skipped.
+
+    Raises:
+        UserError: an output is not what a stage wrote.
+    """
+    for path in paths:
+        whole = Path(os.path.abspath(path))
+        project = next((folder for folder in whole.parents if (folder / _LOCK).is_file()), None)
+        if project:
+            _check(Path(os.path.relpath(project)), [whole.relative_to(project).as_posix()])
+
+
+def _check(project: Path, read: Sequence[str]) -> None:
+    """Raise UserError if an output that contains one of the paths ``read``, or is in one, differs from dvc.lock."""
+    for name, wanted in locked_outputs(project / _LOCK).items():
+        if any(f"{name}/".startswith(f"{path}/") or path.startswith(f"{name}/") for path in read):
+            output = project / name
+            if (output.is_file() or output.is_dir()) and (found := dvc_md5(output)) not in wanted:
                 raise UserError(
                     f"{output}: got MD5 {found}, expected {' or '.join(sorted(wanted))} as in dvc.lock; fix: "
-                    "`dvc repro` rewrites it, `dvc commit` keeps your edit, `isoflop doctor --cache` finds damage"
+                    "`isoflop doctor --remove-damaged && dvc repro` writes it again, `dvc commit` keeps your edit"
                 )
 
 
 def locked_outputs(lock: Path) -> dict[str, set[str]]:
     """Return the MD5s of each output in dvc.lock (several if a stage was renamed); none if it is unreadable."""
+    import yaml  # slow for a command that prints its help
+
     found: dict[str, set[str]] = {}
     try:
         stages = yaml.load(lock.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]

@@ -22,7 +22,8 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin
 from isoflop.runtime.damage import check_inputs
 from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.executions import log_execution
-from isoflop.runtime.params import Section, load_params
+from isoflop.runtime.inputs_of_stage import inputs_of_stage
+from isoflop.runtime.params import PARAMS_FILE, Section, load_params, replaced_keys
 from isoflop.runtime.processes import is_first_process, process_name
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
 from isoflop.runtime.stage_code import check_own_code
@@ -44,6 +45,7 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
     arguments = contract(main)
     variant: str | None = None
     outputs: dict[Path, Path] = {}
+    replaced: dict[str, str] = {}
     began = time.monotonic()
     try:
         check_own_code()  # first: other code may have other options
@@ -52,15 +54,20 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         if whole_params:
             # by name: `project` is a layer above this one
             importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
+        sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
+        inputs = _inputs(arguments, values)
+        before = inputs_of_stage(sections, variant, inputs)
         for name, annotation in arguments.items():
             if isinstance(annotation, type) and issubclass(annotation, Section):
                 values[name] = load_params(annotation, variant=variant)
+                replaced |= replaced_keys(annotation, variant=variant)
             elif annotation == Out:
                 final = values[name]
                 values[name] = outputs[final] = _partial(final)
-        check_inputs(_inputs(arguments, values))
+        check_inputs(inputs)
         main(**values)
         if is_first_process():
+            before.check(inputs_of_stage(sections, variant, inputs))
             if missing := [final for final, partial in outputs.items() if not partial.exists()]:
                 raise RuntimeError(f"the stage wrote no {', '.join(map(str, missing))}")
             for final, partial in outputs.items():
@@ -72,6 +79,8 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         message = _one_line(error, outputs)
         if message is None:
             raise
+        for in_section, in_variant in replaced.items():  # where the user wrote the value
+            message = message.replace(f"{PARAMS_FILE}: {in_section}: ", f"{PARAMS_FILE}: {in_variant}: ")
         stage = Path(sys.argv[0]).stem
         sys.exit(f"error: {stage}@{variant}: {message}" if variant else f"error: {stage}: {message}")
     finally:

@@ -19,13 +19,15 @@ from isoflop.scaling.diagnostics import (
     optimum_diagnostics,
     profile_diagnostics,
 )
-from isoflop.scaling.forms import Form
 from isoflop.scaling.held_out import HeldOut, hold_out
-from isoflop.scaling.laws import Law, fit_law
+from isoflop.scaling.irreducible import irreducible_interval
+from isoflop.scaling.law_fitting import fit_law
+from isoflop.scaling.laws import Law
+from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
 from isoflop.scaling.runs import MIN_WIDTHS, Study
-from isoflop.scaling.uncertainty import interval, irreducible_loss_interval
+from isoflop.scaling.table_checks import table_diagnostics
 
 OBJECTIVE = "huber"
 
@@ -72,31 +74,34 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
         objective: a key of ``objectives.OBJECTIVES``.
     """
     law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]), objective)
-    irreducible = _irreducible_interval(study, law)
+    irreducible = _irreducible_interval(study, law, objective)
     held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]), objective)
     planner = Planner.of(law, study)
     has_optima = "parameters" in study.axes and study.data_axis in study.axes
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if has_optima else {}
     isoflop = read_profiles(study, bootstraps, np.random.default_rng([seed, 2]))
     diagnostics = [
+        *table_diagnostics(study),
         *diagnose(study, law, irreducible),
         *held_out_diagnostics(study, held_out),
-        *optimum_diagnostics(optima),
+        *optimum_diagnostics(optima, planner),
         *profile_diagnostics(isoflop, planner),
         *form_diagnostics(study, law),
     ]
+    rises = any(diagnostic.kind == "metric_rises" for diagnostic in diagnostics)  # advice to lower it makes no sense
     return Analysis(
         study, law, irreducible, planner, held_out, optima, isoflop,
-        data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), diagnostics,
+        None if rises else data_question(planner, study), None if rises else next_run(planner, study),
+        accuracy_of_loss(study), diagnostics,
     )  # fmt: skip
 
 
-def _irreducible_interval(study: Study, law: Law) -> tuple[float, float] | None:
-    """The 95 % interval of E: the profile interval, or the bootstrap's for M4."""
-    if isinstance(law.form, Form):
-        levels = study.levels(law.form.axes)
-        return irreducible_loss_interval(law.form, levels, study.losses, study.configurations, law.values)
-    return interval(law.replicates[:, 0]) if law.noise.degrees_of_freedom else None
+def _irreducible_interval(study: Study, law: Law, objective: str) -> tuple[float, float] | None:
+    """The 95 % interval of E; None if the noise is not identifiable."""
+    if law.sampled is None or not law.noise.degrees_of_freedom:
+        return None
+    levels = study.levels(law.form.axes)
+    return irreducible_interval(law.form, levels, study.losses, OBJECTIVES[objective], law.values, law.sampled)
 
 
 def read_profiles(study: Study, replicates: int, rng: np.random.Generator) -> list[Profile]:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from isoflop.scaling.fitting import fit
-from isoflop.scaling.forms import AXIS_NAMES, AnyForm, Floats, Form
+from isoflop.scaling.forms import AXIS_NAMES, AnyForm, Floats
 from isoflop.scaling.held_out import HeldOut
 from isoflop.scaling.laws import Law
 from isoflop.scaling.objectives import OBJECTIVES
@@ -41,10 +41,12 @@ Kind = Literal[
     "forms_disagree", "no_held_out", "held_out_without_interval", "held_out_outside_interval",
     "held_out_interval_too_wide", "extrapolation", "optimum_extrapolated", "optimum_unbounded", "profile_rejected",
     "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
+    "metric_rises", "metric_unclear", "units_disagree",
 ]  # fmt: skip
 WARNINGS: frozenset[Kind] = frozenset(
     {"irreducible_loss_at_zero", "held_out_outside_interval", "held_out_interval_too_wide",
-     "held_out_without_interval", "no_held_out", "lack_of_fit", "no_noise_estimate", "forms_disagree"}
+     "held_out_without_interval", "no_held_out", "lack_of_fit", "no_noise_estimate", "forms_disagree",
+     "metric_rises"}
 )  # fmt: skip
 
 
@@ -106,9 +108,9 @@ def _noise(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnostic]:
     if noise.degrees_of_freedom < 1:
         yield Diagnostic(
             "no_noise_estimate",
-            f"{len(study.runs)} runs for the law's {form.size} parameters leave no degrees of freedom to estimate the "
+            f"{len(study.runs)} runs for the law's {form.free} parameters leave no degrees of freedom to estimate the "
             "noise",
-            {"runs": len(study.runs), "parameters": form.size},
+            {"runs": len(study.runs), "parameters": form.free},
         )
 
 
@@ -124,16 +126,20 @@ def _parameters(
             "losses may be too low",
             {"upper_bound": irreducible[1]} if irreducible else {},
         )
-    if not isinstance(form, Form):
-        return
-    exponents = dict(zip(form.axes, values[1 + len(form.terms) :], strict=True))
     for axis in form.axes:
-        coefficient = values[1 + form.term_of_axis[form.axes.index(axis)]]
-        powers = study.column(axis) ** -exponents[axis]
-        if coefficient == 0 or (1 - powers.min() / powers.max()) * (1 - values[0] / least) < _NEGLIGIBLE:
+        if _gain(study, form, values, axis) < _NEGLIGIBLE:
             yield Diagnostic(
                 "no_gain", f"more {AXIS_NAMES[axis]} do not lower the predicted loss within the study's range"
             )
+
+
+def _gain(study: Study, form: AnyForm, values: Floats, axis: str) -> float:
+    """The relative reduction of the predicted loss from the least to the most of ``axis``, at the most of others."""
+    most_K = np.array([study.column(name).max() for name in form.axes])
+    ends_KM = np.stack([most_K, most_K], axis=1)
+    ends_KM[form.axes.index(axis), 0] = study.column(axis).min()
+    least, most = form.predict(values[None], ends_KM)[0]
+    return float(1 - most / least)
 
 
 def _lack_of_fit(study: Study, form: AnyForm) -> Iterator[Diagnostic]:
@@ -147,8 +153,8 @@ def _lack_of_fit(study: Study, form: AnyForm) -> Iterator[Diagnostic]:
     fitted_M = form.predict(values[None], study.levels(form.axes))[0]
     residuals = Residuals.of(np.log(study.losses) - np.log(fitted_M), study.configurations)
     seed, seed_dof = residuals.seed_variance()
-    misfit, mean_dof = residuals.misfit_variance(form.size)
-    mean, _ = residuals.mean_variance(form.size)
+    misfit, mean_dof = residuals.misfit_variance(form.free)
+    mean, _ = residuals.mean_variance(form.free)
     if seed is None or misfit is None or mean is None or seed == 0:
         return
     ratio = misfit / seed
@@ -202,7 +208,7 @@ def _more_than_chance(missed: int, count: int) -> bool:
     return bool(binomtest(missed, count, 0.05, alternative="greater").pvalue < 0.05)
 
 
-def optimum_diagnostics(optima: dict[str, Optimum]) -> list[Diagnostic]:
+def optimum_diagnostics(optima: dict[str, Optimum], planner: Planner) -> list[Diagnostic]:
     """Budgets whose compute-optimal size is extrapolated or does not exist."""
     extrapolated = [name for name, best in optima.items() if best.status == "extrapolated"]
     unbounded = [name for name, best in optima.items() if best.status == "unbounded"]
@@ -215,8 +221,8 @@ def optimum_diagnostics(optima: dict[str, Optimum]) -> list[Diagnostic]:
         diagnostics.append(Diagnostic("optimum_extrapolated", message, {"budgets": len(extrapolated)}))
     if unbounded:
         message = (
-            f"no compute-optimal size for the budgets {', '.join(unbounded)}: the predicted loss depends on only one "
-            "of size and samples, or has no minimum along the budget"
+            f"no compute-optimal size for the budgets {', '.join(unbounded)} by {planner.law.form.label}: "
+            f"{planner.why_unbounded(optima[unbounded[0]].flops)}"
         )
         diagnostics.append(Diagnostic("optimum_unbounded", message, {"budgets": len(unbounded)}))
     return diagnostics

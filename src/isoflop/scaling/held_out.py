@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from isoflop.scaling.forms import AXIS_NAMES
-from isoflop.scaling.laws import Law, fit_law
+from isoflop.scaling.law_fitting import fit_law
+from isoflop.scaling.laws import Law
 from isoflop.scaling.runs import MIN_WIDTHS, SAME, Run, Study
 
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.accuracy import AccuracyOfLoss
 from isoflop.scaling.analysis import Analysis
+from isoflop.scaling.backtests import Backtest, Discrepancy
 from isoflop.scaling.forms import form_from_json, form_to_json
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.planning import Planner, Sizes
+from isoflop.scaling.reach import Reach
 from isoflop.scaling.results import rounded
 from isoflop.scaling.uncertainty import Noise
 
@@ -31,6 +34,8 @@ class KnownLaw:
     max_unique_samples: float  # of the study's runs; below ``planner.all_samples`` if no fraction is 1
     trusted: bool
     diagnostics: list[str]  # their kinds
+    metric: str = "loss"  # what the losses were made from, see ``metrics``
+    metric_scale: float = 1.0  # 100 for accuracies in percent
 
 
 def write_law(analysis: Analysis, file: Path) -> None:
@@ -49,6 +54,10 @@ def write_law(analysis: Analysis, file: Path) -> None:
     content = {
         "fits": fits,
         "noise": asdict(law.noise),
+        "discrepancy": law.discrepancy.scale,
+        "reach": asdict(law.reach),
+        "resampling": law.resampling,
+        "backtests": [asdict(one) for one in law.backtests],
         "sizes": asdict(planner.sizes),
         "plan": {name: value for name, value in vars(planner).items() if name not in ("law", "sizes")},
         "accuracy": asdict(analysis.accuracy) if analysis.accuracy else None,
@@ -56,19 +65,42 @@ def write_law(analysis: Analysis, file: Path) -> None:
         "max_unique_samples": max(run.unique_samples for run in study.runs),
         "trusted": analysis.trusted,
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
+        "metric": study.metric,
+        "metric_scale": study.metric_scale,
     }
     file.write_text(json.dumps(content) + "\n")  # compact, unlike write_json: thousands of replicates
+
+
+def known_law(analysis: Analysis) -> KnownLaw:
+    """What law.json holds of an analysis, without a file."""
+    study = analysis.study
+    return KnownLaw(
+        analysis.planner,
+        analysis.accuracy,
+        {run.width: round(run.parameters) for run in study.runs if run.width is not None},
+        max(run.unique_samples for run in study.runs),
+        analysis.trusted,
+        [diagnostic.kind for diagnostic in analysis.diagnostics],
+        study.metric,
+        study.metric_scale,
+    )
 
 
 def read_law(file: Path) -> KnownLaw:
     """Read the file that ``write_law`` wrote.
 
     Raises:
-        UserError: the file is missing or malformed.
+        UserError: the file is missing or malformed, or differs from dvc.lock.
     """
+    check_outputs(file)
     try:
         content = json.loads(file.read_text())
-        law = Law(tuple(_fit(one) for one in content["fits"]), Noise(**content["noise"]))
+        ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
+        reach = Reach(ranges, content["reach"]["trusted_to"])
+        backtests = tuple(Backtest(**one) for one in content["backtests"])
+        discrepancy = Discrepancy(float(content["discrepancy"]), ranges)
+        fits = tuple(_fit(one) for one in content["fits"])
+        law = Law(fits, Noise(**content["noise"]), discrepancy, reach, content["resampling"], backtests)
         quadratic = content["sizes"].pop("quadratic")
         sizes = Sizes(tuple(quadratic) if quadratic else None, **content["sizes"])
         return KnownLaw(
@@ -78,8 +110,10 @@ def read_law(file: Path) -> KnownLaw:
             float(content["max_unique_samples"]),
             bool(content["trusted"]),
             [diagnostic["kind"] for diagnostic in content["diagnostics"]],
+            str(content["metric"]),
+            float(content["metric_scale"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file}: not a readable law ({error}); fix: run `dvc repro scaling`") from None
 
 
