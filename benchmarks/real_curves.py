@@ -9,7 +9,7 @@ scaling/real_curves/curves.csv of the folder that ISOFLOP_MIRROR names. It print
 - ``width``: median of log(high / low); ``before``: the same of the intervals without backtests, if
   results/real_curves_before.csv has the curve;
 - ``error``: root mean square of log(predicted / measured) over the held-out points;
-- ``trusted``: the factor up to which the law is trusted; ``missed``: share of the trusted points outside their interval.
+- ``trusted``: the factor up to which the law is trusted; ``missed``: share of trusted points outside their interval.
 """
 
 from __future__ import annotations

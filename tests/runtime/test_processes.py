@@ -16,7 +16,6 @@ import yaml
 from safetensors.numpy import load_file
 
 from tests.conftest import run_command
-from tests.fork_server import REAL
 
 
 def train(clone: Path, name: str, commands: Sequence[Sequence[str]] = ((sys.executable,),), **changes: Any) -> None:
@@ -36,9 +35,9 @@ def train(clone: Path, name: str, commands: Sequence[Sequence[str]] = ((sys.exec
     inputs = [part for split in ("train", "val", "views") for part in (f"--{split}", paths[split])]
     stage = ("-m", "stages.train", *inputs, *outputs)
     several = len(commands) > 1 or commands[0][0] != sys.executable or "devices" in changes
-    real = {REAL: "1"} if several else {}
+    real = "1" if several else ""
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda command: run_command(*command, *stage, cwd=clone, **real), commands))
+        list(pool.map(lambda command: run_command(*command, *stage, cwd=clone, ISOFLOP_TESTS_REAL=real), commands))
     assert not list((clone / name).glob(".*")), "a process left something half-written"
     assert not list((clone / ".isoflop").glob("resume/*"))
 
