@@ -15,7 +15,7 @@ from typing import Literal
 
 from isoflop.cli.demo_runtime import find_runtime
 from isoflop.demo.onnxruntime_web import PACKAGE
-from isoflop.project.command_output import command_output
+from isoflop.project.command_output import command_output, in_git
 from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
@@ -170,7 +170,12 @@ def _code(project: Path) -> Finding:
 def _git(project: Path) -> Finding:
     if not shutil.which("git"):
         return Finding("git", "fail", "not installed", "install git (`apt install git`, `brew install git`)")
-    if _output(project, "git", "rev-parse", "--is-inside-work-tree") is None:
+    try:
+        is_inside = in_git(project)
+    except UserError as error:
+        found, _, cure = str(error).partition("; fix: ")
+        return Finding("git", "fail", found, cure)
+    if not is_inside:
         cure = "`git init`, then commit params.yaml, dvc.yaml and dvc.lock"
         return Finding("git", "warn", "no repository; `dvc exp` and sharing need one", cure)
     name, email = (_output(project, "git", "config", f"user.{key}") for key in ("name", "email"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.cli.verification import first_line, library
-from isoflop.project.command_output import command_output
+from isoflop.project.command_output import command_output, in_git
 from isoflop.runtime.damage import check_outputs, locked_outputs
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.runtime.files import file_sha256, write_json
@@ -122,7 +122,9 @@ def _check_current(project: Path) -> None:
 
 def _revision(project: Path) -> str | None:
     """Return the git revision, with ``-dirty`` if files differ from it; None outside git."""
-    with contextlib.suppress(UserError):
+    if not in_git(project):
+        return None
+    with contextlib.suppress(UserError):  # a repository without a commit
         return command_output(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], project).strip()
     return None
 

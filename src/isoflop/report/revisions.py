@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoflop.project.command_output import in_git
 from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
 
@@ -36,6 +37,7 @@ def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    in_git(project)  # raises an error that names the fix if another user owns the repository
     try:
         with Repo(str(project)) as repo:
             commits = [_resolved(repo, name) for name in names]
@@ -85,6 +87,8 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
             wanted += [found for found in files.find(part)] if files.isdir(part) else []
         for file in wanted:
             target = folder / file.lstrip("/")
+            if ".." in target.parts:  # a list of files in a remote may name anything
+                raise UserError(f"--compare {name}: got the file {file!r} in its results, expected no '..' in a path")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files.read_bytes(file))
             md5 = files.info(file).get("dvc_info", {}).get("md5")  # DVC reads an object without a check
