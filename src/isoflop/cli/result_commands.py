@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,7 @@ from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
-from isoflop.cli.project_folder import find_project, project_here
+from isoflop.cli.project_folder import find_project, project_around, project_here, refuse_outputs
 from isoflop.runtime.errors import unmade
 
 _GOAL = Group("Goal: exactly one of", sort_key=1, validator=LimitedChoice(1, 1))
@@ -78,18 +79,23 @@ def report(
 
     Args:
         compare: git revisions or DVC experiments; a single one is compared with the workspace.
-        out: HTML file for the comparison; default: compare.html next to the report.
+        out: HTML file for the comparison, outside of the outputs of the pipeline; default: compare.html in the project.
     """
+    from isoflop.project.staleness import stale_note, stale_outputs
     from isoflop.report.compare import write_comparison
 
-    page = project_here() / "report" / "index.html"
+    project = project_here()
+    page = project / "report" / "index.html"
     if compare:
-        file = out or page.with_name("compare.html")
+        file = out or project / "compare.html"
+        refuse_outputs(project, file, "--out")
         print(f"{file}: {' and '.join(write_comparison(find_project(Path.cwd()), compare, file))}")
-    elif page.is_file():
-        print(page)
-    else:
+        return
+    if not page.is_file():
         raise unmade(page)
+    if stale := stale_outputs(project):
+        print(f"warning: stale results: {stale_note(stale.values())}", file=sys.stderr)
+    print(page)
 
 
 @command(RESULTS, example="dvc repro --pull && isoflop savings")
@@ -176,6 +182,8 @@ def fit(
     from isoflop.cli.law import fit_table, print_fit
     from isoflop.scaling.tables import Columns, read_table
 
+    if project := project_around(Path.cwd()):
+        refuse_outputs(project, out, "--out")
     study = read_table(table, Columns(**asdict(columns)), where or [], chance_loss)
     facts = fit_table(study, out, loss=objective, bootstraps=bootstraps, seed=bootstrap_seed, force=force)
     print_fit(facts, out, as_json)
