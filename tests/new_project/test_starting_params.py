@@ -158,7 +158,7 @@ def test_the_splits_are_foreseen_as_they_will_be_drawn(places: list[Place]) -> N
     prepare = yaml.safe_load(PRESET)["prepare"]
     how = {name: prepare[name] for name in ("val_fraction", "test_fraction", "seed")}
     labels = [["a", "b"].index(name) for _, name in places]
-    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how)
+    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how).splits
     expected = {name: Counter(drawn[index] for index, place in enumerate(places) if place[1] == name) for name in "ab"}
     assert split_sizes(places, prepare) == expected
 
