@@ -190,14 +190,14 @@ def test_pictures_of_a_fixed_camera_are_no_near_duplicates(tmp_path: Path, capsy
     resaved = RawImage("resaved.jpg", 1, None, jpeg(picture(5)))
     done = prepared(tmp_path, [*images, *others, resaved], near_duplicate_distance=4, can_grow=True)
     assert set(done.dropped) == {"resaved.jpg"} and done.facts["per_class"]["cat"]["train"] > 0
-    assert 10 < done.facts["spared"]["near_duplicate"] < 20
+    assert 10 < done.facts["exempt"]["near_duplicate"] < 20
     assert "warning: class 'cat': the rule for near duplicate images would drop 1" in capsys.readouterr().err
 
 
 def test_a_class_of_single_colors_is_kept(tmp_path: Path) -> None:
     frames = [RawImage(f"lamp off/{n}", 0, None, np.full((9, 9), n, np.uint8)) for n in range(20)]
     done = prepared(tmp_path, [*frames, *(image for image in plain() if image.label == 1)])
-    assert done.dropped == {} and done.facts["spared"] == {"blank": 20}
+    assert done.dropped == {} and done.facts["exempt"] == {"blank": 20}
     with pytest.raises(
         UserError, match=r"dropped: 19 exact_duplicate\), .*; fix: add images, or `prepare\.drop\.exact_"
     ):

@@ -65,7 +65,7 @@ class Cleaning:
     splits: dict[int, str] = field(default_factory=dict)  # index → split, of the kept images
     moved: dict[int, str] = field(default_factory=dict)  # index → split by its own content, see splitting.Assignment
     blank: dict[int, str] = field(default_factory=dict)  # index → detail, of images of a single color
-    spared: dict[str, dict[int, int]] = field(default_factory=dict)  # reason → label → images that it would drop
+    exempt: dict[str, dict[int, int]] = field(default_factory=dict)  # reason → label → images that it would drop
 
     def drop(self, reason: str, details: dict[int, str]) -> None:
         self.dropped.update({index: (reason, detail) for index, detail in details.items()})
@@ -117,7 +117,7 @@ def _assigned(
     fractions = {"val_fraction": params.val_fraction, "test_fraction": params.test_fraction}
     if not by_content:
         return assign_splits(cleaning.kept, of.labels, of.splits, classes, **fractions, seed=params.seed)
-    similar = cleaning.spared.get("near_duplicate", {})  # whole classes, which cannot be kept together
+    similar = cleaning.exempt.get("near_duplicate", {})  # whole classes, which cannot be kept together
     groups = duplicates.groups(before, of, params.drop.near_duplicate_distance, similar)
     return assign_by_content(
         cleaning.kept, of.labels, of.splits, classes, of.keys, groups, **fractions, seed=params.seed
@@ -126,14 +126,14 @@ def _assigned(
 
 def _unless_most(cleaning: Cleaning, reason: str, details: dict[int, str]) -> dict[int, str]:
     """Return the images to drop, without those of classes that would lose most of their images: the rule, made for
-    exceptions, does not suit them. ``cleaning.spared`` counts these."""
+    exceptions, does not suit them. ``cleaning.exempt`` counts these."""
     labels = cleaning.catalogue.labels
     sizes = Counter(labels[index] for index in cleaning.kept)
     losses = Counter(labels[index] for index in details)
-    spared = {label: count for label, count in losses.items() if count > _MOST_LOST * sizes[label]}
-    if spared:
-        cleaning.spared[reason] = spared
-    return {index: detail for index, detail in details.items() if labels[index] not in spared}
+    exempt = {label: count for label, count in losses.items() if count > _MOST_LOST * sizes[label]}
+    if exempt:
+        cleaning.exempt[reason] = exempt
+    return {index: detail for index, detail in details.items() if labels[index] not in exempt}
 
 
 def _check_counts(cleaning: Cleaning, classes: Sequence[str], needed: int) -> None:

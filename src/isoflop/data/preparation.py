@@ -83,7 +83,7 @@ def prepare(
         )
     _write_dropped(cleaning, dropped)
     print(_summary(cleaning), flush=True)
-    for line in _spared_in_words(cleaning, classes):
+    for line in _exempt_in_words(cleaning, classes):
         print(f"warning: {line}", file=sys.stderr)
     return _metrics(cleaning, input_spec, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
 
@@ -95,10 +95,10 @@ def _summary(cleaning: Cleaning) -> str:
     return f"{images}, {len(cleaning.dropped):,} dropped: {counted}" if counted else f"{images}, none dropped"
 
 
-def _spared_in_words(cleaning: Cleaning, classes: list[str]) -> Iterator[str]:
-    """Yield for each class that a rule would drop most of, and therefore spares."""
+def _exempt_in_words(cleaning: Cleaning, classes: list[str]) -> Iterator[str]:
+    """Yield for each class that a rule would drop most of, and therefore exempts."""
     sizes = Counter(cleaning.catalogue.labels)
-    for reason, labels in cleaning.spared.items():
+    for reason, labels in cleaning.exempt.items():
         for label, count in sorted(labels.items()):
             yield (
                 f"class {classes[label]!r}: the rule for {reason.replace('_', ' ')} images would drop {count} of "
@@ -281,7 +281,7 @@ def _metrics(cleaning: Cleaning, input_spec: InputSpec, params: Prepare) -> dict
         "std": input_spec.std,
         "images": {"source": len(cleaning.catalogue)} | {split: per_split[split] for split in SPLITS},
         "dropped": {"total": len(cleaning.dropped)} | {reason: reasons[reason] for reason in REASONS},
-        "spared": {reason: sum(labels.values()) for reason, labels in cleaning.spared.items()},
+        "exempt": {reason: sum(labels.values()) for reason, labels in cleaning.exempt.items()},
         "moved": _moved(cleaning),
         "per_class": {
             name: {split: per_class[label, split] for split in SPLITS} for label, name in enumerate(input_spec.classes)
