@@ -14,6 +14,7 @@ import yaml
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
 from isoflop.report.glossary import DIAGNOSTICS
+from isoflop.report.shown_params import Params
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import checkout, code_text, project_code_sha256
 from isoflop.scaling.analysis import analyse
@@ -271,8 +272,6 @@ def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
 
 
 def test_the_stage_shows_all_sections_of_the_parameters() -> None:
-    from stages.report import Params
-
     assert set(Params.model_fields) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 

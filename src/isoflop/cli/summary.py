@@ -61,8 +61,9 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         epochs = (
             f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
         )
-        print_predictions([held_out_row(law), _trained_row(score)], epochs)
-        lines += _trusted_lines(law)
+        mark = " (stale)" if "scaling/score.json" in stale else ""
+        print_predictions([held_out_row(law), _trained_row(score, mark)], epochs)
+        lines += _trusted_lines(law, " (stale)" if "scaling/scaling.json" in stale else "")
     print_lines([*lines, *_pages(project, stale)])
 
 
@@ -79,8 +80,9 @@ def _as_json(
     }
 
 
-def _trusted_lines(law: Facts) -> list[tuple[str, str]]:
-    lines = scaling_lines(law)
+def _trusted_lines(law: Facts, mark: str) -> list[tuple[str, str]]:
+    (title, form), *others = scaling_lines(law)
+    lines = [(title, form + mark), *others]
     if not law["trusted"]:
         kinds = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in law["diagnostics"])
         warning = f"unreliable outside the range of its runs: {', '.join(kinds)}; the report explains each"
@@ -137,9 +139,9 @@ def scaling_lines(law: Facts) -> list[tuple[str, str]]:
     return lines + [(title, line) for title, line in advice if line]
 
 
-def _trained_row(score: Facts) -> Prediction:
+def _trained_row(score: Facts, mark: str) -> Prediction:
     """Return the forecast for the trained base model, of scaling/score.json."""
-    return _prediction(f"width {score['width']} (base)", score)
+    return _prediction(f"width {score['width']} (base){mark}", score)
 
 
 def _prediction(name: str, facts: Facts) -> Prediction:

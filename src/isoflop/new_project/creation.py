@@ -130,7 +130,8 @@ def _repository_around(folder: Path) -> Iterator[str]:
 def _where(path: str) -> str:
     if path.startswith(_IMAGES.parts[0] + "/"):
         return "a copy of your images, tracked by DVC; with a DVC remote, `dvc push` and `dvc pull` share them"
-    return "your images stay there, and teammates need them at the same path; --copy lets DVC track and share them"
+    elsewhere = "" if Path(path).is_absolute() else "; `dvc exp run --temp` and `--queue` need an absolute path"
+    return f"your images stay there, and teammates need them at the same path{elsewhere}; --copy lets DVC share them"
 
 
 def _check_place(folder: Path, images: Path | None) -> None:
