@@ -422,8 +422,9 @@ def test_git_ignores_every_output_and_nothing_else_whatever_the_user_ignores(
         if output != Path("data/images"):
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text("made")
-    Path("dvc.lock").touch()
-    assert run_command("git", "status", "--porcelain", "--untracked-files=all", cwd=Path()).stdout == "?? dvc.lock\n"
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    status = subprocess.run(["git", "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True)
+    assert status.stdout == "?? dvc.lock\n"
     run_command("git", "add", "-f", "metrics", "models", cwd=Path())
     capsys.readouterr()
     assert cli.main(["doctor", "--json"]) == 1

@@ -29,8 +29,8 @@ _IDX_FILES = (
 )
 
 _OUTSIDE = (
-    "got the relative path {path} out of the project, which `dvc exp run --temp` and `--queue` do not find, as they run "
-    "in another folder; fix: an absolute path"
+    "got the relative path {path} out of the project, which `dvc exp run --temp` and `--queue` do not find, because they "
+    "run in another folder; fix: an absolute path"
 )
 
 
