@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from isoflop.runtime.params import load_params
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.fitting import fit
 from isoflop.scaling.forms import L_ND, Floats
+from isoflop.scaling.law_file import read_law
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Planner, Sizes
@@ -25,9 +27,9 @@ from isoflop.scaling.resampling import Design, bootstrap
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study, read_study
 from isoflop.scaling.uncertainty import Noise, Residuals, noise, prediction_interval
-from stages import scaling
+from stages import forecast, scaling, score
 from tests.conftest import ROOT
-from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, loss_at, run_stage, size, write_runs
+from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, edit, loss_at, run_stage, size, write_runs
 
 
 def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
@@ -36,15 +38,6 @@ def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
 
 def kinds(analysis: Analysis) -> set[str]:
     return {diagnostic.kind for diagnostic in analysis.diagnostics}
-
-
-def edit(runs: Path, width: int, **changes: Any) -> None:
-    """Change every run of a width."""
-    file = runs / f"width-{width}.json"
-    content = json.loads(file.read_text())
-    for row in content["runs"]:
-        row.update(changes)
-    file.write_text(json.dumps(content))
 
 
 def test_the_largest_width_is_held_out_and_predicted(tmp_path: Path) -> None:
@@ -122,12 +115,48 @@ def test_diverged_runs_are_excluded_and_counted(tmp_path: Path) -> None:
     assert {"kind": "runs_excluded", "message": message, "values": {"diverged": 6.0}} in metrics["diagnostics"]
     edit(runs, 16, val_nll=float("inf"), diverged=False)
     assert run_stage(runs, tmp_path / "infinite") == metrics
-    edit(runs, 12, val_nll=None, diverged=True)
-    edit(runs, 8, val_nll=None, diverged=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "setting"),
+    [
+        ({"val_nll": None, "diverged": True}, "18 diverged", "recipe.gradient_clip=1.0"),
+        ({"val_nll": 2.3, "train_loss": 2.3}, "18 undertrained", "'sweep.runs.epochs=[24,48]'"),
+        ({"val_nll": 2.3, "train_loss": 0.1}, "18 overfitted", "'sweep.runs.epochs=[3,6]'"),
+        ({"val_nll": 2.3, "images_seen": 1220, "unique_images": 1220}, "18 overfitted", "augment.views=16"),
+    ],
+)
+def test_a_study_without_a_law_is_a_result_with_its_next_command(
+    tmp_path: Path, changes: dict[str, Any], reason: str, setting: str
+) -> None:
+    """All stages of the study write their outputs, with None for what does not exist."""
+    whole = run_stage(write_runs(tmp_path / "whole"), tmp_path / "law")
+    runs, out = write_runs(tmp_path / "runs"), tmp_path / "out"
+    for width in (8, 12, 16):
+        edit(runs, width, **changes)
+    found = run_stage(runs, out)
+    why = f"got usable runs of 2 widths (24, 32), expected at least 3; excluded: {reason}"
+    assert found["lacks"] == {"reason": why, "command": f"dvc exp run -S {setting}"}
+    assert whole["lacks"] is None and found.keys() == whole.keys() and found["runs"] == 12
+    assert {file.name for file in out.iterdir()} == set(OUTPUTS)
     with pytest.raises(
-        UserError, match=r"sweep\.widths: got usable runs of 2 widths \[24, 32\] \(excluded: 18 diverged"
+        UserError, match=rf"law\.json: no scaling law: got usable .*; fix: `dvc exp run -S {re.escape(setting)}`"
     ):
-        read_study(runs, WIDTHS)
+        read_law(out / "law.json")
+    forecast.main(forecast.Params(width=16, epochs=12, predict=[48]), out / "law.json", out / "forecast.json")
+    trained = {"epochs": 12, "val_nll": 0.3, "val_accuracy": 0.9}
+    (tmp_path / "train.json").write_text(json.dumps(trained))
+    score.main(out / "forecast.json", tmp_path / "train.json", out / "score.json")
+    scored = json.loads((out / "score.json").read_text())
+    assert (scored["predicted"], scored["actual"], scored["inside"]) == (None, 0.3, None)
+
+
+def test_a_study_of_which_nothing_is_usable_has_no_law(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs")
+    for width in WIDTHS:
+        edit(runs, width, val_nll=None, diverged=True)
+    found = run_stage(runs, tmp_path / "out")
+    assert found["lacks"]["reason"] == "got usable runs of 0 widths, expected at least 3; excluded: 30 diverged"
 
 
 @pytest.mark.parametrize(

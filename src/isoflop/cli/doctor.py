@@ -8,12 +8,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from isoflop.cli.demo_runtime import find_runtime
+from isoflop.cli.findings import Finding, outputs, results
 from isoflop.demo.onnxruntime_web import PACKAGE
 from isoflop.project.command_output import command_output, in_git
 from isoflop.project.graph import read_graph
@@ -27,16 +27,6 @@ from isoflop.training.cpu import computes_in_bf16, processor
 _MIN_FREE_BYTES = 2e9
 _TIMEOUT = 2.0  # seconds to wait for a server
 _RESUME = Path(".isoflop") / "resume"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``fail``: the pipeline cannot run; ``warn``: it can run, but something will not work."""
-
-    about: str
-    status: Literal["ok", "warn", "fail"]
-    found: str
-    cure: str = ""
 
 
 def examine_machine(folder: Path) -> list[Finding]:
@@ -61,6 +51,8 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _code,
         _git,
         _dvc,
+        outputs,
+        results,
         _remote,
         _disk,
         _demo,

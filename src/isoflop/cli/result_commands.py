@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,7 @@ from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
-from isoflop.cli.project_folder import find_project, project_around, project_here
+from isoflop.cli.project_folder import find_project, project_around, project_here, refuse_outputs
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
@@ -59,10 +60,11 @@ def summary(*, as_json: Json = False) -> None:
     """Show the results of the last `dvc repro`.
 
     Prints accuracy, size and latency of the variants, the scaling law with predicted and measured losses, and the
-    path of the report.
+    paths of the report and of the study's page. Results that are older than the parameters, code or data are marked
+    stale.
 
     Args:
-        as_json: print a JSON object: variants, latency_of, scaling, forecast, report.
+        as_json: print a JSON object: variants, latency_of, scaling, forecast, report, stale.
     """
     from isoflop.cli.summary import print_summary
 
@@ -82,19 +84,24 @@ def report(
 
     Args:
         compare: git revisions or DVC experiments; a single one is compared with the workspace.
-        out: HTML file for the comparison; default: compare.html next to the report.
+        out: HTML file for the comparison, outside of the outputs of the pipeline; default: compare.html in the project.
     """
+    from isoflop.project.staleness import stale_note, stale_outputs
     from isoflop.report.compare import write_comparison
 
-    page = project_here() / "report" / "index.html"
+    project = project_here()
+    page = project / "report" / "index.html"
     if compare:
-        file = out or page.with_name("compare.html")
+        file = out or project / "compare.html"
+        refuse_outputs(project, file, "--out")
         print(f"{file}: {' and '.join(write_comparison(find_project(Path.cwd()), compare, file))}")
-    elif page.is_file():
-        check_outputs(page)
-        print(page)
-    else:
+        return
+    if not page.is_file():
         raise unmade(page)
+    check_outputs(page)
+    if stale := stale_outputs(project):
+        print(f"warning: stale results: {stale_note(stale.values())}", file=sys.stderr)
+    print(page)
 
 
 @command(RESULTS, example="dvc repro --pull && isoflop savings")
@@ -211,6 +218,8 @@ def fit(
     from isoflop.cli.fit import Points, Settings, fit_table, print_fit
     from isoflop.scaling.tables import Columns, read_table
 
+    if project := project_around(Path.cwd()):
+        refuse_outputs(project, out, "--out")
     names = Columns(**asdict(columns))
     study = read_table(table, names, where or [], chance_loss, loss_is, hold_out)
     settings = Settings(objective, form, fix or [], tie, trim, bootstrap, bootstraps, bootstrap_seed)

@@ -52,7 +52,7 @@ DROP_REASONS = {
     "near_duplicate": "look the same as another image (perceptual hash)",
 }
 
-# metrics/scaling.json: parameter of the law → its meaning
+# scaling/scaling.json: parameter of the law → its meaning
 LAW_PARAMETERS = {
     "E": "irreducible loss: the limit for unlimited size and data",
     "A": "coefficient of the size term",

@@ -24,6 +24,11 @@ def law_in_words(law: Facts) -> str:
     return f"{law['form']}; {', '.join(parts)}"
 
 
+def lack_in_words(law: Facts) -> str:
+    """What the study lacks for a law, and the command that changes it (scaling.json without a law)."""
+    return f"no scaling law: {law['lacks']['reason']}; next: `{law['lacks']['command']}`"
+
+
 def held_out_in_words(law: Facts) -> str:
     """Predicted and measured loss of the largest size, from a law fitted without it."""
     held_out = law["held_out"]
@@ -49,7 +54,7 @@ def trust_in_words(law: Facts) -> str:
 
 
 def forecast_in_words(score: Facts) -> str:
-    """Predicted and measured loss of the trained width (metrics/score.json)."""
+    """Predicted and measured loss of the trained width (scaling/score.json)."""
     error = "undefined" if score["relative_error"] is None else signed_percent(score["relative_error"])
     return (
         f"width {score['width']}: predicted loss {loss(score['predicted'])}"

@@ -20,6 +20,7 @@ from isoflop.scaling.planning import Planner, Sizes
 from isoflop.scaling.reach import Reach
 from isoflop.scaling.results import rounded
 from isoflop.scaling.uncertainty import Noise
+from isoflop.scaling.without_law import read_lack
 
 _DIGITS = 10  # of parameters: coefficients and exponents are so correlated that six digits would change the curve
 
@@ -87,9 +88,11 @@ def read_law(file: Path) -> KnownLaw:
     """Read the file that ``write_law`` wrote.
 
     Raises:
-        UserError: the file is missing or malformed, or differs from dvc.lock.
+        UserError: the file is missing or malformed, or differs from dvc.lock, or the study has no law.
     """
     check_outputs(file)
+    if missing := read_lack(file):
+        raise UserError(f"{file}: no scaling law: {missing.reason}; fix: `{missing.command}`")
     try:
         content = json.loads(file.read_text())
         ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}

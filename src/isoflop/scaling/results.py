@@ -1,7 +1,8 @@
-"""Write an analysis for users and programs: metrics/scaling.json and the CSV of runs.
+"""Write an analysis for users and programs: scaling/scaling.json and the CSV of runs.
 
-``facts`` builds metrics/scaling.json. Its keys are stable; a value is None if it does not exist:
+``facts`` builds scaling/scaling.json. Its keys are stable; a value is None if it does not exist:
 
+- ``lacks``: None, or, for a study without a law, its ``reason`` and a ``command`` that would change it;
 - ``form`` (formula), ``objective`` and its value ``objective_value``; ``runs``, ``excluded`` (number by reason),
   ``configurations``;
 - ``parameters``: ``value``, ``low`` and ``high`` of each parameter of the law of all runs (E, A, alpha, ...), with 95 %
@@ -49,9 +50,10 @@ from isoflop.scaling.uncertainty import interval
 
 
 def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:
-    """The content of metrics/scaling.json, see the module's docstring."""
+    """The content of scaling/scaling.json, see the module's docstring."""
     law, study = analysis.law, analysis.study
     content: dict[str, Any] = {
+        "lacks": None,
         "form": law.form.label,
         "objective": objective,
         "objective_value": _objective_value(law, study, objective),
@@ -89,7 +91,7 @@ def _objective_value(law: Law, study: Study, objective: str) -> float:
 
 
 def write_facts(analysis: Analysis, file: Path, objective: str = OBJECTIVE) -> None:
-    """Write metrics/scaling.json."""
+    """Write scaling/scaling.json."""
     write_json(file, facts(analysis, objective))
 
 
