@@ -1,6 +1,7 @@
 """Compare every ONNX file: accuracy, size, agreement with its network in torch, and changed predictions."""
 
 from isoflop.compression.variants import Variants, onnx_files
+from isoflop.data.image_names import read_names
 from isoflop.evaluation import changed_predictions as changes
 from isoflop.evaluation.comparison import compare
 from isoflop.runtime.files import write_json
@@ -13,7 +14,7 @@ class Params(Section):
     variants: Variants
 
 
-def main(params: Params, val: In, test: In, models: In, onnx: In, metrics: Out, changed_predictions: Out,
+def main(params: Params, val: In, test: In, names: In, models: In, onnx: In, metrics: Out, changed_predictions: Out,
          changed_predictions_picture: Out) -> None:  # fmt: skip
     variants = params.variants
     files = onnx_files(onnx, variants.candidates, variants.float16)
@@ -21,8 +22,9 @@ def main(params: Params, val: In, test: In, models: In, onnx: In, metrics: Out, 
     made_by = variants.made_by()
     write_json(metrics, {name: {"made_by": made_by[block["network"]]} | block for name, block in blocks.items()})
     changed = changes.changed_predictions(predictions, split.labels)
-    changes.write_changed_predictions(changed, split.input_spec.classes, changed_predictions)
-    changes.draw_changed_predictions(changed, split, changed_predictions_picture)
+    named = read_names(names, "test", len(split))
+    changes.write_changed_predictions(changed, split.input_spec.classes, named, changed_predictions)
+    changes.draw_changed_predictions(changed, split, named, changed_predictions_picture)
 
 
 if __name__ == "__main__":

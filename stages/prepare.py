@@ -13,10 +13,10 @@ class Params(Section):
     prepare: Prepare
 
 
-def main(params: Params, raw: In, train: Out, val: Out, test: Out, dropped: Out, dropped_picture: Out,
-         metrics: Out) -> None:  # fmt: skip
+def main(params: Params, raw: In, train: Out, val: Out, test: Out, names: Out, dropped: Out,
+         dropped_picture: Out, metrics: Out) -> None:  # fmt: skip
     folders = {"train": train, "val": val, "test": test}
-    facts = prepare(read_raw(raw), params.prepare, folders, dropped, dropped_picture)
+    facts = prepare(read_raw(raw), params.prepare, folders, names, dropped, dropped_picture)
     write_json(metrics, facts)
 
 

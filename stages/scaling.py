@@ -4,9 +4,8 @@ from isoflop.runtime.params import Section, key
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
 from isoflop.scaling.analysis import Bootstraps, Seed, Widths, analyse
-from isoflop.scaling.compute_optimal_plots import draw_profiles, draw_surface
 from isoflop.scaling.law_file import write_law
-from isoflop.scaling.law_plots import draw_held_out, draw_law
+from isoflop.scaling.pictures import write_pictures
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import discard_other_widths, read_study
 from isoflop.scaling.without_law import lack, write_without_law
@@ -18,23 +17,18 @@ class Params(Section):
     widths: Widths = key("sweep.widths")  # at least 3 different widths; the largest is held out
 
 
-def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, picture: Out, held_out_picture: Out,
-         isoflop_picture: Out, surface_picture: Out) -> None:  # fmt: skip
+def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, pictures: Out) -> None:
     study = read_study(runs, params.widths)
     discard_other_widths(runs, params.widths)
     if missing := lack(study, params.widths):
         print(f"no scaling law: {missing.reason}; next: `{missing.command}`")
-        pictures = (picture, held_out_picture, isoflop_picture, surface_picture)
         write_without_law(study, missing, law, metrics, points, pictures)
         return
     analysis = analyse(study, params.bootstraps, params.seed)
     write_law(analysis, law)
     write_facts(analysis, metrics)
     write_points(analysis, points)
-    draw_law(analysis, picture)
-    draw_held_out(analysis, held_out_picture)
-    draw_profiles(analysis, isoflop_picture)
-    draw_surface(analysis, surface_picture)
+    write_pictures(analysis, pictures)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def smoke(shared_folder: Path) -> Path:
         (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
         commit(clone, "reproduced")
 
-    return _made_once(shared_folder / "smoke", make)
+    return made_once(shared_folder / "smoke", make)
 
 
 @pytest.fixture
@@ -142,10 +142,10 @@ def wider(smoke: Path, shared_folder: Path) -> Path:
         run_command("git", "checkout", "-q", ".", cwd=clone)
         run_command("dvc", "checkout", "-q", cwd=clone)
 
-    return _made_once(shared_folder / "wider", make)
+    return made_once(shared_folder / "wider", make)
 
 
-def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """``folder``, which the first test process that wants it makes."""
     from filelock import FileLock
 

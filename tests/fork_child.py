@@ -23,8 +23,12 @@ LOG = "ISOFLOP_FORK_LOG"
 
 def module_of(request: dict[str, Any]) -> str:
     """Which module ``python -m`` is to run; empty for any other command line."""
-    arguments = request["arguments"]
+    arguments = _without_safe_path(request["arguments"])
     return arguments[1] if request["program"] == "python" and len(arguments) > 1 and arguments[0] == "-m" else ""
+
+
+def _without_safe_path(arguments: list[str]) -> list[str]:
+    return arguments[1:] if arguments[:1] == ["-P"] else arguments
 
 
 def become(request: dict[str, Any], streams: list[int], path: list[str]) -> NoReturn:
@@ -55,16 +59,17 @@ def become(request: dict[str, Any], streams: list[int], path: list[str]) -> NoRe
 def _run(request: dict[str, Any], path: list[str], loaded: set[str]) -> NoReturn:
     program = Path(sys.executable).with_name(request["program"])
     module = module_of(request)
-    first = request["cwd"] if module else str(program.parent)
+    safe = request["arguments"][:1] == ["-P"]
+    first = [] if safe else [request["cwd"] if module else str(program.parent)]
     given = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [first, *dict.fromkeys(given), *(entry for entry in path if entry not in given)]
+    sys.path[:] = [*first, *dict.fromkeys(given), *(entry for entry in path if entry not in given)]
     importlib.invalidate_caches()
     sys.orig_argv[:] = [sys.executable, *([] if module else [str(program)]), *request["arguments"]]
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     code = 0
     try:
         if module:
-            sys.argv[:] = ["-m", *request["arguments"][2:]]
+            sys.argv[:] = ["-m", *_without_safe_path(request["arguments"])[2:]]
             runpy._run_module_as_main(module)  # type: ignore[attr-defined]
         else:
             sys.argv[:] = [str(program), *request["arguments"]]

@@ -149,7 +149,7 @@ class Server:
         refusal = self._refusal(request)
         if refusal and (log := request["environment"].get(fork_child.LOG)):
             with open(log, "a") as file:
-                file.write(f"refused {' '.join(request['arguments'])[:80]}: {refusal}\n")
+                file.write(f"refused {' '.join(request['arguments'])[:80]!r}: {refusal}\n")
         pid = None if refusal else self._fork(request, streams, connection)
         for stream in streams:
             os.close(stream)

@@ -28,6 +28,7 @@ class Source:
 
     classes: list[str]
     images: list[RawImage]
+    can_grow: bool = False
 
     def __iter__(self) -> Iterator[RawImage]:
         return iter(self.images)
@@ -66,15 +67,22 @@ def params(**changes: Any) -> Prepare:
 
 
 def prepared(
-    folder: Path, images: list[RawImage], classes: tuple[str, ...] = ("cat", "dog"), **changes: Any
+    folder: Path,
+    images: list[RawImage],
+    classes: tuple[str, ...] = ("cat", "dog"),
+    *,
+    can_grow: bool = False,
+    **changes: Any,
 ) -> Prepared:
     folders = {name: folder / name for name in ("train", "val", "test")}
-    source = cast(RawDataset, Source(list(classes), images))
-    facts = prepare(source, params(**changes), folders, folder / "dropped.csv", folder / "dropped.png")
+    source = cast(RawDataset, Source(list(classes), images, can_grow))
+    tables = folder / "names.csv", folder / "dropped.csv", folder / "dropped.svg"
+    facts = prepare(source, params(**changes), folders, *tables)
     with (folder / "dropped.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert all(list(row) == ["name", "reason", "detail"] for row in rows)
-    assert sorted(path.name for path in folder.iterdir()) == ["dropped.csv", "dropped.png", "test", "train", "val"]
+    written = sorted(path.name for path in folder.iterdir())
+    assert written == ["dropped.csv", "dropped.svg", "names.csv", "test", "train", "val"]
     json.dumps(facts)
     splits = {name: read_split(path) for name, path in folders.items()}
     return Prepared(**splits, dropped={row["name"]: (row["reason"], row["detail"]) for row in rows}, facts=facts)

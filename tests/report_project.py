@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from isoflop.evaluation.changed_predictions import changed_predictions, write_changed_predictions
-from isoflop.evaluation.plots import draw_reliability
+from isoflop.evaluation.plots import draw_confusion, draw_reliability
 from isoflop.evaluation.scores import Bin
+from isoflop.montage import Row, Tile, write_montage
 from isoflop.report.page import write_report
 from isoflop.runtime.params import read_params
 from isoflop.scaling.analysis import Analysis, analyse
-from isoflop.scaling.compute_optimal_plots import draw_profiles, draw_surface
 from isoflop.scaling.forecasting import forecast, score
 from isoflop.scaling.law_file import write_law
-from isoflop.scaling.law_plots import draw_held_out, draw_law
+from isoflop.scaling.pictures import write_pictures
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import read_study
 from isoflop.shipping.choosing import Ship, ship, write_tradeoff
@@ -56,10 +55,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scaling(folder)
     write_variants(folder)
     write_training(folder)
-    for name in ("confusion", "mistakes", "saliency", "augmentation", "dropped", "changed_predictions"):
-        pixels = np.random.default_rng(len(name)).integers(0, 256, (60, 160, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "plots" / f"{name}.png")
-    draw_reliability([Bin(0.7, 0.6, 10), Bin(0.95, 0.97, 80)], folder / "plots" / "reliability.svg")
+    for name, images in (
+        ("mistakes", 2),
+        ("saliency", 2),
+        ("augmentation", 1),
+        ("dropped", 1),
+        ("changed_predictions", 1),
+    ):
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (images, 8, 8, 3)).astype(np.uint8)
+        tiles = [Tile(list(pixels), [f"<b>cats</b>/{name}.png", f"label: {CLASSES[0]}"])]
+        write_montage([Row(CLASSES[1], tiles)], folder / "plots" / f"{name}.svg", nothing="none")
+    bins = [Bin(0.7, 0.6, 10), Bin(0.95, 0.97, 80)]
+    draw_reliability(bins, folder / "plots" / "reliability.svg")
+    rows = [f"{found.confidence},{found.accuracy},{found.images}" for found in bins]
+    (folder / "plots" / "reliability.csv").write_text("\n".join(["confidence,accuracy,images", *rows]) + "\n")
+    draw_confusion(np.arange(90) % 4, np.arange(90) % 4, CLASSES, folder / "plots" / "confusion.svg")
     (folder / "code.yaml").write_text("stages: {train: 0a1b}\n")
     shutil.copy(ROOT / "presets" / "smoke.yaml", folder / "params.yaml")
     return folder
@@ -93,9 +103,8 @@ def write_law_of(analysis: Analysis, folder: Path, width: int) -> None:
     (folder / "scaling").mkdir(exist_ok=True)
     write_facts(analysis, folder / "scaling" / "scaling.json")
     write_points(analysis, folder / "scaling" / "scaling.csv")
-    for name, draw in (("scaling", draw_law), ("held_out", draw_held_out), ("isoflop", draw_profiles),
-                       ("surface", draw_surface)):  # fmt: skip
-        draw(analysis, folder / "scaling" / f"{name}.svg")
+    shutil.rmtree(folder / "scaling" / "pictures", ignore_errors=True)
+    write_pictures(analysis, folder / "scaling" / "pictures")
     write_law(analysis, folder / "law.json")
     expected = forecast(folder / "law.json", width, [48], epochs=12)
     write_json(folder / "scaling" / "forecast.json", expected)
@@ -166,7 +175,9 @@ def write_variants(folder: Path) -> None:
     for index, name in enumerate(VARIANTS):
         answers[name] = np.where(np.arange(90) < index, (np.arange(90) + 1) % 4, answers[name])
     changed = changed_predictions(answers, np.arange(90) % 4)
-    write_changed_predictions(changed, CLASSES, folder / "plots" / "changed_predictions.csv")
+    write_changed_predictions(
+        changed, CLASSES, [f"photos/{n}.jpg" for n in range(90)], folder / "plots" / "changed_predictions.csv"
+    )
 
 
 def write_data(folder: Path) -> None:

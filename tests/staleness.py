@@ -1,4 +1,4 @@
-"""Every value of params.yaml, and the stages that DVC finds stale."""
+"""Every value of params.yaml, and the stages that DVC finds stale when one changes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ def leaves(tree: Any, prefix: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
 
 
 def stale(project: Path) -> set[str]:
-    """The stages that `dvc status` names, without what is stale for want of an output of another stage."""
+    """The stages whose parameters or command `dvc status` finds changed; what it says of files is not asked."""
+    from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
-    with warnings.catch_warnings(), Repo(str(project)) as repo:
+    with warnings.catch_warnings(), Repo(str(project)) as repo, repo.lock:
         warnings.simplefilter("ignore")  # DVC's own dependencies warn
         # a stage of another folder than the current one is named with the path of its dvc.yaml before it
-        return {name.rsplit(":", 1)[-1] for name in repo.status()}
+        return {
+            stage.addressing.rsplit(":", 1)[-1]
+            for stage in repo.index.stages
+            if stage.changed_stage()
+            or any(isinstance(dependency, ParamsDependency) and dependency.status() for dependency in stage.deps)
+        }

@@ -43,6 +43,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "scaling":  # a package with names of its own: ``isoflop.scaling.fit``
+        return importlib.import_module("isoflop.scaling")
     for module, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)

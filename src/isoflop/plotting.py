@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,8 @@ def svg(figure: Figure) -> str:
     import matplotlib
 
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "isoflop"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "isoflop"}), warnings.catch_warnings():
+        # the reader's fonts draw the text: what matplotlib's own fonts lack does not matter
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return text.getvalue()
-
-
-def shortened(name: str) -> str:
-    """A class name of at most 18 characters, with characters that cannot be encoded escaped."""
-    name = name.encode("utf-8", "backslashreplace").decode()
-    return name if len(name) <= 18 else name[:17] + "…"

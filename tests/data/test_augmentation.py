@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from isoflop.data.arrays import InputSpec, Split, SplitWriter, read_split, read_views
 from isoflop.data.augmentation import Augment, check_policy, write_augmented
 from isoflop.data.contact_sheet import write_contact_sheet
+from isoflop.report.montages import read_montage
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section, load_params
 
@@ -215,24 +215,20 @@ def test_the_schema_loads_without_albumentations_and_albumentations_without_the_
 
 def test_the_contact_sheet_shows_each_class_and_its_views(digits: Split, tmp_path: Path) -> None:
     views = views_of(digits, tmp_path / "views", [AFFINE], views=3)
-    sizes = []
     for number, count in enumerate([3, 3, 0]):
-        file = tmp_path / f".sheet{number}.partial.png"
-        write_contact_sheet(digits, views[:count], file)
-        with Image.open(file) as sheet:
-            sizes.append(sheet.size)
-            red, green, blue = np.asarray(sheet.convert("RGB")).astype(int).transpose(2, 0, 1)
-            assert (red == green).all() and (green == blue).all()
-            assert set(sheet.info) <= {"dpi"}
-    assert sizes[0] == sizes[1] and sizes[2][0] < sizes[0][0]
-    assert (tmp_path / ".sheet0.partial.png").read_bytes() == (tmp_path / ".sheet1.partial.png").read_bytes()
+        write_contact_sheet(digits, views[:count], tmp_path / f"{number}.svg")
+    rows = read_montage(tmp_path / "0.svg")
+    assert [row.heading for row in rows] == digits.input_spec.classes
+    assert all([tile.lines for tile in row.tiles] == [["prepared"], ["view 1"], ["view 2"], ["view 3"]] for row in rows)
+    assert all(picture.exact for row in rows for tile in row.tiles for picture in tile.images)
+    assert (tmp_path / "0.svg").read_bytes() == (tmp_path / "1.svg").read_bytes()
+    assert read_montage(tmp_path / "2.svg") == []
 
 
 def test_the_contact_sheet_takes_colour_and_class_names_that_look_like_formulae(colours: Split, tmp_path: Path) -> None:
-    input_spec = InputSpec(["$a_{", "a very long name of a class, indeed"], [0.0] * 3, [1.0] * 3, "crop")
+    names = ["$a_{", "猫 <b>🐈‍⬛</b>, a very long name of a class, indeed"]
+    views = np.zeros((1, 20, 16, 16, 3), np.uint8)
     write_contact_sheet(
-        Split(colours.images, colours.labels, input_spec),
-        np.zeros((0, 20, 16, 16, 3), np.uint8),
-        tmp_path / "sheet.png",
+        Split(colours.images, colours.labels, InputSpec(names, [0.0] * 3, [1.0] * 3, "crop")), views, tmp_path / "s.svg"
     )
-    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    assert [row.heading for row in read_montage(tmp_path / "s.svg")] == names

@@ -1,41 +1,54 @@
-"""The picture of dropped images and the names above them."""
+"""The picture of dropped images and the names under them, and the table of names of those kept."""
 
 from __future__ import annotations
 
-from functools import partial
+import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
 
-from isoflop.data import dropped_picture
+from isoflop.data.image_names import read_names
+from isoflop.data.images import decode, fit_to_square
 from isoflop.data.readers import RawImage
-from isoflop.plotting import new_figure
+from isoflop.report.montages import read_montage
 from isoflop.runtime.dvc_md5 import dvc_md5
+from isoflop.runtime.errors import UserError
 from tests.raw_images import picture, plain, png, prepared
 
 
 def test_the_dropped_are_shown_by_reason_and_the_splits_named_as_dvc_names_them(tmp_path: Path) -> None:
     twins = [RawImage(f"twin {number}.png", 0, None, png(picture(0))) for number in range(12)]
     broken = [RawImage("broken.png", 1, None, b"no image")]
-    heights, contents = [], set()
+    found = {}
     for name, more in (("none", []), ("one", broken), ("two", [*broken, *twins])):
         (tmp_path / name).mkdir()
         facts = prepared(tmp_path / name, [*plain(), *more]).facts
         assert facts["md5"] == {split: dvc_md5(tmp_path / name / split) for split in ("train", "val", "test")}
-        contents.add((tmp_path / name / "dropped.png").read_bytes())
-        with Image.open(tmp_path / name / "dropped.png") as shown:
-            heights.append(shown.height)
-            assert name != "two" or shown.width == 1080  # 8 of the 12 duplicates
-    assert heights[0] == heights[1] < heights[2] and len(contents) == 3
+        rows = read_montage(tmp_path / name / "dropped.svg")
+        found[name] = {row.heading: [tile.lines[0] for tile in row.tiles] for row in rows}
+    assert found["none"] == {} and found["one"] == {"undecodable": ["dog/broken.png"]}
+    assert found["two"]["exact duplicate"] == [f"cat/twin {number}.png" for number in range(8)]  # 8 of 12
+    assert "nothing was dropped" in (tmp_path / "none" / "dropped.svg").read_text()
 
 
-@pytest.mark.parametrize(
-    "name", ["IMG_20260114_123456_portrait.jpg", "$\\frac$ and $", "W" * 40, "i" * 100_000, "", " " * 50, "b.png"]
-)
-def test_a_title_is_the_class_above_the_end_of_the_name_and_fits(name: str) -> None:
-    width = partial(dropped_picture._width, new_figure(4, 1))
-    above, below = dropped_picture._title(f"a class with a long name, too/{name}", width).split("\n")
-    assert above.startswith("a class with") and above.endswith("…")
-    assert below == name or (len(name) > 20 and below.startswith("…") and name.endswith(below[1:]))
-    assert 0.9 < width(above) < 1.15 and width(below) < 1.15  # a column of the picture
+def test_the_names_belong_to_the_images_of_each_split(tmp_path: Path) -> None:
+    raw = {image.name: image.content for image in plain()}
+    done = prepared(tmp_path, plain())
+    for name, split in (("train", done.train), ("val", done.val), ("test", done.test)):
+        names = read_names(tmp_path / "names.csv", name, len(split))
+        for image, pixels in zip(names, split.images, strict=True):
+            content = raw.pop(image)
+            assert isinstance(content, bytes)
+            assert np.array_equal(pixels, fit_to_square(decode(content, image), 16, 3, "crop"))
+    assert not raw
+
+
+def test_names_of_another_number_of_images_are_an_error(tmp_path: Path) -> None:
+    prepared(tmp_path, plain())
+    with pytest.raises(UserError, match=r"names\.csv: got \d+ names for split test, expected 999; fix: `dvc checkout`"):
+        read_names(tmp_path / "names.csv", "test", 999)
+    with pytest.raises(UserError, match=r"none\.csv: not found; fix: `dvc repro` writes it"):
+        read_names(tmp_path / "none.csv", "test", 1)
+    with (tmp_path / "names.csv").open(newline="") as stream:
+        assert list(next(csv.DictReader(stream))) == ["split", "name"]

@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from isoflop.data.images import decode, fit_to_square
 from isoflop.demo.folder import choose_samples, write_demo
 from isoflop.demo.onnxruntime_web import vendor
 from isoflop.demo.server import address, open_server
+from isoflop.evaluation.occlusion import occlude
 from isoflop.inference.onnx_files import open_classifier
 from isoflop.runtime.errors import UserError
 from isoflop.training.cpu import processor
@@ -70,6 +71,19 @@ EXPLAIN = """async () => {
   data[6 * 8 + 1] = 255;
   const runAll = async (images) => images.map((image) => ({ probabilities: [0, image.data[6 * 8 + 1] / 255] }));
   const found = await occlusionSaliency({ runAll }, { width: 8, height: 8, channels: 1, data }, 1, 1);
+  return { ...found, falls: Array.from(found.falls) };
+}"""
+
+EXPLAIN_WITH = """async ([pixels, content]) => {
+  const { Classifier, best } = await import("./classifier.js");
+  const { occlusionSaliency } = await import("./saliency.js");
+  const facts = await (await fetch("demo.json")).json();
+  const model = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+  const classifier = await Classifier.open(facts, model);
+  const image = { width: 8, height: 8, channels: 1, data: Uint8Array.from(pixels) };
+  const { logits, probabilities } = await classifier.run(image);
+  const target = best(logits, 1)[0];
+  const found = await occlusionSaliency(classifier, image, target, probabilities[target]);
   return { ...found, falls: Array.from(found.falls) };
 }"""
 
@@ -240,7 +254,9 @@ def test_choosing_a_file_a_sample_and_drawing(browser: Browser, digits_demo: Pat
         )
         assert page.locator("#top .name").all_inner_texts() == [row["class"] for row in expected]
         assert " ms latency in this browser: mean of " in answer["time"].replace("\xa0", " ")
-        assert answer["saliency-words"].startswith("Hiding 2 × 2 pixels")
+        assert answer["saliency-words"].startswith(
+            ("Hiding the outlined ", "No square a fifth of the image wide lowers")
+        )
 
         page.locator("#samples button").nth(3).focus()  # by keyboard
         page.keyboard.press("Enter")
@@ -266,10 +282,38 @@ def test_the_occlusion_map_finds_the_decisive_pixels(browser: Browser, digits_de
     with visiting(browser, digits_demo) as visit:
         found = visit.page.evaluate(EXPLAIN)
     falls = np.array(found["falls"]).reshape(8, 8)
-    assert found["square"] == 2 and found["runs"] == 49
+    assert found["runs"] == 64
+    assert [found["largest"][side] for side in ("top", "left", "bottom", "right")] == [5, 0, 7, 2]
     assert falls[6, 1] == falls.max() == pytest.approx(found["largest"]["fall"])
     assert (falls[5:8, 0:3] > 0).all() and falls.sum() == pytest.approx(falls[5:8, 0:3].sum())
     assert found["largest"]["fall"] == pytest.approx(1 - round(255 / 64) / 255)
+
+
+def test_the_map_is_that_of_the_report(browser: Browser, digits_demo: Path, smoke: Path) -> None:
+    test = read_split(smoke / "data/prepared/test")
+    classifier = open_classifier(smoke / "onnx/base.onnx")
+    with visiting(browser, digits_demo) as visit:
+        for image in np.array(test.images[:3]):
+            expected = occlude(classifier.probabilities, image)
+            content = base64.b64encode((smoke / "onnx/base.onnx").read_bytes()).decode()
+            found = visit.page.evaluate(EXPLAIN_WITH, [image.ravel().tolist(), content])
+            assert np.allclose(np.array(found["falls"]).reshape(8, 8), expected.drops, atol=1e-4)
+            assert found["largest"]["fall"] == pytest.approx(expected.largest, abs=1e-4)
+
+
+def test_the_page_names_its_file_and_offers_a_pad_for_drawings_alone(
+    browser: Browser, runtime: Path, smoke: Path, tmp_path: Path
+) -> None:
+    test = read_split(smoke / "data/prepared/test")
+    noise = np.random.default_rng(0).integers(60, 200, test.images.shape).astype(np.uint8)
+    write_demo(smoke / "onnx/base-int8.onnx", replace(test, images=noise), runtime, 4, tmp_path / "photos")
+    with visiting(browser, tmp_path / "photos") as visit:
+        assert "model.onnx (INT8, base, " in visit.page.locator("#facts").inner_text()
+        assert not visit.page.locator("#pad").is_visible()
+    write_demo(smoke / "onnx/base.onnx", test, runtime, 4, tmp_path / "drawings")
+    with visiting(browser, tmp_path / "drawings") as visit:
+        assert "model.onnx (FP32, base, " in visit.page.locator("#facts").inner_text()
+        assert visit.page.locator("#pad").is_visible()
 
 
 def test_a_phone_does_not_scroll_sideways_and_controls_have_names(browser: Browser, digits_demo: Path) -> None:

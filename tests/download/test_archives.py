@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,3 +243,42 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path, kind: str) -> None:
                         stream.read()
         except UserError as error:
             assert "\n" not in str(error)
+
+
+class _Unflagged(zipfile.ZipInfo):
+    """A member whose name is written as ``raw``, without the flag that states UTF-8."""
+
+    raw: bytes
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.raw, self.flag_bits & ~0x800
+
+
+def unflagged(path: Path, raw: bytes, extra: bytes = b"") -> list[str]:
+    with zipfile.ZipFile(path, "w") as archive:
+        info = _Unflagged("x")
+        info.raw, info.extra = raw, extra
+        archive.writestr(info, b"content")
+    return list(contents(path))
+
+
+@pytest.mark.parametrize("name", ["café/1.jpg", "日本/1.jpg", "cafe\u0301/1.jpg", "🍎\\1.jpg", "plain/1.jpg"])
+def test_names_of_a_zip_in_utf8_without_the_flag(tmp_path: Path, name: str) -> None:
+    assert unflagged(tmp_path / "photos.zip", name.encode()) == [name.replace("\\", "/")]
+
+
+def test_other_names_of_a_zip_are_in_code_page_437_or_in_the_unicode_field(tmp_path: Path) -> None:
+    raw = "café/1.jpg".encode("cp437")
+    assert unflagged(tmp_path / "dos.zip", raw) == ["café/1.jpg"]
+    body = struct.pack("<BL", 1, zlib.crc32(raw)) + "日本/1.jpg".encode()
+    field = struct.pack("<HH", 0x7075, len(body)) + body
+    assert unflagged(tmp_path / "info-zip.zip", raw, field) == ["日本/1.jpg"]
+    assert unflagged(tmp_path / "renamed.zip", "né/1.jpg".encode("cp437"), field) == ["né/1.jpg"]
+
+
+def test_dangerous_names_are_refused_in_any_encoding(tmp_path: Path) -> None:
+    raw = b"x.jpg"
+    body = struct.pack("<BL", 1, zlib.crc32(b"\xff.jpg")) + b"../../x.jpg"
+    with pytest.raises(UserError, match="leads out of the archive"):
+        unflagged(tmp_path / "photos.zip", b"\xff.jpg", struct.pack("<HH", 0x7075, len(body)) + body)
+    assert unflagged(tmp_path / "fine.zip", raw) == ["x.jpg"]

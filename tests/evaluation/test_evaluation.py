@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from isoflop.evaluation.plots import draw_confusion
 from isoflop.evaluation.reporting import Evaluated
 from isoflop.evaluation.scores import (
     Evaluate,
     expected_calibration_error,
     reliability,
     scores,
-    smooth_gradients,
     worst_mistakes,
 )
+from isoflop.report.montages import read_montage
 from tests.networks import digits_split, fresh_net
 
 CLASSES = ["cat", "dog", "owl"]
@@ -54,44 +56,42 @@ def test_the_most_confident_mistakes_come_first() -> None:
     assert worst_mistakes(logits, np.array([0, 0, 0, 1]), 5) == [1, 0]
 
 
-def test_no_images_have_no_saliency(tmp_path: Path) -> None:
-    assert smooth_gradients(fresh_net(), digits_split(tmp_path / "test", 0, 20), []).shape == (0, 8, 8)
-
-
-def test_saliency_finds_the_pixel_that_decides(tmp_path: Path) -> None:
-    import torch
-    from torch import nn
-
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    layer = net[1]
-    assert isinstance(layer, nn.Linear)
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.weight[:, 8 * 3 + 5] = torch.arange(1.0, 11.0)
-    maps = smooth_gradients(net, digits_split(tmp_path / "test", 0, 20), [0, 1])
-    assert maps.shape == (2, 8, 8)
-    assert np.unravel_index(maps[0].argmax(), (8, 8)) == (3, 5)
-    assert maps[0].sum() == 1
-
-
 def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
     test = digits_split(tmp_path / "test", 0, 200)
+    names = [f"{label}/photo {index}.jpg" for index, label in enumerate(test.labels)]
     params = Evaluate(ece_bins=10, mistakes=7, saliency_images=4, test_time_flips=True)
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()
-        evaluated = Evaluated(fresh_net().eval(), test, params)
-        tables = [folder / file for file in ("m.json", "confusion.csv", "reliability.csv", "per_class.csv")]
-        pictures = [folder / file for file in ("c.png", "r.svg", "m.png", "s.png")]
-        evaluated.write_tables(*tables)
+        evaluated = Evaluated(fresh_net().eval(), test, names, params)
+        tables = [folder / file for file in ("m.json", "reliability.csv", "per_class.csv")]
+        predictions, mistakes = folder / "confusion.csv", folder / "mistakes.csv"
+        pictures = [folder / file for file in ("c.svg", "r.svg", "m.svg", "s.svg")]
+        evaluated.write_metrics(*tables)
+        evaluated.write_predictions(predictions, mistakes)
         evaluated.draw(*pictures)
-    for file in tables + pictures:
+    for file in [*tables, predictions, mistakes, *pictures]:
         assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes()
-    with tables[1].open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows, wrong = (list(csv.DictReader(file.read_text().splitlines())) for file in (predictions, mistakes))
     metrics = json.loads(tables[0].read_text())
     assert sum(row["actual"] == row["predicted"] for row in rows) / 200 == pytest.approx(metrics["accuracy"])
-    assert pictures.pop(1).read_text().count("<text") > 10  # text that can be read and searched, not outlines
-    for picture in pictures:
-        with Image.open(picture) as opened:
-            assert min(opened.size) > 100
+    assert [row["name"] for row in rows] == names
+    assert all(row["actual"] == row["name"][0] != row["predicted"] for row in wrong) and len(wrong) > 7
+    confidence = [float(row["confidence"]) for row in wrong]
+    assert confidence == sorted(confidence, reverse=True)
+    (shown,) = read_montage(pictures[2])
+    assert [tile.lines[0] for tile in shown.tiles] == [row["name"] for row in wrong[:7]]
+    assert all(len(tile.images) == 2 for tile in shown.tiles)
+    assert all(picture.read_text().count("<text") > 10 for picture in pictures)  # text that can be read and searched
+
+
+def test_names_in_any_script_stay_text(tmp_path: Path) -> None:
+    classes = ["猫", "犬", "🐈‍⬛ café", "x" * 40, "a\x1b\u202e\udce9"]
+    labels = np.arange(10) % 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of glyphs that a font lacks
+        draw_confusion(labels, labels, classes, tmp_path / "c.svg")
+    root = ElementTree.parse(tmp_path / "c.svg").getroot()
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    for name in ("猫", "犬", "🐈‍⬛ café", "x" * 17 + "…", "a\\x1b\\u202e\\udce9"):
+        assert texts.count(name) == 2

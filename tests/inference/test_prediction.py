@@ -378,3 +378,22 @@ def test_an_exported_network_answers_as_torch_does(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = net(normalize(torch.from_numpy(pixels[None].copy()), input_spec)).softmax(1)[0]
     np.testing.assert_allclose([found[name] for name in "abc"], expected.numpy(), atol=1e-5)
+
+
+def test_the_range_of_deep_samples_is_that_of_training(tmp_path: Path) -> None:
+    from isoflop.data.arrays import InputSpec
+    from isoflop.inference.onnx_export import export
+    from isoflop.models.architecture import Architecture
+    from isoflop.models.families import build
+    from isoflop.models.model_files import Model
+
+    shape = Architecture("mlp", 8, 1, 1, 1, 0.0, image_size=8, channels=1, num_classes=3)
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (8, 8))
+    Image.fromarray((29_000 + 2 * levels).astype(np.uint16)).save(tmp_path / "thermal.png")
+    Image.fromarray(levels.astype(np.uint8)).save(tmp_path / "levels.png")
+    spec = InputSpec(["a", "b", "c"], [0.4], [0.2], "crop", [29_000.0, 29_510.0])
+    export(Model(build(shape).eval(), shape, spec), "base", tmp_path / "model.onnx", 20)
+    thermal, plain = (dict(predicted(tmp_path / "model.onnx", tmp_path / name, top=3)[0].top)
+                      for name in ("thermal.png", "levels.png"))  # fmt: skip
+    assert thermal == plain

@@ -57,6 +57,7 @@ def test_the_wheel_has_the_graph_the_presets_and_all_code(package: Path) -> None
     assert not [file for file in inside if not file.is_file()]
     for file in (ROOT / "src" / "isoflop").rglob("*.py"):
         assert (package / file.relative_to(ROOT / "src")).is_file(), "packages in pyproject.toml lacks a folder"
+    assert (package / "isoflop-dvc-guard.pth").is_file(), "setup.py did not add the checks of DVC processes"
     carried = package / "isoflop" / "template"
     for file in [
         *(ROOT / ".dvc" / "plots").iterdir(),

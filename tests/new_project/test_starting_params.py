@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
+import subprocess
 import zipfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from dvc.repo import Repo
 from PIL import Image
 
 from isoflop.cli import main as cli
@@ -28,6 +33,7 @@ from isoflop.new_project.starting_params import (
     starting_params,
     with_image_size,
 )
+from isoflop.runtime.git_tracking import outputs_in_git
 from tests.conftest import ROOT, commit, run_command
 from tests.pictures import CLASSES, litter, take_pictures
 
@@ -164,7 +170,7 @@ def test_the_splits_are_foreseen_as_they_will_be_drawn(places: list[Place]) -> N
     prepare = yaml.safe_load(PRESET)["prepare"]
     how = {name: prepare[name] for name in ("val_fraction", "test_fraction", "seed")}
     labels = [["a", "b"].index(name) for _, name in places]
-    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how)
+    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how).splits
     expected = {name: Counter(drawn[index] for index, place in enumerate(places) if place[1] == name) for name in "ab"}
     assert split_sizes(places, prepare) == expected
 
@@ -418,3 +424,88 @@ def test_upgrade_is_not_for_a_checkout(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["upgrade"]) == 0
     assert capsys.readouterr().out == "up to date: a checkout has its own dvc.yaml and code.yaml\n"
     assert (tmp_path / "dvc.yaml").read_bytes() == before and not (tmp_path / "code.yaml").exists()
+
+
+def deep_photos(folder: Path, low: float, high: float, dtype: str, suffix: str) -> Survey:
+    rng = np.random.default_rng(0)
+    for name in ("across", "down"):
+        (folder / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = np.linspace(low, high, 32 * 32).reshape(32, 32) if index == 0 else rng.uniform(low, high, (32, 32))
+            Image.fromarray(pixels.astype(dtype)).save(folder / name / f"{index}.{suffix}")
+    return survey(folder)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "suffix", "scale"),
+    [
+        (29_200, 29_440, "uint16", "png", [29_188, 29_452]),  # hundredths of a kelvin
+        (0, 4095, "uint16", "tif", [0, 4300]),  # 12 bits
+        (-5, 31, "float32", "tif", [-6.8, 32.8]),  # degrees
+        (0, 65_535, "uint16", "png", None),
+        (0, 1, "float32", "tif", None),
+    ],
+)
+def test_deep_samples_keep_their_range(
+    tmp_path: Path, low: float, high: float, dtype: str, suffix: str, scale: list[float] | None
+) -> None:
+    found = deep_photos(tmp_path / "photos", low, high, dtype, suffix)
+    assert found.deep and found.deep.images == 24
+    assert f"24 of them have 16-bit, 32-bit or float samples, from {low:g} to {high:g}." in list(survey_lines(found))
+    range_ = chosen(found)["prepare.sample_range"]
+    assert range_ == (scale and pytest.approx(scale, abs=1))
+
+
+def test_low_contrast_is_reported(tmp_path: Path) -> None:
+    folder = take_pictures(tmp_path / "photos")
+    assert not any("Low contrast" in line for line in survey_lines(survey(folder)))
+    for file in folder.rglob("no *"):
+        picture = Image.open(file).convert("RGB").point(lambda value: value // 16)
+        picture.save(file.with_suffix(".png"))
+        file.unlink() if file.suffix == ".jpg" else None
+    assert any("only the levels 0 to 15 of 0 to 255" in line for line in survey_lines(survey(folder)))
+
+
+def test_git_ignores_every_output_and_nothing_else_whatever_the_user_ignores(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`git add -A` after a run that failed, before DVC wrote its own ignores, takes no photo and no weight."""
+    (place / "ignored").write_text("data/\n*.lock\n*.yaml\n*.dvc\npresets\n")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.excludesFile")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(place / "ignored"))
+    assert cli.main(["init", "new", "--images", "photos", "--copy", "--quick"]) == 0
+    monkeypatch.chdir(place / "new")
+    tracked = set(run_command("git", "ls-files", cwd=Path()).stdout.split())
+    assert {"params.yaml", "dvc.yaml", "code.yaml", "data/images.dvc", "presets/whole.yaml", ".dvc/config"} <= tracked
+    assert not [name for name in tracked if name.startswith("data/images/")]
+    with Repo() as repo:
+        outputs = [Path(out.fs_path).relative_to(Path().resolve()) for out in repo.index.outs if out.use_cache]
+    assert len(outputs) > 20
+    for output in outputs:
+        if output != Path("data/images"):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text("made")
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    status = subprocess.run(["git", "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True)
+    assert status.stdout == "?? dvc.lock\n"
+    run_command("git", "add", "-f", "metrics", "models", cwd=Path())
+    capsys.readouterr()
+    assert cli.main(["doctor", "--json"]) == 1
+    found = {one["about"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["outputs"]["found"].startswith("git tracks metrics/data.json, metrics/")
+    (cure,) = re.findall("`(.*?)`", found["outputs"]["cure"])
+    subprocess.run(cure.partition(" && ")[0], shell=True, check=True)
+    assert outputs_in_git(Path()) == []
+
+
+def test_a_relative_path_is_named_where_dvc_does_not_find_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for images, warned in (("photos", True), (str(place / "photos"), False)):
+        assert cli.main(["init", f"new{warned}", "--images", images]) == 0
+        assert ("`dvc exp run --temp` and `--queue` need an absolute path" in capsys.readouterr().out) == warned
+        monkeypatch.chdir(place / f"new{warned}")
+        assert cli.main(["check"]) == 0
+        assert ("data.path: got the relative path ../photos out of the project" in capsys.readouterr().err) == warned
+        monkeypatch.chdir(place)

@@ -145,8 +145,8 @@ def test_no_stage_is_stale_for_what_every_stage_runs_through() -> None:
 
 
 def test_an_init_says_what_its_package_is_and_holds_no_code() -> None:
-    """So it is no code of any stage."""
-    inits = [file for file in (ROOT / "src" / "isoflop").glob("*/**/__init__.py")]
+    """So it is no code of any stage. That of ``scaling`` finds the names of its public API, and no more."""
+    inits = [file for file in (ROOT / "src" / "isoflop").glob("*/**/__init__.py") if file.parent.name != "scaling"]
     assert len(inits) > 10
     for file in inits:
         content = ast.parse(file.read_text())

@@ -65,10 +65,12 @@ def changed(value: Any) -> Any:
 @pytest.fixture
 def parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """DVC parses params.yaml once for each stage, and dvc.yaml and dvc.lock for each status; once a text is enough."""
+    from dvc.parsing import interpolate
     from dvc.utils import strictyaml
     from dvc.utils.serialize import _yaml
 
     parse = functools.cache(_yaml.parse_yaml)
+    monkeypatch.setattr(interpolate, "parse_expr", functools.cache(interpolate.parse_expr))
     for module in (_yaml, strictyaml):
         monkeypatch.setattr(module, "parse_yaml", lambda *text, **how: copy.deepcopy(parse(*text, **how)))
 

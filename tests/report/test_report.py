@@ -11,9 +11,11 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from isoflop.montage import write_montage
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
 from isoflop.report.glossary import DIAGNOSTICS
+from isoflop.report.shown_params import Params
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import checkout, code_text, project_code_sha256
 from isoflop.scaling.analysis import analyse
@@ -34,9 +36,9 @@ def test_the_page_is_complete_and_loads_nothing(project: Path, tmp_path: Path) -
     parsed = outline(page)
     assert page.rstrip().endswith("</html>") and len(page.encode()) < 5_000_000
     assert parsed.sources and all(source.startswith("data:") for source in parsed.sources)
-    assert (
-        parsed.tags.count("img") == 6 and parsed.tags.count("svg") == 5 + 3 + 2 + 3
-    )  # from plots/, curves, trade-offs, layers
+    assert parsed.tags.count("img") == 7  # of five montages
+    # confusion and reliability, the law, curves, trade-offs, layers
+    assert parsed.tags.count("svg") == 2 + 6 + 3 + 2 + 3
     assert "http:" not in page and "https:" not in page and "@import" not in page
     assert not re.findall(r"url\((?!#)", page), "only its own clip paths"
     targets = {name for kind, name in parsed.anchors if kind == "href"}
@@ -59,16 +61,16 @@ def test_the_shipped_model_comes_first(project: Path, tmp_path: Path) -> None:
     for expected in ("Shipped model: distilled-int8, 97.8 % accuracy, 13.5 kB, 0.0311 ms", f"95 % CI {low} to {high}",
                  "distilled-int8 is the fastest of ", "Width 48 (", "parameters): predicted loss"):  # fmt: skip
         assert expected in answer
-    assert re.search(r"(Confirmed|Inside a wide interval[^.]*|Missed)\. Width 32: predicted loss", answer)
+    assert re.search(r"(Confirmed|Consistent, but no test[^.]*|Inside [^.]*|Missed)\. Width 32: predicted loss", answer)
 
 
 def test_every_figure_has_a_text_alternative(project: Path, tmp_path: Path) -> None:
     parsed = outline(report(project, tmp_path / "report"))
     images = [attributes["alt"] for tag, attributes in parsed.attributes if tag == "img"]
     drawings = [attributes["aria-label"] for _, attributes in parsed.attributes if attributes.get("role") == "img"]
-    assert len(images) == 6 and len(drawings) == parsed.tags.count("svg")
-    assert all(text and len(text) > 20 for text in [*images, *drawings]) and len(set(drawings)) == len(drawings)
-    assert parsed.tags.count("figcaption") >= len(images) + len(drawings)
+    assert len(images) == 7 and len(drawings) == parsed.tags.count("svg")
+    assert all(images) and all(text and len(text) > 20 for text in drawings) and len(set(drawings)) == len(drawings)
+    assert parsed.tags.count("figcaption") >= 5 + len(drawings)
     assert any("distilled-int8 (shipped): 97.8" in (text or "") for text in drawings)
     assert any("Validation accuracy over epochs; from 0.2 to" in (text or "") for text in drawings)
 
@@ -124,7 +126,7 @@ def test_a_click_sorts(project: Path, tmp_path: Path) -> None:
 
 def test_class_and_file_names_are_escaped(project: Path, tmp_path: Path) -> None:
     page = report(project, tmp_path / "report")
-    assert page.count("<script") == 1 and "<img src=x" not in page
+    assert page.count("<script") == 1 and "<img src=x" not in page and "<b>cats" not in page
     text = " ".join("".join(outline(page).text).split())
     assert all(name in text for name in CLASSES)
     assert "<img src=x onerror=alert(1)>.png" in text
@@ -151,6 +153,7 @@ def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path)
     assert "twice the data would give" in text and "would narrow the law’s interval by" in text
     assert all(diagnosis["message"][1:] in text for diagnosis in law["diagnostics"])
     for expected in (
+        "<b>cats</b>/mistakes.png", "photos/0.jpg (label",
         "30 dropped", "1 could not be decoded", "The first 20 of 30", "cats/18.png",
         "17.5 %of the 90 GFLOP/s measured for a matrix product", "2 620/simages; 15.7 GFLOP/s",
         f"4 of 360 images are misclassified. Most frequent (label → prediction): {CLASSES[0]} → {CLASSES[1]} (3)",
@@ -195,7 +198,7 @@ def test_empty_sections_are_explained(project: Path, tmp_path: Path) -> None:
     (empty / "dropped.csv").write_text("name,reason,detail\n")
     (empty / "plots" / "confusion.csv").write_text("actual,predicted\n" + "zero,zero\n" * 360)
     change(empty / "metrics" / "evaluate.json", lambda evaluate: evaluate.update(accuracy=1.0))
-    (empty / "plots" / "changed_predictions.csv").write_text("image,variant,actual,base,answered,change\n")
+    (empty / "plots" / "changed_predictions.csv").write_text("image,name,variant,actual,base,answered,change\n")
     change(empty / "scaling" / "forecast.json", lambda forecast: forecast.update(widths={}))
     change(empty / "scaling" / "score.json", lambda score: score.update(low=None, high=None, inside=None))
     for name in ("variants", "latency", "sessions"):
@@ -204,18 +207,21 @@ def test_empty_sections_are_explained(project: Path, tmp_path: Path) -> None:
             lambda blocks: [blocks.pop(key) for key in list(blocks) if key not in ("base", "conditions")],
         )
     change(empty / "ship" / "choice.json", lambda choice: choice.update(chosen="base"))
+    for name in ("augmentation", "dropped", "mistakes", "changed_predictions"):
+        write_montage([], empty / "plots" / f"{name}.svg", nothing="nothing")
     page = report(empty, tmp_path / "report")
     text = words(page)
     for expected in (
-        "none dropped", "None: the checks enabled in prepare.drop found no undecodable",
+        "none dropped", "Dropped images: none. The checks in prepare.drop found no undecodable", "Augmentation: none",
         "All 360 images are classified correctly",
-        "All variants predict the same class as the base", "the base itself ships: no compressed variant qualifies",
+        "Compressed variants: none.", "the base itself ships: no compressed variant qualifies",
         "Not testable (no interval)", "Twice the width of the study’s largest model",
     ):  # fmt: skip
         assert expected in text, expected
     assert "Trained variants and their controls" not in text and "INT8 quantization" not in text
     assert "Most confident errors" not in text
-    assert page.count("<img ") == 3  # augmentation, confusion, saliency
+    assert page.count("<img ") == 2  # saliency
+    assert "Changed predictions" not in text and 'aria-label="Dropped images"' not in page
 
 
 def change(file: Path, how: Any) -> None:
@@ -232,7 +238,7 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(project: Path, tmp_path: P
 @pytest.mark.parametrize(
     "name",
     ["metrics/latency.json", "scaling/forecast.json", "scaling/score.json", "metrics/quantize-base.json",
-     "scaling/held_out.svg", "plots/saliency.png", "plots/changed_predictions.csv", "ship/choice.json",
+     "scaling/pictures", "plots/saliency.svg", "plots/changed_predictions.csv", "ship/choice.json",
      "dropped.csv", "plots/training/plots/metrics"],
 )  # fmt: skip
 def test_a_missing_input_is_an_error(project: Path, tmp_path: Path, name: str) -> None:
@@ -242,7 +248,7 @@ def test_a_missing_input_is_an_error(project: Path, tmp_path: Path, name: str) -
     shutil.rmtree(missing) if missing.is_dir() else missing.unlink()
     with pytest.raises(UserError) as error:
         report(copy, tmp_path / "report")
-    assert str(missing if missing.suffix else copy / "plots/training") in str(error.value)
+    assert str(copy / "plots/training" if "training" in name else missing) in str(error.value)
     assert "dvc repro" in str(error.value) and not (tmp_path / "report").exists()
 
 
@@ -271,8 +277,6 @@ def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
 
 
 def test_the_stage_shows_all_sections_of_the_parameters() -> None:
-    from stages.report import Params
-
     assert set(Params.model_fields) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from isoflop.report.charts import Point, draw_curves, draw_sensitivity, draw_tradeoff, pareto_front
 from isoflop.report.facts import read_curves, thin
-from isoflop.report.rendering import inline
+from isoflop.report.svg import inline
 from isoflop.runtime.errors import UserError
 
 

@@ -67,7 +67,7 @@ def test_a_damaged_object_is_named_and_not_read(
     assert said.returncode == 1 and stored.relative_to(clone).as_posix() in said.stdout
     assert stored.exists(), "looking removes nothing"
     run_command("isoflop", "doctor", "--remove-damaged", cwd=clone)
-    assert not stored.exists() and not (clone / "models" / "base").exists()
+    assert not stored.exists() and not (clone / WEIGHTS).exists()
     pull = ["--pull"] if remote else []
     ran = executed(run_command("dvc", "repro", *pull, "evaluate", cwd=clone).stdout)
     assert ran == ({"evaluate"} if remote else {"train", "evaluate"})

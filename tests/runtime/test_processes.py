@@ -33,9 +33,11 @@ def train(clone: Path, name: str, commands: Sequence[Sequence[str]] = ((sys.exec
     outputs = [part for out in ("model", "curves", "metrics", "speed") for part in (f"--{out}", f"{name}/{out}")]
     paths = yaml.safe_load((clone / "dvc.yaml").read_text())["vars"][0]["path"]
     inputs = [part for split in ("train", "val", "views") for part in (f"--{split}", paths[split])]
+    stage = ("-m", "stages.train", *inputs, *outputs)
+    several = len(commands) > 1 or commands[0][0] != sys.executable or "devices" in changes
+    real = "1" if several else ""
     with ThreadPoolExecutor() as pool:
-        stage = ("-m", "stages.train", *inputs, *outputs)
-        list(pool.map(lambda command: run_command(*command, *stage, cwd=clone, ISOFLOP_TESTS_REAL="1"), commands))
+        list(pool.map(lambda command: run_command(*command, *stage, cwd=clone, ISOFLOP_TESTS_REAL=real), commands))
     assert not list((clone / name).glob(".*")), "a process left something half-written"
     assert not list((clone / ".isoflop").glob("resume/*"))
 

@@ -18,9 +18,6 @@ from isoflop.runtime.stage_code import checkout, code_text
 from tests.conftest import ROOT, run_command
 
 STAGE = """
-import sys
-import torch
-from safetensors.torch import save_file
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section
 from isoflop.runtime.stage import In, Out, run
@@ -42,12 +39,19 @@ def main(params: Params, numbers: list[In], label: str, folder: Out, total: Out)
     if label == "bug":
         raise KeyError("bug")
     if label == "memory":
+        import torch
+
         torch.empty(2**60)
     if label == "disk":
         (folder / "filling").write_bytes(bytes(10**6))
     if label == "weights":  # an error of the library's own, no OSError
-        save_file({"weight": torch.zeros(10**6)}, folder / "weights.safetensors")
+        import numpy
+        from safetensors.numpy import save_file
+
+        save_file({"weight": numpy.zeros(10**6, "float32")}, folder / "weights.safetensors")
     values = [int(file.read_text()) for file in numbers]
+    if label.startswith("meanwhile"):  # what somebody else does while the stage runs
+        exec(label.removeprefix("meanwhile "))
     if label != "forgets":
         total.write_text(str(sum(values) * params.scale.factor))
 
@@ -66,9 +70,38 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stage(project: Path, label: str, *numbers: str) -> subprocess.CompletedProcess[str]:
+def test_a_stage_of_its_own_writes_its_outputs_whatever_started_it(project: Path) -> None:
+    """The second task of a step of Slurm or of torchrun: only `train` on several devices shares its work."""
+    ranks = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}
+    done = run_stage(project, "sum", "one.txt", "two.txt", **ranks)
+    assert done.returncode == 0, done.stderr
+    assert (project / "out" / "total.txt").read_text() == "30"
+
+
+def run_stage(project: Path, label: str, *numbers: str, **env: str) -> subprocess.CompletedProcess[str]:
     options = ["--numbers", *numbers, "--label", label, "--folder", "out/folder", "--total", "out/total.txt"]
-    return run_command(sys.executable, "-m", "adder", *options, cwd=project, check=False)
+    return run_command(sys.executable, "-m", "adder", *options, cwd=project, check=False, **env)
+
+
+def test_an_error_names_the_key_that_the_variant_sets(tmp_path: Path) -> None:
+    (tmp_path / "slimmer.py").write_text(
+        "from isoflop.runtime.errors import UserError\n"
+        "from isoflop.runtime.params import Section, varied\n"
+        "from isoflop.runtime.stage import Out, run\n"
+        "class Slim(Section):\n    ratio: float\n    steps: int\n"
+        "class Params(Section):\n    slim: Slim = varied(by='variants.slim')\n"
+        "def main(params: Params, model: Out) -> None:\n"
+        "    raise UserError('params.yaml: slim.ratio: got 0.9, expected less; params.yaml: slim.steps: got 3')\n"
+        "if __name__ == '__main__':\n    run(main)\n"
+    )
+    variants = {"slim": {"slimmest": {"of": "base", "ratio": 0.9}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"slim": {"ratio": 0.5, "steps": 3}, "variants": variants}))
+    command = (sys.executable, "-m", "slimmer", "--variant", "slimmest", "--model", "model")
+    done = run_command(*command, cwd=tmp_path, check=False)
+    assert done.stderr == (
+        "error: slimmer@slimmest: params.yaml: variants.slim.slimmest.ratio: got 0.9, expected less; "
+        "params.yaml: slim.steps: got 3\n"
+    )
 
 
 def contents(project: Path) -> list[str]:
@@ -93,6 +126,32 @@ def test_a_failure_leaves_nothing_half_written_and_what_was_there_before(project
         before = {path: data for path, data in before.items() if path.name == "total.txt"}
     assert after == before
     assert ("Traceback" in done.stderr) == (label != "user-error")
+
+
+@pytest.mark.parametrize(
+    ("done", "changed"),
+    [
+        ("open('params.yaml', 'a').write('  more: 1\\n')", "params.yaml: scale"),
+        ("open('params.yaml', 'w').write('scale:\\n  factor: 11\\n')", "params.yaml: scale"),
+        ("open('two.txt', 'w').write('3')", "two.txt"),
+        ("import os; os.remove('one.txt')", "one.txt"),
+        ("import os; open('new', 'w').write('2'); os.replace('new', 'two.txt')", "two.txt"),
+    ],
+)
+def test_a_result_is_not_kept_if_what_it_was_made_from_changed_meanwhile(
+    project: Path, done: str, changed: str
+) -> None:
+    ended = run_stage(project, f"meanwhile {done}", "one.txt", "two.txt")
+    assert ended.stderr == (
+        f"error: adder: {changed}: changed while the stage ran, so its result was not kept; fix: `dvc repro` again\n"
+    )
+    assert ended.returncode == 1 and not contents(project)
+
+
+@pytest.mark.parametrize("done", ["open('params.yaml', 'a').write('other: 1\\n')", "open('three.txt', 'w').write('')"])
+def test_what_the_stage_does_not_read_may_change_meanwhile(project: Path, done: str) -> None:
+    ended = run_stage(project, f"meanwhile {done}", "one.txt")
+    assert (ended.returncode, ended.stderr) == (0, "") and (project / "out/total.txt").read_text() == "10"
 
 
 def test_a_users_mistake_is_one_line(project: Path) -> None:

@@ -23,9 +23,10 @@ from isoflop.scaling.law_file import read_law
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Planner, Sizes
+from isoflop.scaling.resampling import Design, bootstrap
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study, read_study
-from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
+from isoflop.scaling.uncertainty import Noise, Residuals, noise, prediction_interval
 from stages import forecast, scaling, score
 from tests.conftest import ROOT
 from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, edit, loss_at, run_stage, size, write_runs
@@ -56,7 +57,7 @@ def test_the_largest_width_is_held_out_and_predicted(tmp_path: Path) -> None:
     assert changed["held_out"]["predicted"] == held_out["predicted"]
     assert changed["held_out"]["covered"] is False and changed["held_out"]["actual"] == 2.0
     assert changed["parameters"] != metrics["parameters"]  # the law of all runs is fitted to it too
-    assert changed["trusted"] is False
+    assert set(changed["trusted_to"].values()) == {1}
     assert any(
         diagnostic["kind"] == "held_out_outside_interval" and "2" in diagnostic["message"]
         for diagnostic in changed["diagnostics"]
@@ -203,7 +204,7 @@ def test_small_studies_get_a_law_and_diagnostics(
     runs = write_runs(tmp_path / "runs", widths, fractions, seeds, spread)
     metrics = run_stage(runs, tmp_path / "out", widths)
     assert diagnostics <= {diagnostic["kind"] for diagnostic in metrics["diagnostics"]}
-    assert metrics["trusted"] is False or diagnostics == {"few_data_sizes"}
+    assert diagnostics == {"few_data_sizes"} or set(metrics["trusted_to"].values()) == {1}
     known = metrics["parameters"]
     assert {"E", "A", "alpha"} <= set(known) and ("beta" in known) == (len(fractions) > 1)
     assert ("no_noise_estimate" in diagnostics) == (known["alpha"]["low"] is None)
@@ -223,7 +224,8 @@ def test_zero_irreducible_loss_and_lack_of_fit_are_warnings(tmp_path: Path) -> N
     for width in WIDTHS:  # log loss is linear in size: E is not identifiable
         edit(runs, width, val_nll=float(np.exp(-2e-5 * size(width))))
     analysis = analysed(runs)
-    assert {"irreducible_loss_at_zero", "no_gain"} <= kinds(analysis) and not analysis.trusted
+    assert {"irreducible_loss_at_zero", "no_gain"} <= kinds(analysis)
+    assert set(analysis.law.reach.trusted_to.values()) == {1.0}
 
 
 def known_law(values: Floats) -> Law:
@@ -279,7 +281,9 @@ def test_prediction_intervals_cover(seeds: int, spread: float, misfit: float) ->
             misfit * rng.standard_normal(12)[configurations] + spread * rng.standard_normal(len(truth))
         )
         values, _ = fit(L_ND, levels, losses, OBJECTIVES["huber"])
-        replicates = bootstrap(L_ND, levels, losses, configurations, OBJECTIVES["huber"], values, 60, rng)
+        design = Design(configurations, np.arange(12) % 4, np.log(np.repeat([12_500.0, 25_000.0, 50_000.0], 4)))
+        objective = OBJECTIVES["huber"]
+        replicates = bootstrap(L_ND, levels, losses, design, objective, values, 60, rng, "residual").values
         residuals = np.log(losses / L_ND.predict(values[None], levels)[0])
         about = noise(Residuals.of(residuals, configurations), L_ND.size)
         bounds = prediction_interval(L_ND.predict(replicates, new)[:, 0], about.sd_of_mean(1), about.degrees_of_freedom)
@@ -297,7 +301,7 @@ def test_the_public_study_covers_its_largest_width_or_is_not_trusted() -> None:
     found = facts(analyse(Study(runs, all_samples=50_000), bootstraps=60, seed=0))
     held_out = found["held_out"]
     assert held_out["actual"] == pytest.approx(0.250181)
-    assert held_out["covered"] or not found["trusted"]
+    assert held_out["covered"] or found["trusted_to"]["parameters"] == 1
     assert {"irreducible_loss_at_zero", "single_seed"} <= {diagnostic["kind"] for diagnostic in found["diagnostics"]}
 
 

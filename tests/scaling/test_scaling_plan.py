@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from isoflop.cli import main as cli
-from tests.scaling_runs import WIDTHS, loss_at, run_stage, size, write_runs
+from isoflop.scaling.forms import L_ND
+from tests.scaling_runs import LAW, WIDTHS, loss_at, run_stage, size, write_runs
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "metrics" / "variants.json").write_text(json.dumps(sizes))
     return folder
+
+
+def loss_at_size(parameters: float, images: float) -> float:
+    return float(L_ND.predict(LAW[None], np.array([[parameters], [images]]))[0, 0])
 
 
 def planned(project: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -82,7 +88,6 @@ def test_plan_errors(
 
 def answered_by_runs(project: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     found = planned(project, capsys, *arguments)
-    assert found["parameters"] is None
     assert found["measured"]["command"] in shown_plan(capsys, *arguments)
     return {"reason": found["reason"], **found["measured"]}
 
@@ -125,9 +130,9 @@ def test_where_the_law_has_no_best_size_the_runs_answer(
     old = 2 * sum(max(12 * 1220 / 1000, flops / 1e9) for flops in spent.values())
     new = 2 * sum(max(budget / (384 * size(width)) / 1000, budget / 1e9) for width in WIDTHS)
     assert found["seconds"] == pytest.approx(old + new, rel=0.01)  # the runs of a width are one stage
-    by_loss = answered_by_runs(tmp_path, capsys, "--loss", str(loss_at(12, 1220) * 1.02))
-    assert by_loss["best"]["width"] == 12
-    assert answered_by_runs(tmp_path, capsys, "--parameters", str(size(12) + 5))["best"]["width"] == 12
+    by_loss = planned(tmp_path, capsys, "--loss", str(loss_at(12, 1220) * 1.02))  # which the law answers, too
+    assert by_loss["measured"]["best"]["width"] == 12
+    assert planned(tmp_path, capsys, "--parameters", str(size(12) + 5))["measured"]["best"]["width"] == 12
     assert answered_by_runs(tmp_path, capsys, "--latency-ms", "1")["best"]["width"] == 32  # no benchmark tells sizes
     small = answered_by_runs(tmp_path, capsys, "--flops", "10")
     assert small["best"]["width"] == 8 and not small["meets_goal"]
@@ -153,3 +158,38 @@ def test_a_law_that_answers_is_followed_by_the_best_measured_run(
     monkeypatch.chdir(studied(tmp_path))
     shown = shown_plan(capsys, "--flops", "1e11")
     assert shown.startswith("planned budget (1e11 FLOPs): width") and "\nbest measured: width" in shown
+
+
+def test_a_law_of_one_axis_predicts_instead_of_optimizing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    run_stage(write_runs(tmp_path / "runs", fractions=(1.0,), spread=0.005), tmp_path / "scaling")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", "--flops", "0.5"]) == 1
+    assert "law L(N) = E + A/N^α: has no best size" in capsys.readouterr().err
+    at_size = planned(tmp_path, capsys, "--parameters", "60000")
+    assert at_size["interval"][0] < at_size["predicted"] < at_size["interval"][1] and at_size["trusted"]
+    back = planned(tmp_path, capsys, "--loss", str(at_size["predicted"]))
+    assert back["levels"]["parameters"] == pytest.approx(60_000, rel=0.01)
+    assert cli.main(["plan", "--loss", "1e-9"]) == 1
+    assert "--loss: got 1e-09, which no level reaches" in capsys.readouterr().err
+
+
+def test_a_law_answers_outside_of_any_project(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    law = ["--law", str(project / "scaling" / "law.json")]
+    answer = planned(project, capsys, *law, "--parameters", "40000", "--samples", "900")
+    assert answer["levels"]["unique_samples"] == 900 and answer["levels"]["seen_samples"] == 12 * 900
+    assert answer["predicted"] == pytest.approx(loss_at_size(40_000, 900), rel=0.02) and answer["trusted"]
+    assert planned(project, capsys, *law, "--flops", "1e11")["parameters"] > 0
+    assert cli.main(["plan", *law, "--samples", "900"]) == 1
+    assert "got no --parameters, on which the loss depends" in capsys.readouterr().err
+    assert cli.main(["plan", *law, "--latency-ms", "1"]) == 1
+    assert "--latency-ms: got no project" in capsys.readouterr().err
+    assert cli.main(["plan", *law]) == 1
+    assert "plan: got no goal" in capsys.readouterr().err
+    assert cli.main(["plan", "--law", "none.json", "--flops", "1e11"]) == 1
+    assert capsys.readouterr().err.startswith("error: none.json: not found")

@@ -73,7 +73,7 @@ def test_diverged_and_undertrained_runs_are_excluded_and_counted(tmp_path: Path)
     rows[0]["L"], rows[1]["L"], rows[2]["L"] = "", "nan", 95.0
     columns = Columns(parameters="N", samples="tokens", seed="seed", loss="L")
     study = read_table(write(tmp_path / "runs.csv", rows), columns, chance=100)
-    assert study.excluded == {"diverged": 2, "undertrained": 1} and len(study.runs) == 21
+    assert study.excluded == {"without L": 1, "diverged": 1, "undertrained": 1} and len(study.runs) == 21
 
 
 @pytest.mark.parametrize(

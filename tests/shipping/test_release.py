@@ -65,7 +65,9 @@ def test_a_signed_release_detects_every_change(project: Path, capsys: pytest.Cap
     manifest = json.loads((release / "manifest.json").read_text())
     assert manifest["metrics"]["accuracy"] > 0.5 and manifest["params"]["train"]["width"] == 16
     assert set(manifest["data"]) >= {"data/raw", "data/prepared/train"} and manifest["versions"]["torch"]
-    assert "for all files" in run_cli(capsys, 0, "verify", "release", "--public-key", str(public))
+    assert "for all 5 files: MODEL_CARD.md, SHA256SUMS, choice.json, manifest.json, model.onnx" in run_cli(
+        capsys, 0, "verify", "release", "--public-key", str(public)
+    )
     assert "not checked without --public-key" in run_cli(capsys, 0, "verify", "release")
     assert "the signature is not valid for" in run_cli(capsys, 1, "verify", "release", "--public-key", str(other))
 
@@ -110,5 +112,22 @@ def test_errors_are_one_line_and_leave_nothing_behind(project: Path, capsys: pyt
     assert "ship: out of date (" in run_cli(capsys, 1, "release", "--force")
     (project / "params.yaml").write_text(params)
     (project / "ship" / "model.onnx").write_bytes(b"another")
-    assert "ship/model.onnx: differs from dvc.lock" in run_cli(capsys, 1, "release", "--force")
+    assert "ship/model.onnx: got MD5 " in run_cli(capsys, 1, "release", "--force")
     assert "model.onnx has changed" in run_cli(capsys, 1, "verify", "ship")
+
+
+def test_a_release_is_replaced_in_place_and_other_files_are_not_touched(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, _ = write_keys(project)
+    run_cli(capsys, 0, "release", "--key", str(private))
+    release = project / "release"
+    before = release.stat().st_ino  # the folder itself stays: it may be a mount
+    (release / "NOTES.md").write_text("why this one")
+    assert "'NOTES.md', which is not part of a release" in run_cli(capsys, 1, "release", "--force")
+    (release / "NOTES.md").unlink()
+    (project / "latest").symlink_to("release")
+    run_cli(capsys, 0, "release", "--out", "latest", "--force")
+    assert release.stat().st_ino == before and (project / "latest").is_symlink()
+    assert not (release / "model.sig").exists(), "the signature was of the old release"
+    run_cli(capsys, 0, "verify", "release")

@@ -21,8 +21,10 @@ STATUSES = {  # exit status → meaning; the only place where they are defined
     1: "error in the input or the project, or a problem found; one line on stderr",
     2: "wrong command line; one line on stderr",
     70: "bug in isoflop; traceback on stderr",
+    129: "ended by SIGHUP, because the terminal was closed",
     130: "interrupted (Ctrl-C)",
     141: "the reader of the output closed the pipe",
+    143: "ended by SIGTERM",
 }
 SETUP = Group("Set up a project", sort_key=1, help="$ isoflop preset digits && isoflop check && dvc repro")
 RESULTS = Group("Show results", sort_key=2, help="$ dvc repro && isoflop summary")

@@ -7,18 +7,19 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from isoflop.cli.demo_runtime import find_runtime
+from isoflop.cli.findings import Finding, outputs, results
 from isoflop.demo.onnxruntime_web import PACKAGE
-from isoflop.project.command_output import command_output
+from isoflop.project.command_output import command_output, in_git
 from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
+from isoflop.runtime.dvc_guard import is_active
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import CODE_FILE, checkout, code_text, installed, stale_message, stale_stages
 from isoflop.training.cpu import computes_in_bf16, processor
@@ -26,16 +27,6 @@ from isoflop.training.cpu import computes_in_bf16, processor
 _MIN_FREE_BYTES = 2e9
 _TIMEOUT = 2.0  # seconds to wait for a server
 _RESUME = Path(".isoflop") / "resume"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``fail``: the pipeline cannot run; ``warn``: it can run, but something will not work."""
-
-    about: str
-    status: Literal["ok", "warn", "fail"]
-    found: str
-    cure: str = ""
 
 
 def examine_machine(folder: Path) -> list[Finding]:
@@ -60,6 +51,8 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _code,
         _git,
         _dvc,
+        outputs,
+        results,
         _remote,
         _disk,
         _demo,
@@ -169,7 +162,12 @@ def _code(project: Path) -> Finding:
 def _git(project: Path) -> Finding:
     if not shutil.which("git"):
         return Finding("git", "fail", "not installed", "install git (`apt install git`, `brew install git`)")
-    if _output(project, "git", "rev-parse", "--is-inside-work-tree") is None:
+    try:
+        is_inside = in_git(project)
+    except UserError as error:
+        found, _, cure = str(error).partition("; fix: ")
+        return Finding("git", "fail", found, cure)
+    if not is_inside:
         cure = "`git init`, then commit params.yaml, dvc.yaml and dvc.lock"
         return Finding("git", "warn", "no repository; `dvc exp` and sharing need one", cure)
     name, email = (_output(project, "git", "config", f"user.{key}") for key in ("name", "email"))
@@ -201,6 +199,9 @@ def _dvc(project: Path) -> Finding:
         if "dvc.lock" in str(error):  # also written in place
             cure = "`rm dvc.lock && dvc repro`, which restores results from the run cache"
         return Finding("dvc", "fail", str(error)[:300], cure)
+    if not is_active():
+        cure = f"{_installation(project)} installs them"
+        return Finding("dvc", "warn", f"{metadata.version('dvc')} without isoflop's checks of what a remote has", cure)
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
 
@@ -266,25 +267,34 @@ def _cache(project: Path, remove_damaged: bool) -> Finding:
         with Repo(str(project)) as repo, repo.lock:  # or files that a stage is writing would look damaged
             folder = Path(repo.cache.local.path).parents[1]  # above files/md5
             damaged, changed = damaged_objects(folder), changed_outputs(project)
-            copied = copies(damaged, changed)
-            if remove_damaged:
-                remove(copied, damaged)
+            copied = copies(project, damaged)
+            remaining = remove([*copied, *damaged]) if remove_damaged else {}
     except DvcException as error:
         cure = "try again when the other DVC command has finished"
         return Finding("cache", "fail", " ".join(str(error).split()), cure)
+    except OSError as error:
+        return Finding("cache", "fail", f"{error.filename}: {error.strerror}", "`chmod -R u+rwX .dvc/cache`")
+    own = [output for output in changed if not any(file.is_relative_to(output) for file in copied)]
+    replaced = f"; `dvc repro` replaces {_some(own)}, changed since: move your own files first" if own else ""
+    if remaining:
+        reasons = [f"{path} ({why})" for path, why in remaining.items()]
+        return Finding("cache", "fail", f"damaged, and not deleted: {_some(reasons)}", "delete them by hand")
     if damaged:
-        named = [str(path) for path in (*damaged, *copied)]
-        listed = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
+        listed = _some([*damaged, *copied])
         if remove_damaged:
-            cure = "`dvc repro --pull` restores them from the remote, or makes them again"
+            cure = f"`dvc repro --pull` restores them from the remote, or makes them again{replaced}"
             return Finding("cache", "warn", f"deleted, because the MD5 did not match: {listed}", cure)
-        cure = "`isoflop doctor --cache --remove-damaged`, then `dvc repro --pull`"
+        cure = f"`isoflop doctor --cache --remove-damaged`, then `dvc repro --pull`{replaced}"
         return Finding("cache", "fail", f"MD5 does not match: {listed}", cure)
     if changed:
-        listed = ", ".join(map(str, changed[:6]))
         cure = "`dvc checkout` restores them, `dvc repro` makes them again, `dvc commit` accepts them"
-        return Finding("cache", "warn", f"all objects are intact; outputs that differ from dvc.lock: {listed}", cure)
+        found = f"all objects are intact; outputs that differ from dvc.lock: {_some(changed)}"
+        return Finding("cache", "warn", found, cure)
     return Finding("cache", "ok", f"every object in {folder} and every output matches its MD5")
+
+
+def _some(named: Sequence[Path | str]) -> str:
+    return ", ".join(map(str, named[:6])) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
 
 
 def _output(project: Path, *command: str) -> str | None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from isoflop.cli.launch_watcher import watched
 from isoflop.project.command_output import command_output
 from isoflop.project.graph import Graph, read_graph
 from isoflop.runtime.errors import UserError
@@ -115,8 +116,11 @@ def _run_tasks(
     tasks = [stage for stage, before in graph.parents.items() if before and stage not in graph.alone]
     with ExitStack() as stack:
         scratch = None if address else stack.enter_context(tempfile.TemporaryDirectory(prefix="isoflop-"))
+        follow = stack.enter_context(watched(scratch)) if scratch else None
         place = _place(project, graph, remote=address is not None, scratch=scratch)
         ray = stack.enter_context(_quiet_ray(address, jobs and jobs * cpus))
+        if follow:
+            follow()
         _check_room(ray, cpus, gpus)
         command_output(["dvc", "repro", *graph.roots], project)
         if address:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import get_args
+from typing import NoReturn, get_args
 
 from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownCommandError, ValidationError
 
@@ -15,6 +16,7 @@ import isoflop.cli.model_commands
 import isoflop.cli.project_commands
 import isoflop.cli.result_commands  # noqa: F401  (importing these three registers the commands)
 from isoflop.cli.app import app
+from isoflop.runtime import dvc_guard
 from isoflop.runtime.errors import UserError
 
 _FAILED, _WRONG_COMMAND_LINE = 1, 2
@@ -30,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None: those of the process.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP
+                signal.signal(number, _end)
+    dvc_guard.install()  # some commands use DVC within this process
     try:
         if not words:
             app.help_print([], console=app.error_console)
@@ -51,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _BUG
     return int(status or 0)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """Leave through all `finally` clauses, which delete what is half-written."""
+    sys.exit(128 + number)
 
 
 def _fail(message: str, status: int) -> int:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from isoflop.cli.law import parameters_for
+from isoflop.cli.plan import parameters_for
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import flops, loss, percent, rounded, seconds
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import PARAMS_FILE, read_params
+from isoflop.scaling.asking import Goal
 from isoflop.scaling.measured import (
-    Goal,
     Measured,
     Speed,
     best_measured,
@@ -32,7 +32,7 @@ from isoflop.scaling.without_law import lack
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerByRuns:
     """What the runs of the study answer to a goal."""
 
     best: Measured | None  # None: the study has no usable run
@@ -63,8 +63,7 @@ class Answer:
         return [*lines, f"to measure more: `{self.command}`{cost}"]
 
 
-def answer_by_runs(project: Path, *, flops: float | None, loss: float | None, parameters: float | None,
-                   latency_ms: float | None) -> Answer | None:  # fmt: skip
+def answer_by_runs(project: Path, goal: Goal, latency_ms: float | None) -> AnswerByRuns | None:
     """Return the best measured configuration for a goal of ``isoflop plan``, and the next runs.
 
     None if the runs are not in the workspace.
@@ -77,15 +76,16 @@ def answer_by_runs(project: Path, *, flops: float | None, loss: float | None, pa
         study = read_study(folder, params["sweep"]["widths"])
     except UserError:  # of other widths, or damaged, which `dvc repro` reports
         return None
-    goal = Goal(flops, loss, parameters if latency_ms is None else _size_at(latency_ms, project))
+    if latency_ms is not None:
+        goal = replace(goal, parameters=_size_at(latency_ms, project))
     known = configurations(study)
     best = best_measured(known, goal)
     setting = _next_setting(study, goal, params["sweep"]["widths"])
     nearest = best or (nearest_measured(known, goal) if known else None)
-    return Answer(nearest, best is not None, _command(*setting), _time(*setting, study, params["sweep"], project))
+    return AnswerByRuns(nearest, best is not None, _command(*setting), _time(*setting, study, params["sweep"], project))
 
 
-def print_answer(answer: Answer, reason: str, as_json: bool) -> None:
+def print_answer(answer: AnswerByRuns, reason: str, as_json: bool) -> None:
     """Print the answer of the runs where the law has none, with the reason for that."""
     if as_json:
         print(json.dumps({"parameters": None, "reason": reason, "measured": answer.facts}, indent=1))

@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter
 from isoflop.cli.app import SHIPPING, command
 from isoflop.cli.options import Count, Flag, Json, Numbers, Port, Positive, Positives, Share
 from isoflop.cli.project_folder import find_project, project_here
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
 _PIXELS = Group("How an image becomes the model's input", sort_key=1)
@@ -63,6 +64,7 @@ def predict(
 
     if not model.exists() and _is_output(model):
         raise unmade(model)
+    check_outputs(model)
     classifier = open_model(model)
     found = find_images(images)
     shows_tables = sys.stdout.isatty() and not as_json  # which already show the progress
@@ -84,7 +86,9 @@ def demo(folder: Path | None = None, /, *, port: Port = 0, no_browser: Flag = Fa
     """
     from isoflop.demo.server import serve
 
-    serve(folder or project_here() / "ship" / "demo", port, browser=not no_browser)
+    folder = folder or project_here() / "ship" / "demo"
+    check_outputs(folder)
+    serve(folder, port, browser=not no_browser)
 
 
 @command(
@@ -136,6 +140,7 @@ def compress(
         keep_last_layer_float=True,
         portable=portable,
     )
+    check_outputs(model)
     facts = quantize_model(model, calibration, out, params, **asdict(pixels), force=force)
     if as_json:
         print(json.dumps(facts, indent=1))
@@ -180,15 +185,15 @@ def release(
 def verify(folder: Path, /, *, public_key: Path | None = None, as_json: Json = False) -> None:
     """Check that the files of a release, or of ship/, are unchanged.
 
-    Compares every file with SHA256SUMS and reports missing, changed and unlisted files. With a public key also checks
-    the signature. The exit status is 1 if a check fails.
+    Compares every file with SHA256SUMS and reports missing, changed and unlisted files, links, pipes and devices. With
+    a public key also checks that its owner signed exactly these files. The exit status is 1 if a check fails.
 
     Args:
         folder: a release, or ship/.
         public_key: public elliptic-curve key (PEM) of the signer.
         as_json: print a JSON object: folder, checked (one line per check that passed).
     """
-    from isoflop.cli.release import verify_release
+    from isoflop.cli.verification import verify_release
 
     checked = verify_release(folder, public_key)
     print(json.dumps({"folder": str(folder), "checked": checked}, indent=1) if as_json else "\n".join(checked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,13 +12,16 @@ from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
-from isoflop.cli.project_folder import find_project, project_here
+from isoflop.cli.project_folder import find_project, project_around, project_here, refuse_outputs
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
-_GOAL = Group("Goal: exactly one of", sort_key=1, validator=LimitedChoice(1, 1))
+_GOAL = Group("Goal: one of", sort_key=1, validator=LimitedChoice(0, 1))
 _COLUMNS = Group("Columns of the table", sort_key=1)
+_FIT = Parameter(group=Group("Fit", sort_key=2))
 
 Column = Annotated[str | None, Parameter(metavar="COLUMN")]
+Metric = Literal["loss", "accuracy", "error", "nll", "perplexity"]  # as in ``scaling.metrics``, which imports NumPy
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class TableColumns:
         flops: training FLOPs; default: 6 x parameters x samples seen.
         seed: random seed; runs that differ only in it measure the noise.
         accuracy: accuracy, from 0 to 1.
+        weight: positive weight of each run in the fit.
         loss: loss.
     """
 
@@ -42,6 +47,7 @@ class TableColumns:
     flops: Column = None
     seed: Column = None
     accuracy: Column = None
+    weight: Column = None
     loss: Annotated[str, Parameter(metavar="COLUMN")] = "loss"
 
 
@@ -78,18 +84,24 @@ def report(
 
     Args:
         compare: git revisions or DVC experiments; a single one is compared with the workspace.
-        out: HTML file for the comparison; default: compare.html next to the report.
+        out: HTML file for the comparison, outside of the outputs of the pipeline; default: compare.html in the project.
     """
+    from isoflop.project.staleness import stale_note, stale_outputs
     from isoflop.report.compare import write_comparison
 
-    page = project_here() / "report" / "index.html"
+    project = project_here()
+    page = project / "report" / "index.html"
     if compare:
-        file = out or page.with_name("compare.html")
+        file = out or project / "compare.html"
+        refuse_outputs(project, file, "--out")
         print(f"{file}: {' and '.join(write_comparison(find_project(Path.cwd()), compare, file))}")
-    elif page.is_file():
-        print(page)
-    else:
+        return
+    if not page.is_file():
         raise unmade(page)
+    check_outputs(page)
+    if stale := stale_outputs(project):
+        print(f"warning: stale results: {stale_note(stale.values())}", file=sys.stderr)
+    print(page)
 
 
 @command(RESULTS, example="dvc repro --pull && isoflop savings")
@@ -117,35 +129,46 @@ def plan(
     loss: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     parameters: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     latency_ms: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
+    samples: Positive | None = None,
+    epochs: Positive | None = None,
+    law: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Predict the compute-optimal model size and its loss from the scaling law.
 
-    Uses the law that `dvc repro` fitted. Prints model size, number of samples and loss with 95 % intervals, and
-    warnings of the law's diagnostics. Also prints the best measured run of the study for the goal, and the command
-    that would measure more, with its time on this machine. If the law has no answer, these are the answer.
+    Uses the law that `dvc repro` fitted, or that of --law, which needs no project. Prints model size, number of samples
+    and loss with 95 % intervals, and warnings of the law's diagnostics. With --samples it predicts the loss of one
+    training of --parameters on them. In a project it also prints the best measured run of the study for the goal, and
+    the command that measures more, with its time on this machine; if the law has no answer, these are the answer.
 
     Args:
         flops: budget of training FLOPs.
         loss: validation loss (NLL) to reach with the smallest budget.
         parameters: number of parameters of the model.
         latency_ms: median latency in ms in the report's main setting, converted to a size with the benchmark.
+        samples: unique training samples of one training, for its loss.
+        epochs: passes over --samples; default: the most of the study.
+        law: file law.json of `isoflop fit`; default: that of the project.
         as_json: print a JSON object: size, loss, intervals, diagnostics, and measured (the best run, the next command).
     """
-    from isoflop.cli.law import plan_training, print_plan
     from isoflop.cli.measured_plan import answer_by_runs, print_answer
+    from isoflop.cli.plan import plan_training, print_plan
+    from isoflop.scaling.asking import Goal
 
-    project = project_here()
-    goal = {"flops": flops, "loss": loss, "parameters": parameters, "latency_ms": latency_ms}
-    measured = answer_by_runs(project, **goal)
+    goal = Goal(flops, loss, parameters, samples, epochs)
+    if latency_ms is None and goal == Goal(epochs=epochs):
+        raise UserError("plan: got no goal, expected one of --flops, --loss, --parameters, --latency-ms or --samples")
+    project = project_here() if law is None else project_around(Path.cwd())
+    file = law or project_here() / "scaling" / "law.json"
+    measured = answer_by_runs(project, goal, latency_ms) if project and law is None and samples is None else None
     try:
-        known, best = plan_training(project, **goal)
+        known, found = plan_training(file, goal, latency_ms, project)
     except UserError as error:  # no law, or one that has no answer
         if measured is None:
             raise
         print_answer(measured, str(error), as_json)
         return
-    print_plan(known, best, measured.facts if measured else None, as_json)
+    print_plan(known, found, measured.facts if measured else None, as_json)
     if measured and not as_json:
         print(*measured.lines, sep="\n")
 
@@ -160,35 +183,63 @@ def fit(
     /,
     *,
     columns: Annotated[TableColumns, Parameter(name="*", group=_COLUMNS)] = TableColumns(),
+    loss_is: Annotated[Metric | None, Parameter(group=_COLUMNS)] = None,
     where: list[str] | None = None,
     chance_loss: Positive | None = None,
-    objective: Literal["huber", "l1", "mse", "least_squares"] = "huber",
+    form: Annotated[Literal["auto", "additive", "multiplicative", "m4", "broken"], _FIT] = "auto",
+    fix: Annotated[list[str] | None, _FIT] = None,
+    tie: Annotated[Flag, _FIT] = False,
+    hold_out: Annotated[str | None, _FIT] = None,
+    trim: Annotated[Positive | None, _FIT] = None,
+    objective: Annotated[Literal["huber", "l1", "mse", "least_squares"], _FIT] = "huber",
+    bootstrap: Annotated[Literal["auto", "pairs", "wild", "residual", "cluster"], _FIT] = "auto",
     bootstraps: Bootstraps = 1000,
     bootstrap_seed: Natural = 0,
+    predict: Path | None = None,
     out: Path = Path("scaling"),
     force: Flag = False,
     as_json: Json = False,
 ) -> None:
     """Fit scaling laws to your own table of training runs.
 
-    Reads CSV or Parquet with one row per run. Writes the laws with their intervals, the prediction for the held-out
-    largest size, the best size per budget, the next run to add and the diagnostics as JSON, CSV and figures. Name the
-    columns that your table has; they decide which laws can be fitted.
+    Reads a table with one row per run; exports of W&B and MLflow are tables too. Writes the laws with their intervals,
+    the prediction for the held-out largest size, the best size per budget, the next run to add and the diagnostics as
+    JSON, CSV and figures. Name the columns that your table has; they decide which laws can be fitted.
 
     Args:
-        table: CSV or Parquet file.
-        where: keep only rows with COLUMN=VALUE; may be repeated.
+        table: CSV, TSV, JSON, JSONL or Parquet file; may be gzipped.
+        loss_is: what the column of --loss holds; accuracy becomes error, and perplexity its logarithm.
+        where: keep only rows with COLUMN=VALUE, or <, >, <=, >=, != in place of =; may be repeated.
         chance_loss: loss of guessing; runs less than 10 % better are left out.
+        form: formula of the law; auto chooses by fit and backtests. m4 and broken are laws of one axis.
+        fix: parameter with a fixed value: E=0.
+        tie: fit one exponent for all axes, as in laws of over-training.
+        hold_out: test the law on the rows with COLUMN>VALUE, or on those where COLUMN is 1, in place of the largest.
+        trim: leave out runs that deviate from a first fit by more than this number of standard deviations.
         objective: huber (delta 0.001), l1 or mse of log loss, or least_squares of the loss.
+        bootstrap: what is resampled: configurations (pairs), signs of residuals (wild), residuals, or runs with
+            checkpoints (cluster); auto chooses by the residuals.
         bootstraps: number of bootstrap samples.
         bootstrap_seed: random seed of the bootstrap.
+        predict: table of points with the same columns of sizes; writes predictions.csv with their columns and
+            predicted, low, high (95 %, a new run) and trusted.
         out: folder for the results.
         force: write into a folder that is not empty.
         as_json: print the content of scaling.json.
     """
-    from isoflop.cli.law import fit_table, print_fit
+    from isoflop.cli.fit import Points, Settings, fit_table, print_fit
     from isoflop.scaling.tables import Columns, read_table
 
-    study = read_table(table, Columns(**asdict(columns)), where or [], chance_loss)
-    facts = fit_table(study, out, loss=objective, bootstraps=bootstraps, seed=bootstrap_seed, force=force)
+    if project := project_around(Path.cwd()):
+        refuse_outputs(project, out, "--out")
+    names = Columns(**asdict(columns))
+    study = read_table(table, names, where or [], chance_loss, loss_is, hold_out)
+    settings = Settings(objective, form, fix or [], tie, trim, bootstrap, bootstraps, bootstrap_seed)
+    facts = fit_table(
+        study,
+        out,
+        settings,
+        force=force,
+        points=Points(predict, names) if predict else None,
+    )
     print_fit(facts, out, as_json)

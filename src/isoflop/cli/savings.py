@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.project.graph import read_graph
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.runtime.executions import executions
 from isoflop.runtime.params import read_params
@@ -100,6 +101,7 @@ def _training_flops(file: Path) -> int:
 
 
 def _facts(file: Path) -> dict[str, Any]:
+    check_outputs(file)
     try:
         facts = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -21,6 +21,7 @@ from isoflop.report.scaling_words import (
     law_in_words,
     next_run_in_words,
     profile_in_words,
+    trust_in_words,
 )
 from isoflop.runtime.errors import unmade
 
@@ -68,8 +69,9 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         epochs = (
             f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
         )
-        print_predictions([held_out_row(law), _trained_row(score)], epochs)
-        lines += _trusted_lines(law)
+        mark = " (stale)" if "scaling/score.json" in stale else ""
+        print_predictions([held_out_row(law), _trained_row(score, mark)], epochs)
+        lines += _trusted_lines(law, " (stale)" if "scaling/scaling.json" in stale else "")
     print_lines([*lines, *_pages(project, stale), *_next_lines(project)])
 
 
@@ -79,19 +81,20 @@ def _as_json(
     return {
         "variants": [asdict(row) for row in rows],
         "latency_of": setting,
-        "scaling": law and {name: law.get(name) for name in ("trusted", "diagnostics", "optimal", "lacks")},
+        "scaling": law and {name: law.get(name) for name in ("trusted_to", "diagnostics", "optimal", "lacks")},
         "forecast": score,
         "report": str(report),
         "stale": sorted(set(stale.values())),
     }
 
 
-def _trusted_lines(law: Facts) -> list[tuple[str, str]]:
-    lines = scaling_lines(law)
-    if not law["trusted"]:
+def _trusted_lines(law: Facts, mark: str) -> list[tuple[str, str]]:
+    (title, form), *others = scaling_lines(law)
+    lines = [(title, form + mark), ("trusted", trust_in_words(law)), *others]
+    if max(law["trusted_to"].values()) <= 1:
         kinds = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in law["diagnostics"])
         warning = f"unreliable outside the range of its runs: {', '.join(kinds)}; the report explains each"
-        lines.insert(1, ("warning", warning))
+        lines.insert(2, ("warning", warning))
     return lines
 
 
@@ -146,15 +149,19 @@ def scaling_lines(law: Facts) -> list[tuple[str, str]]:
     lines = [("law", law_in_words(law))]
     if law["held_out"] is None:
         lines.append(("held out", "nothing, because too few sizes would remain to fit a law"))
-    lines += [("best size", budget_in_words(name, best)) for name, best in law["optimal"].items() if name == "largest"]
-    lines += [("isoflop", profile_in_words(profile)) for profile in law["profiles"]]
-    advice = ("data", data_in_words(law["data_question"])), ("next run", next_run_in_words(law["next_run"]))
+    unit = law["unit"]
+    lines += [
+        ("best size", budget_in_words(name, best, unit)) for name, best in law["optimal"].items() if name == "largest"
+    ]
+    lines += [("isoflop", profile_in_words(profile, unit)) for profile in law["profiles"]]
+    question, run = law["data_question"], law["next_run"]
+    advice = ("data", data_in_words(question, unit)), ("next run", next_run_in_words(run, unit))
     return lines + [(title, line) for title, line in advice if line]
 
 
-def _trained_row(score: Facts) -> Prediction:
+def _trained_row(score: Facts, mark: str) -> Prediction:
     """Return the forecast for the trained base model, of scaling/score.json."""
-    return _prediction(f"width {score['width']} (base)", score)
+    return _prediction(f"width {score['width']} (base){mark}", score)
 
 
 def _prediction(name: str, facts: Facts) -> Prediction:
@@ -192,7 +199,7 @@ def _table(titles: tuple[str, ...]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
     for title in titles:
-        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
+        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=title != titles[0])
     return table
 
 

@@ -26,12 +26,16 @@ _IMAGES, _LABELS, _INPUT_SPEC, _VIEWS = "images.npy", "labels.npy", "split.json"
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How pixels become a network's input: pixel p of channel c enters it as (p / 255 - mean[c]) / std[c]."""
+    """How pixels become a network's input: pixel p of channel c enters it as (p / 255 - mean[c]) / std[c].
+
+    ``sample_range``: the 16-bit, 32-bit or float samples that become pixels 0 and 255; None: by ``eight_bit``'s rule.
+    """
 
     classes: list[str]
     mean: list[float]
     std: list[float]
     resize: Resize
+    sample_range: list[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,38 @@ and archives is in ``isoflop.download``, reading the raw data set in ``readers``
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
-import math
+import threading
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from isoflop.data.eight_bit import SampleRange, eight_bit
+from isoflop.data.image_metadata import without_metadata
 from isoflop.runtime.errors import UserError
 
 # Formats that Pillow decodes by itself. EPS is not one of them: it would run Ghostscript on an untrusted file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
+# Limits in pixels. A JPEG can be decoded at half its size, so the largest photos of phones (200 megapixels) fit.
+_MOST_PIXELS = 178_956_970  # Pillow refuses to open more
+_MOST_JPEG_PIXELS = 1 << 28
+_SURE_PIXELS = _MOST_PIXELS // 2  # up to here any file is decoded, and whole
+_MOST_PIXELS_PER_BYTE = 1000  # above: a photo has fewer than 100, a decompression bomb more
+_LARGE_PIXELS = 1 << 26
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 # Pillow warns about sizes, which decode() checks, and about broken EXIF, which is harmless. The filters are set once
 # per process because warnings.catch_warnings is not thread-safe and prepare decodes in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data")
+
+_one_large_image = threading.Lock()  # prepare decodes in threads: several at once could exceed the memory
 
 
 class UndecodableError(UserError):
@@ -35,29 +50,80 @@ class UndecodableError(UserError):
         self.why = why
 
 
-def decode(content: bytes, name: str) -> Image.Image:
+def decode(content: bytes, name: str, sample_range: SampleRange | None = None) -> Image.Image:
     """Decode the content of an image file to an 8-bit image: mode L for a grayscale source, else RGB.
 
     EXIF orientation is applied, transparency is composited over white, animations give their first frame, and 16-bit,
-    32-bit and float samples are scaled to 8 bits, not clipped. Color profiles are ignored.
+    32-bit and float samples are scaled to 8 bits as ``eight_bit`` states. Color profiles are ignored. A JPEG of more
+    than 89 megapixels is decoded at half its width and height. Broken or oversized metadata does not cost the pixels.
+
+    Args:
+        sample_range: the 16-bit, 32-bit or float samples that become black and white.
 
     Raises:
-        UndecodableError: not an image, truncated, or larger than ``PIL.Image.MAX_IMAGE_PIXELS`` (it may be a
-            decompression bomb).
+        UndecodableError: not an image, truncated, or too large (it may be a decompression bomb).
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise Image.DecompressionBombError(f"{image.width}x{image.height} may be a decompression bomb")
+        return _decoded(content, sample_range)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, IndexError, … on malformed files
+        bare = without_metadata(content)
+        with contextlib.suppress(Exception):
+            if bare is not None:
+                return _decoded(bare, sample_range)
+        raise UndecodableError(name, _why(error, content)) from None
+
+
+@contextlib.contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """Open an image file whose pixels are decoded when they are needed.
+
+    Raises:
+        Exception: not an image, or too large; Pillow's exceptions have no narrower common base.
+    """
+    stream = io.BytesIO(content)
+    if content.startswith(b"\xff\xd8\xff"):
+        Image.preinit()
+        image: Image.Image = Image.OPEN["JPEG"][0](stream, "")  # Image.open refuses photos of 200 megapixels
+        most = _MOST_JPEG_PIXELS
+    else:
+        heif = ["HEIF"] if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and _can_read_heif() else []
+        image = Image.open(stream, formats=[*FORMATS, *heif])
+        most = _MOST_PIXELS
+    with image:
+        pixels = image.width * image.height
+        if pixels > most or (pixels > _SURE_PIXELS and pixels > _MOST_PIXELS_PER_BYTE * len(content)):
+            raise Image.DecompressionBombError(f"{image.width}x{image.height} may be a decompression bomb")
+        if pixels > _SURE_PIXELS:
+            image.draft("", (image.width // 2, image.height // 2))  # does nothing to other formats than JPEG
+        yield image
+
+
+def _decoded(content: bytes, sample_range: SampleRange | None) -> Image.Image:
+    with opened(content) as image:
+        is_large = image.width * image.height > _LARGE_PIXELS
+        with _one_large_image if is_large else contextlib.nullcontext():
             image.load()
             with contextlib.suppress(Exception):  # keep the pixels even if the EXIF block is broken
                 ImageOps.exif_transpose(image, in_place=True)
-            return _eight_bit(image)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, IndexError, … on malformed files
-        why = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            why = "unknown format" if content else "empty file"
-        raise UndecodableError(name, why) from None
+            return eight_bit(image, sample_range)
+
+
+def _why(error: Exception, content: bytes) -> str:
+    if not isinstance(error, UnidentifiedImageError):
+        return " ".join(str(error).split()) or type(error).__name__
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and not _can_read_heif():
+        return "a HEIC photo; fix: `pip install 'isoflop[heic]'`, or export such photos as JPEG"
+    return "unknown format" if content else "empty file"
+
+
+@functools.cache
+def _can_read_heif() -> bool:
+    try:
+        import pi_heif  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        return False
+    pi_heif.register_heif_opener()
+    return True
 
 
 def from_array(pixels: npt.NDArray[np.uint8], name: str) -> Image.Image:
@@ -120,45 +186,3 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
     square = Image.new(image.mode, (size, size), color if image.mode == "RGB" else color[0])
     square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_scaled_to_bytes(np.asarray(image)))
-    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if "A" in image.mode.upper().removeprefix("LAB") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, "white")
-        # premultiplied modes (La, RGBa) convert only to their straight counterparts
-        straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
-        return Image.alpha_composite(opaque, straight).convert(mode)
-    if image.mode == "LAB":
-        return _from_lab(image)
-    return image.convert(mode)
-
-
-def _scaled_to_bytes(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Scale samples of one channel [H, W] to bytes, by the white level if the values reveal it, else by their range.
-
-    White is 65535 for 16-bit samples. For 32-bit samples it is the smallest of 255 and 65535 (for floats also 1) that
-    no sample exceeds, as is common in 32-bit TIFFs. If there is none, or a sample is negative, the white level is
-    unknown: the darkest sample becomes black and the brightest white.
-    """
-    values = samples.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("samples are not finite")
-    low, high = float(values.min()), float(values.max())
-    whites = (65535.0,) if samples.dtype.itemsize <= 2 else (255.0, 65535.0)
-    whites = (1.0, *whites) if samples.dtype.kind == "f" else whites
-    white = next((white for white in whites if high <= white), None)
-    if low < 0 or white is None:
-        values, white = values - low, max(high - low, 1e-12)
-    return np.rint(values * (255 / white)).astype(np.uint8)
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
-    assert converted is not None  # None is only returned for an in-place transform
-    return converted

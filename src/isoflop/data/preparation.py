@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -25,15 +26,18 @@ from PIL import Image
 from isoflop.data.arrays import InputSpec, SplitWriter
 from isoflop.data.cleaning import REASONS, Cleaning, Prepare, drop_and_split
 from isoflop.data.dropped_picture import MOST_IMAGES, write_dropped_picture
+from isoflop.data.image_names import write_names
 from isoflop.data.images import UndecodableError, as_channels, decode, fit_to_square, from_array
 from isoflop.data.normalization import Statistics, fixed_normalization
 from isoflop.data.readers import RawDataset, RawImage
 from isoflop.data.splitting import SPLITS
+from isoflop.download.image_folders import visible
 from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.progress import tracked
 
 _COPY_BATCH = 1024  # images
+_MOST_MOVED = 20  # names in data.json
 _DECODE_BATCH = 64  # images per task of a thread
 _DECODE_BATCH_BYTES = 8 << 20  # a batch ends early at this size, which bounds the memory for large files
 
@@ -44,19 +48,21 @@ class DecodedImage:
 
     pixels: npt.NDArray[np.uint8] | None = None  # H, W, C, resized
     digest: bytes = b""
+    key: bytes = b""
     perceptual_hash: int = 0
     problem: str | None = None
 
 
 def prepare(
-    raw: RawDataset, params: Prepare, folders: dict[str, Path], dropped: Path, dropped_picture: Path
+    raw: RawDataset, params: Prepare, folders: dict[str, Path], names: Path, dropped: Path, dropped_picture: Path
 ) -> dict[str, object]:
     """Clean, resize and split ``raw``.
 
     Args:
         folders: where the splits ``train``, ``val`` and ``test`` are written.
+        names: a CSV file with the split and the name of each kept image, in the order of the splits.
         dropped: a CSV file that lists the dropped images.
-        dropped_picture: a PNG that shows the first dropped images of each reason.
+        dropped_picture: an SVG that shows the first dropped images of each reason.
 
     Returns:
         The content of ``metrics/data.json``; ``md5`` is the hash of each split as in dvc.lock.
@@ -73,14 +79,27 @@ def prepare(
         cleaning = decode_all(raw, params, scratch)
         if not len(cleaning.catalogue):
             raise UserError("data: got no images, expected some of each class")
-        drop_and_split(cleaning, classes, params)
+        drop_and_split(cleaning, classes, params, by_content=raw.can_grow)
         input_spec = _write_splits(cleaning, classes, params, folders, scratch)
         _draw_dropped(
             cleaning, classes, (params.image_size, params.image_size, params.channels), scratch, dropped_picture
         )
+    write_names(_placed(cleaning), names)
     _write_dropped(cleaning, dropped)
     print(_summary(cleaning), flush=True)
+    for line in _exempt_in_words(cleaning, classes):
+        print(f"warning: {line}", file=sys.stderr)
     return _metrics(cleaning, input_spec, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
+
+
+def _placed(cleaning: Cleaning) -> list[tuple[str, str]]:
+    """Split and name of every kept image, in the order in which ``_write_splits`` writes them."""
+    return [
+        (split, cleaning.catalogue.names[index])
+        for split in SPLITS
+        for index in cleaning.kept
+        if cleaning.splits[index] == split
+    ]
 
 
 def _summary(cleaning: Cleaning) -> str:
@@ -88,6 +107,17 @@ def _summary(cleaning: Cleaning) -> str:
     counted = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
     images = f"{len(cleaning.catalogue):,} images"
     return f"{images}, {len(cleaning.dropped):,} dropped: {counted}" if counted else f"{images}, none dropped"
+
+
+def _exempt_in_words(cleaning: Cleaning, classes: list[str]) -> Iterator[str]:
+    """Yield for each class that a rule would drop most of, and therefore exempts."""
+    sizes = Counter(cleaning.catalogue.labels)
+    for reason, labels in cleaning.exempt.items():
+        for label, count in sorted(labels.items()):
+            yield (
+                f"class {classes[label]!r}: the rule for {reason.replace('_', ' ')} images would drop {count} of "
+                f"{sizes[label]} images, so it is off for this class; similar images can be in training and test"
+            )
 
 
 def decode_one(image: RawImage, params: Prepare) -> DecodedImage:
@@ -98,16 +128,20 @@ def decode_one(image: RawImage, params: Prepare) -> DecodedImage:
     """
     try:
         content = image.content
-        picture = decode(content, image.name) if isinstance(content, bytes) else from_array(content, image.name)
+        if isinstance(content, bytes):
+            picture = decode(content, image.name, params.sample_range)
+        else:
+            picture = from_array(content, image.name)
     except UndecodableError as error:
         if not params.drop.undecodable:
             raise
         return DecodedImage(problem=error.why)
     picture = as_channels(picture, params.channels)
+    key = hashlib.blake2b(content, digest_size=16).digest() if isinstance(content, bytes) else b""
     digest = hashlib.blake2b(picture.tobytes(), digest_size=16, salt=b"%dx%d" % picture.size).digest()
     near = params.drop.near_duplicate_distance is not None
     pixels = fit_to_square(picture, params.image_size, params.channels, params.resize)
-    return DecodedImage(pixels, digest, perceptual_hash(picture) if near else 0)
+    return DecodedImage(pixels, digest, key, perceptual_hash(picture) if near else 0)
 
 
 def perceptual_hash(picture: Image.Image) -> int:
@@ -126,7 +160,7 @@ def decode_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> 
     cleaning = Cleaning()
     catalogue = cleaning.catalogue
     empty = bytes(params.image_size**2 * params.channels)  # fills the slot of an undecodable image
-    undecodable, blank = {}, {}
+    undecodable: dict[int, str] = {}
     for image, decoded in _decoded(raw, params):
         index = len(catalogue)
         catalogue.names.append(image.name)
@@ -134,15 +168,15 @@ def decode_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> 
         catalogue.splits.append(image.split)
         catalogue.digests.append(decoded.digest)
         catalogue.hashes.append(decoded.perceptual_hash)
+        catalogue.keys.append(decoded.key)
         if decoded.pixels is None:
             undecodable[index] = decoded.problem or "undecodable"
         elif params.drop.blank and (decoded.pixels == decoded.pixels[0, 0]).all():
             color = ", ".join(map(str, decoded.pixels[0, 0].tolist()))
-            blank[index] = f"every pixel of the resized image is {color}"
+            cleaning.blank[index] = f"every pixel of the resized image is {color}"
         scratch.write(empty if decoded.pixels is None else decoded.pixels.tobytes())
     cleaning.kept = list(range(len(catalogue)))
     cleaning.drop("undecodable", undecodable)
-    cleaning.drop("blank", blank)
     return cleaning
 
 
@@ -150,7 +184,8 @@ def _write_splits(
     cleaning: Cleaning, classes: list[str], params: Prepare, folders: dict[str, Path], scratch: IO[bytes]
 ) -> InputSpec:
     shape = (params.image_size, params.image_size, params.channels)
-    input_spec = InputSpec(classes, *fixed_normalization(params.normalization, params.channels), params.resize)
+    how = params.resize, params.sample_range
+    input_spec = InputSpec(classes, *fixed_normalization(params.normalization, params.channels), *how)
     for split in SPLITS:  # train first: val and test use its statistics
         statistics = Statistics(params.channels)
         indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
@@ -161,7 +196,7 @@ def _write_splits(
                 statistics.add(images_NHWC)
                 writer.append(images_NHWC, np.array([cleaning.catalogue.labels[index] for index in batch]))
             if split == "train" and params.normalization == "standard":
-                input_spec = InputSpec(classes, *statistics.mean_and_std(), params.resize)
+                input_spec = InputSpec(classes, *statistics.mean_and_std(), *how)
             writer.finish(input_spec)
     return input_spec
 
@@ -207,12 +242,11 @@ def _batches(raw: Iterable[RawImage]) -> Iterator[list[RawImage]]:
 
 
 def _write_dropped(cleaning: Cleaning, file: Path) -> None:
-    # file names may hold bytes that are not valid UTF-8: write them escaped
-    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+    with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["name", "reason", "detail"])
         for index, (reason, detail) in sorted(cleaning.dropped.items()):
-            writer.writerow([cleaning.catalogue.names[index], reason, detail])
+            writer.writerow([visible(cleaning.catalogue.names[index]), reason, visible(detail)])
 
 
 def _draw_dropped(
@@ -235,6 +269,20 @@ def _draw_dropped(
     write_dropped_picture(images, names, file)
 
 
+def _moved(cleaning: Cleaning) -> dict[str, object]:
+    """Return which images are not in the split of their own content, because of near duplicates or small classes."""
+    names = [
+        f"{cleaning.catalogue.names[index]}: {split} → {cleaning.splits[index]}"
+        for index, split in sorted(cleaning.moved.items())
+        if index in cleaning.splits
+    ]
+    return {"images": len(names), "first": [_escaped(name) for name in names[:_MOST_MOVED]]}
+
+
+def _escaped(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _metrics(cleaning: Cleaning, input_spec: InputSpec, params: Prepare) -> dict[str, object]:
     per_split = Counter(cleaning.splits.values())
     per_class = Counter((cleaning.catalogue.labels[index], split) for index, split in cleaning.splits.items())
@@ -245,11 +293,14 @@ def _metrics(cleaning: Cleaning, input_spec: InputSpec, params: Prepare) -> dict
         "image_size": params.image_size,
         "channels": params.channels,
         "resize": params.resize,
+        "sample_range": params.sample_range,
         "normalization": params.normalization,
         "mean": input_spec.mean,
         "std": input_spec.std,
         "images": {"source": len(cleaning.catalogue)} | {split: per_split[split] for split in SPLITS},
         "dropped": {"total": len(cleaning.dropped)} | {reason: reasons[reason] for reason in REASONS},
+        "exempt": {reason: sum(labels.values()) for reason, labels in cleaning.exempt.items()},
+        "moved": _moved(cleaning),
         "per_class": {
             name: {split: per_class[label, split] for split in SPLITS} for label, name in enumerate(input_spec.classes)
         },

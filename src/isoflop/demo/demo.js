@@ -2,7 +2,7 @@
 
 import { best, Classifier } from "./classifier.js";
 import { openPad } from "./drawing.js";
-import { drawFalls, drawPixels } from "./pictures.js";
+import { drawFalls, drawPixels, LEAST_CHANGE } from "./pictures.js";
 import { canvasIsTrue, decode, fitToSquare, fromCanvas } from "./pixels.js";
 import { occlusionSaliency } from "./saliency.js";
 
@@ -23,7 +23,8 @@ async function start() {
   element("main").hidden = false;
   acceptFiles(classifier);
   const dark = await showSamples(classifier);
-  acceptDrawing(classifier, dark);
+  element("drawing").hidden = !facts.drawings;
+  if (facts.drawings) acceptDrawing(classifier, dark);
   document.documentElement.dataset.ready = "yes";
 }
 
@@ -33,10 +34,12 @@ async function fetched(name) {
   return response;
 }
 
-function showFacts({ variant, bytes, classes, image_size: size, channels, resize, runtime }) {
+function showFacts({ variant, precision, drawings, bytes, classes, image_size: size, channels, resize, runtime }) {
   const mode = channels === 1 ? "grayscale" : "RGB";
-  element("facts").textContent = `${variant}: ${Math.round(bytes / 1000).toLocaleString("en")} kB, ${classes.length} ` +
-    `classes, ${mode} input of ${size} × ${size} pixels, ONNX Runtime Web ${runtime.version}. No image leaves this page.`;
+  element("facts").textContent = `Runs model.onnx (${precision}, ${variant}, ${Math.round(bytes / 1000).toLocaleString("en")} kB): ` +
+    `${classes.length} classes, ${mode} input of ${size} × ${size} pixels, ONNX Runtime Web ${runtime.version}.`;
+  element("about-precision").hidden = precision !== "INT8";
+  element("also-draw").hidden = !drawings;
   element("seen-caption").textContent = `Model input: ${size} × ${size} pixels`;
   element("about-resize").textContent = {
     crop: "Images that are not square are cropped to the largest central square.",
@@ -142,6 +145,7 @@ async function ask(classifier, image, source, label = null) {
     drawFalls(element("saliency"), image, new Float32Array(image.width * image.height));
     element("saliency").setAttribute("aria-label", "Occlusion map: not computed yet");
     element("saliency-words").textContent = "";
+    outline(null);
     await pause(IDLE_MS);
     if (stale()) return;
     const { ms, runs } = await classifier.time(image);
@@ -174,14 +178,16 @@ async function explain(classifier, image, target, probability, stale) {
     if (stale()) throw new Stale();
   };
   try {
-    const { falls, largest, square, runs } = await occlusionSaliency(classifier, image, target, probability, between);
+    const { falls, largest, runs } = await occlusionSaliency(classifier, image, target, probability, between);
     if (stale()) return;
     const name = classifier.facts.classes[target];
     drawFalls(element("saliency"), image, falls);
-    const words = largest.fall > 0.0005
-      ? `Hiding ${square} × ${square} pixels ${where(largest, square, image.width)} lowers “${name}” from ` +
-        `${percent(probability)} to ${percent(probability - largest.fall)}, the largest drop of ${runs} positions.`
-      : `Hiding ${square} × ${square} pixels does not lower “${name}” at any of ${runs} positions.`;
+    const matters = largest.fall >= LEAST_CHANGE;
+    outline(matters ? largest : null, image.width);
+    const words = matters
+      ? `Hiding the outlined ${largest.right - largest.left} × ${largest.bottom - largest.top} pixels lowers “${name}” from ${percent(probability)} to ` +
+        `${percent(probability - largest.fall)}, the largest drop of ${runs} positions.`
+      : `No square a fifth of the image wide lowers “${name}” by ${100 * LEAST_CHANGE} percentage points (${runs} positions).`;
     element("saliency-words").textContent = words;
     element("saliency").setAttribute("aria-label", `Occlusion map. ${words}`);
   } catch (error) {
@@ -189,13 +195,18 @@ async function explain(classifier, image, target, probability, stale) {
   }
 }
 
-class Stale extends Error {}
-
-function where({ top, left }, square, size) {
-  const third = (start) => Math.min(2, Math.floor((3 * (start + square / 2)) / size));
-  const words = [["at the top", "in the middle", "at the bottom"][third(top)], ["left", "", "right"][third(left)]];
-  return words.filter(Boolean).join(" ");
+// Outline the square of the largest drop on the occlusion map.
+function outline(square, size) {
+  const box = element("outline");
+  box.hidden = !square;
+  if (!square) return;
+  const { top, left, bottom, right } = square;
+  for (const [side, value] of Object.entries({ top, left, width: right - left, height: bottom - top })) {
+    box.style.setProperty(side, `${(100 * value) / size}%`);
+  }
 }
+
+class Stale extends Error {}
 
 const { showProblem, unsupported } = window; // from support.js
 if (!unsupported) start().catch((error) => showProblem(`The demo could not be started: ${error.message}.`));

@@ -6,20 +6,26 @@ import hashlib
 import shutil
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from isoflop.data.arrays import Labels, Split
+from isoflop.data.arrays import Images, Labels, Split
 from isoflop.demo.onnxruntime_web import FILES, SCRIPT, VERSION, WASM
-from isoflop.inference.onnx_files import OnnxClassifier, open_classifier
+from isoflop.inference.onnx_files import OnnxClassifier, open_classifier, read_graph
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 PAGE, SUMS = "index.html", "SHA256SUMS"
 _RUNTIME = "onnxruntime-web"  # subfolder of the demo
+_LOOKED_AT = 200  # test images that show whether the data are drawings
+_THIN = 0.75  # share of the ink that is near the background
 
 
 class Demo(Section):
@@ -53,6 +59,8 @@ def write_demo(model: Path, test: Split, runtime: Path, samples: int, folder: Pa
     shown = [_write_sample(test, index, folder) for index in choose_samples(test.labels, test.num_classes, samples)]
     facts = {
         "variant": classifier.variant,
+        "precision": precision(read_graph(model)),
+        "drawings": are_drawings(test.images[:_LOOKED_AT]),
         "classes": classifier.classes,
         "resize": classifier.resize,
         "image_size": classifier.image_size,
@@ -66,6 +74,34 @@ def write_demo(model: Path, test: Split, runtime: Path, samples: int, folder: Pa
     listed = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in sorted(listed.items())]
     (folder / SUMS).write_text("".join(sums))
+
+
+def precision(graph: ModelProto) -> str:
+    """Return INT8, FP16 or FP32: the type of the weights that a model computes with."""
+    types = {weight.data_type for weight in graph.graph.initializer}
+    int8, float16 = 3, 10  # of TensorProto.DataType
+    quantized = any("QuantizeLinear" in node.op_type or "Integer" in node.op_type for node in graph.graph.node)
+    return "INT8" if quantized or int8 in types else "FP16" if float16 in types else "FP32"
+
+
+def are_drawings(images_NHWC: Images) -> bool:
+    """Return whether the images are strokes on an empty background: gray, mostly background, and thin.
+
+    Only for them does the page offer a pad to draw on.
+    """
+    from scipy.ndimage import binary_dilation
+
+    if images_NHWC.shape[3] != 1 or not len(images_NHWC):
+        return False
+    gray_NHW = images_NHWC[..., 0].astype(int)
+    background = float(np.median(gray_NHW))
+    if 0.1 * 255 < background < 0.9 * 255:
+        return False
+    ink_NHW = np.abs(gray_NHW - background) > 0.25 * 255
+    reach = max(1, ink_NHW.shape[1] // 8)  # half the width of a thick stroke
+    around = np.ones((1, 2 * reach + 1, 2 * reach + 1), bool)
+    near_NHW = binary_dilation(~ink_NHW, around)
+    return bool(near_NHW[ink_NHW].mean() > _THIN) if ink_NHW.any() else False
 
 
 def choose_samples(labels: Labels, num_classes: int, count: int) -> list[int]:

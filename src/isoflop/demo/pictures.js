@@ -2,14 +2,16 @@
 
 const FOR = [214, 90, 20]; // hiding the pixel lowers the probability
 const AGAINST = [40, 110, 190];
+export const LEAST_CHANGE = 0.05; // of a probability: a smaller change is not worth a color or a sentence
 
 export function drawPixels(canvas, image) {
   paint(canvas, image.width, image.height, (index) => colorAt(image, index));
 }
 
-// Paint the image in pale gray, overlaid with orange (drop) and blue (rise), scaled to the largest change.
+// Paint the image in pale gray, overlaid with orange (drop) and blue (rise), scaled to the largest change, or to the
+// least that matters if that is larger.
 export function drawFalls(canvas, image, falls) {
-  const most = Math.max(...falls.map(Math.abs), 1e-6);
+  const most = falls.reduce((largest, fall) => Math.max(largest, Math.abs(fall)), LEAST_CHANGE);
   paint(canvas, image.width, image.height, (index) => {
     const [red, green, blue] = colorAt(image, index);
     const gray = 70 + 0.5 * (0.299 * red + 0.587 * green + 0.114 * blue);

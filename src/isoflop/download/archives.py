@@ -7,6 +7,7 @@ bombs (limits on the number of members, the size of each and of all, and the rat
 from __future__ import annotations
 
 import bz2
+import contextlib
 import errno
 import gzip
 import io
@@ -31,6 +32,7 @@ MAX_MEMBER_BYTES = 1 << 30  # prepare holds a whole image file in memory
 MAX_TOTAL_BYTES = 1 << 40
 MAX_RATIO = 200  # image files hardly compress; known decompression bombs have ratios of 1,000 and more
 _FREE_BYTES = 64 << 20  # up to this size any ratio is harmless
+_UTF8_FLAG, _UNICODE_PATH = 1 << 11, 0x7075  # a flag and a field of zip members
 _MAX_HEADER_BYTES = 1 << 20  # tarfile reads an extended header whole, whatever size it states
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -119,7 +121,7 @@ def _zip_entries(path: Path) -> Iterator[Entry]:
     with archive:
         members = {}
         for info in archive.infolist():
-            name = info.orig_filename.replace("\\", "/")  # some Windows programs write backslashes
+            name = _zip_name(info).replace("\\", "/")  # some Windows programs write backslashes
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise guard.refusal(name, "a link or device", "files and folders only")
@@ -131,6 +133,28 @@ def _zip_entries(path: Path) -> Iterator[Entry]:
                 members[guard.checked(name, info.file_size)] = info
         for name in sorted(members):
             yield Entry(name, members[name].file_size, partial(_opened, archive, members[name]))
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member as the program that wrote it meant it.
+
+    Flag bit 11 states UTF-8. `zip` on Linux and the Finder of macOS write UTF-8 without it, older versions of Info-ZIP
+    add a field with the name in UTF-8. All other names are in code page 437, as the format requires.
+    """
+    if info.flag_bits & _UTF8_FLAG:
+        return info.orig_filename
+    raw = info.orig_filename.encode("cp437")  # zipfile decoded it so
+    with contextlib.suppress(UnicodeDecodeError):
+        return raw.decode()
+    at = 0
+    while at + 4 <= len(info.extra):
+        kind, size = struct.unpack_from("<HH", info.extra, at)
+        field = info.extra[at + 4 : at + 4 + size]
+        if kind == _UNICODE_PATH and field[:1] == b"\1" and field[1:5] == struct.pack("<L", zlib.crc32(raw)):
+            with contextlib.suppress(UnicodeDecodeError):
+                return field[5:].decode()
+        at += 4 + size
+    return info.orig_filename
 
 
 def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:

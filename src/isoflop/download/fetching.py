@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def from_mirror(remote: Remote) -> Path | None:
     except _NoFileError:
         return None
     except _NETWORK_ERRORS as error:
-        print(f"{mirrored}: {_reason(error)}; trying {remote.url}", file=sys.stderr)
+        print(f"{without_secrets(mirrored)}: {_reason(error)}; trying {without_secrets(remote.url)}", file=sys.stderr)
         return None
 
 
@@ -95,7 +96,9 @@ def in_mirror(remote: Remote) -> Path | str | None:
         return f"{mirror.rstrip('/')}/{remote.name}"
     folder = Path(mirror).expanduser()
     if not folder.is_dir():
-        raise UserError(f"ISOFLOP_MIRROR: got {mirror!r}, expected an existing folder or an http(s) URL")
+        raise UserError(
+            f"ISOFLOP_MIRROR: got {mirror.rpartition('@')[2]!r}, expected an existing folder or an http(s) URL"
+        )
     file = folder / remote.name
     return file if file.is_file() else None
 
@@ -113,6 +116,16 @@ def verify(file: Path, checksum: str, source: str | None = None) -> None:
         raise UserError(f"{source or file}: got {algorithm} {actual}, expected {expected}")
 
 
+def without_secrets(url: str) -> str:
+    """Return a URL without user, password, query and fragment, as a message may show it."""
+    return re.sub(r"//[^/]*@", "//", re.split("[?#]", url)[0], count=1)
+
+
+def url_name(url: str) -> str:
+    """Return the last name in the path of a URL; a query may hold a token, and the server's part a password."""
+    return re.sub("^[^/]*//[^/]*", "", re.split("[?#]", url)[0]).rstrip("/").rpartition("/")[2]
+
+
 def _from_url(remote: Remote) -> Path:
     try:
         return _download(remote.url, remote)
@@ -121,7 +134,7 @@ def _from_url(remote: Remote) -> Path:
     size = _size(_local(remote))
     kept = f" ({size:,} bytes are kept; the next run resumes there)" if size else ""
     raise UserError(
-        f"{remote.url}: could not be downloaded: {why}{kept}; fix: check the network connection, "
+        f"{without_secrets(remote.url)}: could not be downloaded: {why}{kept}; fix: check the network connection, "
         f"or set ISOFLOP_MIRROR to a folder or URL that has {remote.name}"
     )
 
@@ -140,7 +153,7 @@ def _download(url: str, remote: Remote) -> Path:
     while True:
         _transfer_all(url, file)
         try:
-            verify(file, remote.checksum, source=url)
+            verify(file, remote.checksum, source=without_secrets(url))
             return file
         except UserError:
             file.unlink()
@@ -182,7 +195,7 @@ def _transfer(url: str, file: Path) -> None:
         have = have if resumes else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
-        name = url.rpartition("/")[2]
+        name = url_name(url)
         with file.open("ab" if resumes else "wb") as stream, progress(f"downloading {name}", "B", total) as task:
             task.begin(have)
             # undecoded: some servers label an archive as gzip-encoded, and decoding would change its bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -12,8 +13,8 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from isoflop.download.archives import archive_entries, naming_damage
-from isoflop.download.fetching import Remote, fetched, verify
-from isoflop.download.image_folders import folder_entries, pack_images
+from isoflop.download.fetching import Remote, fetched, url_name, verify, without_secrets
+from isoflop.download.image_folders import check_names, folder_entries, pack_images
 from isoflop.download.published import Published, download_published
 from isoflop.download.raw_format import CifarPart, IdxPart, Manifest, write_manifest
 from isoflop.runtime.errors import UserError
@@ -27,6 +28,11 @@ _IDX_FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 
+_OUTSIDE = (
+    "got the relative path {path} out of the project, which `dvc exp run --temp` and `--queue` do not find, because "
+    "they run in another folder; fix: an absolute path"
+)
+
 
 class Data(Section):
     """Section ``data``. Only the source ``images`` uses the other keys."""
@@ -37,10 +43,16 @@ class Data(Section):
     sha256: str | None  # SHA-256 of the archive at url or path
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
-        """Raise UserError if nothing is at ``path``: DVC hashes it, whatever the source."""
+        """Raise UserError if nothing is at ``path`` or DVC cannot list it: DVC hashes it, whatever the source.
+
+        Warn of a path that is elsewhere in a copy of the project.
+        """
         path = file.parent / self.path
+        if path.is_dir():
+            check_names(path, f"{file}: data.path")
         if path.exists():
-            return []
+            is_outside = not Path(self.path).is_absolute() and os.path.normpath(self.path).startswith("..")
+            return [f"{file}: data.path: {_OUTSIDE.format(path=self.path)}"] if is_outside else []
         in_dvc = path.with_name(f"{path.name}.dvc").is_file()
         cure = (
             "expected what DVC tracks there; fix: `dvc pull` restores it, `dvc repro --pull` its results too"
@@ -86,9 +98,9 @@ def download(data: Data, raw: Path) -> None:
 
 def _pack_own_images(data: Data, raw: Path) -> Manifest:
     if data.url is not None:
-        remote = Remote(data.url.rpartition("/")[2], data.url, f"sha256:{data.sha256}")
+        remote = Remote(url_name(data.url), data.url, f"sha256:{data.sha256}")
         with fetched(remote) as archive:
-            return _pack_archive(archive, data.url, raw)
+            return _pack_archive(archive, without_secrets(data.url), raw)
     path = Path(data.path)
     if path.is_dir():
         if data.sha256 is not None:

@@ -1,97 +1,118 @@
-"""Pictures of the stage evaluate: confusion matrix, reliability diagram, worst mistakes, saliency."""
+"""Pictures of the stage evaluate: confusion matrix, reliability diagram, worst mistakes, occlusion maps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from isoflop.data.arrays import Labels, Split
-from isoflop.evaluation.scores import Bin, Floats, expected_calibration_error, probabilities
-from isoflop.plotting import COLOURS, new_figure, save, shortened
+from isoflop.evaluation.occlusion import Predict, draw, in_words, occlude
+from isoflop.evaluation.scores import Bin, Floats
+from isoflop.montage import NAMESPACE, Row, Tile, shortened, width_of, write_montage
+from isoflop.plotting import COLOURS, new_figure, save
 
 _MOST_NAMES = 30  # with more classes there is no room for their names
-_DPI = 110
+_CELL, _FEW_CELLS = 26, 480  # SVG units: a cell, and the matrix of more classes
+_LEAST_SIDE = 380  # so that few classes do not fill a page
+_LETTER = 6.6  # width of an average character of 12 px
 
 
 def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], file: Path) -> None:
-    """Rows are the true classes, columns the predicted ones; the color is the share of the row."""
+    """Write the confusion matrix as SVG: rows are the true classes, columns the predicted ones.
+
+    The color of a cell is its share of the row. Not by matplotlib, which measures names with fonts that lack Chinese
+    letters or emoji: here the reader's own fonts draw them.
+    """
     from sklearn.metrics import confusion_matrix
 
     count = len(classes)
     counts = confusion_matrix(labels_N, predicted_N, labels=range(count))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(12.0, 2.5 + 0.5 * count)
-    figure = new_figure(side, side, _DPI)
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    if count <= _MOST_NAMES:
-        axes.set_xticks(range(count), map(shortened, classes), rotation=90, parse_math=False)
-        axes.set_yticks(range(count), map(shortened, classes), parse_math=False)
-        for row, column in np.argwhere(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    save(figure, file)
+    named = count <= _MOST_NAMES
+    names = [shortened(name, 18) for name in classes] if named else []
+    margin = 26 + _LETTER * max(map(width_of, names), default=0)
+    cell = _CELL if named else _FEW_CELLS / count
+    side = max(_LEAST_SIDE, margin + cell * count + 4)
+    root = ElementTree.Element("svg", {"xmlns": NAMESPACE, "viewBox": f"0 0 {side:g} {side:g}", "width": f"{side:g}"})
+    for row, column in np.argwhere(counts):
+        x, y = margin + cell * int(column), margin + cell * int(row)
+        _cell(root, x, y, cell, shares[row, column], str(counts[row, column]) if named else "")
+    box = {"x": f"{margin:g}", "y": f"{margin:g}", "width": f"{cell * count:g}", "height": f"{cell * count:g}"}
+    ElementTree.SubElement(root, "rect", box | {"fill": "none", "stroke": "#aaaaaa"})
+    for index, name in enumerate(names):
+        place = margin + cell * (index + 0.5)
+        _label(root, margin - 6, place + 4, name, "end")
+        _label(root, place + 4, margin - 6, name, "start", turned=True)
+    middle = margin + cell * count / 2
+    _label(root, middle, 12, "predicted class", "middle")
+    _label(root, 12, middle, "true class", "middle", turned=True)
+    file.write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
+
+
+def _cell(root: ElementTree.Element, x: float, y: float, side: float, share: float, text: str) -> None:
+    box = {"x": f"{x:g}", "y": f"{y:g}", "width": f"{side:g}", "height": f"{side:g}"}
+    ElementTree.SubElement(root, "rect", box | {"fill": COLOURS[0], "fill-opacity": f"{0.06 + 0.94 * share:.3f}"})
+    if text:
+        _label(root, x + side / 2, y + side / 2 + 4, text, "middle", "#ffffff" if share > 0.5 else "#000000")
+
+
+def _label(
+    root: ElementTree.Element,
+    x: float,
+    y: float,
+    text: str,
+    anchor: str,
+    fill: str = "#000000",
+    *,
+    turned: bool = False,
+) -> None:
+    style = f"font-size:12px;font-family:system-ui,sans-serif;text-anchor:{anchor};fill:{fill}"
+    place = {"x": f"{x:g}", "y": f"{y:g}", "style": style}
+    if turned:
+        place["transform"] = f"rotate(-90 {x:g} {y:g})"
+    ElementTree.SubElement(root, "text", place).text = text
 
 
 def draw_reliability(bins: list[Bin], file: Path) -> None:
     """Accuracy over confidence; the area of a point is its share of the images."""
-    figure = new_figure(5.2, 5, _DPI)
+    figure = new_figure(4.0, 3.4)
     axes = figure.add_subplot()
     total = sum(found.images for found in bins)
     confidence, accuracy = [found.confidence for found in bins], [found.accuracy for found in bins]
-    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", label="perfectly calibrated")
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", lw=1, label="calibrated")
     axes.plot(confidence, accuracy, color=COLOURS[0], linewidth=1)
     sizes = [20 + 400 * found.images / total for found in bins]
     axes.scatter(confidence, accuracy, s=sizes, color=COLOURS[0], alpha=0.7, label="area: share of the images")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.03))
-    axes.set_title(f"expected calibration error {expected_calibration_error(bins):.4f}", fontsize=10)
-    axes.legend(loc="upper left", fontsize=8)
+    axes.grid(color="#dddddd", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
     save(figure, file)
 
 
-def draw_mistakes(split: Split, logits_NK: Floats, indices: list[int], maps_MHW: Floats, file: Path) -> None:
-    """The images ``indices`` with their label, predicted class and confidence; next to each, its saliency map."""
-    shares_NK = probabilities(logits_NK)
-    columns = min(4, max(1, len(indices)))
-    rows = max(1, -(-len(indices) // columns))
-    figure = new_figure(2.5 * columns + 0.4, 1.75 * rows + 0.3, _DPI)
-    grid = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
-    for axes in grid.ravel():
-        axes.set_axis_off()
-    if not indices:
-        grid[0, 0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
-    for (image, saliency), index, map_HW in zip(grid, indices, maps_MHW, strict=False):
-        _show(image, split, index)
-        _show_map(saliency, map_HW)
-        predicted = int(shares_NK[index].argmax())
-        names = split.input_spec.classes
-        title = f"label: {shortened(names[split.labels[index]])}\npredicted: {shortened(names[predicted])}"
-        image.set_title(title, fontsize=8, loc="left", parse_math=False)
-        saliency.set_title(f"confidence {100 * shares_NK[index, predicted]:.0f} %", fontsize=8, loc="left")
-    save(figure, file)
+def draw_mistakes(
+    test: Split, names: Sequence[str], shares_NK: Floats, predict: Predict, indices: Sequence[int], file: Path
+) -> None:
+    """The images ``indices`` with file name, label, predicted class and confidence; next to each, its occlusion map."""
+    classes, tiles = test.input_spec.classes, []
+    for index in indices:
+        image, found = test.images[index], occlude(predict, test.images[index])
+        guess = int(shares_NK[index].argmax())
+        lines = [names[index], f"label: {classes[test.labels[index]]}",
+                 f"predicted: {classes[guess]}, {100 * shares_NK[index, guess]:.1f} %", in_words(found)]  # fmt: skip
+        tiles.append(Tile([image, draw(image, found)], lines))
+    write_montage([Row("", tiles)], file, nothing="no mistakes")
 
 
-def draw_saliency(split: Split, indices: list[int], maps_MHW: Floats, file: Path) -> None:
-    """Each image above its saliency map of the predicted class."""
-    figure = new_figure(1.3 * len(indices) + 0.8, 3.2, _DPI)
-    grid = figure.subplots(2, len(indices), squeeze=False)
-    for column, (index, map_HW) in enumerate(zip(indices, maps_MHW, strict=True)):
-        _show(grid[0, column], split, index)
-        name = split.input_spec.classes[split.labels[index]]
-        grid[0, column].set_title(shortened(name), fontsize=8, parse_math=False)
-        _show_map(grid[1, column], map_HW)
-        for row in range(2):
-            grid[row, column].set_axis_off()
-    save(figure, file)
-
-
-def _show(axes: Any, split: Split, index: int) -> None:
-    axes.imshow(split.images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-
-
-def _show_map(axes: Any, map_HW: Floats) -> None:
-    axes.imshow(map_HW, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+def draw_saliency(test: Split, names: Sequence[str], predict: Predict, indices: Sequence[int], file: Path) -> None:
+    """The images ``indices`` with file name, label and confidence; next to each, its occlusion map."""
+    tiles = []
+    for index in indices:
+        image, found = test.images[index], occlude(predict, test.images[index])
+        label = f"label: {test.input_spec.classes[test.labels[index]]}"
+        lines = [names[index], label, f"confidence {100 * found.probability:.1f} %", in_words(found)]
+        tiles.append(Tile([image, draw(image, found)], lines))
+    write_montage([Row("", tiles)], file, nothing="no images")

@@ -1,4 +1,4 @@
-"""Scores of a classifier on a split: accuracy, NLL, calibration, scores per class, worst mistakes, saliency."""
+"""Scores of a classifier on a split: accuracy, NLL, calibration, scores per class, mistakes."""
 
 from __future__ import annotations
 
@@ -129,30 +129,6 @@ def worst_mistakes(logits_NK: Floats, labels_N: Labels, count: int) -> list[int]
     wrong = np.flatnonzero(shares_NK.argmax(1) != labels_N)
     order = np.argsort(-shares_NK[wrong].max(1), kind="stable")
     return [int(index) for index in wrong[order[:count]]]
-
-
-def smooth_gradients(net: nn.Module, split: Split, indices: list[int], samples: int = 32) -> Floats:
-    """SmoothGrad saliency [M, H, W] of the predicted class for the images ``indices``, each map scaled to [0, 1].
-
-    After Smilkov et al. 2017: gradients of the logit for ``samples`` copies with Gaussian noise of 15 % of the image's
-    range; here the mean of their absolute values over the copies, and the maximum over the channels.
-    """
-    import torch
-
-    from isoflop.data.normalization import normalize
-
-    generator = torch.Generator().manual_seed(0)
-    maps = []
-    for index in indices:
-        image = normalize(torch.from_numpy(np.array(split.images[index : index + 1])), split.input_spec)
-        noise = torch.randn(samples, *image.shape[1:], generator=generator) * 0.15 * (image.max() - image.min())
-        noisy = (image + noise).requires_grad_()
-        with torch.no_grad():
-            predicted = int(net(image).argmax(1))
-        (gradient,) = torch.autograd.grad(net(noisy)[:, predicted].sum(), noisy)
-        map_HW = gradient.abs().mean(0).amax(0).double().numpy()
-        maps.append(map_HW / max(float(map_HW.max()), 1e-12))
-    return np.stack(maps) if maps else np.zeros((0, split.image_size, split.image_size))
 
 
 def _rounded(value: float) -> float:

@@ -57,6 +57,8 @@ def export(model: Model, variant: str, file: Path, opset: int, dynamic_batch: bo
         architecture=json.dumps(asdict(model.architecture)),
         weights=digest(model.net),
     )
+    if model.input_spec.sample_range:
+        graph.metadata_props["sample_range"] = json.dumps(model.input_spec.sample_range)
     if model.privacy:
         graph.metadata_props["privacy"] = json.dumps(model.privacy)
     proto = onnx_ir.to_proto(graph)

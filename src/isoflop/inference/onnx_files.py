@@ -2,12 +2,14 @@
 
 Input ``images`` uint8 [batch, H, W, C], raw pixels; outputs ``logits`` and ``probabilities``, float32 [batch, K]; the
 batch is dynamic or 1. The metadata has what else a client needs: ``classes`` (JSON), ``resize``, ``variant``,
-``architecture`` (JSON), and ``weights``, the digest of the trained network that was exported.
+``architecture`` (JSON), ``weights``, the digest of the trained network that was exported, and, where params.yaml
+sets it, ``sample_range`` (JSON): the 16-bit, 32-bit or float samples that become pixels 0 and 255.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,7 @@ class OnnxClassifier:
     image_size: int
     channels: int
     batch: int | None  # the fixed batch size; None: any
+    sample_range: list[float] | None = None  # 16-bit or float samples that become pixels 0 and 255; None: by a rule
 
     @property
     def graph_io(self) -> GraphIO:
@@ -173,7 +176,18 @@ def _described(session: Any, file: Path) -> OnnxClassifier:
         raise UserError(f"{file}: metadata resize: got {metadata['resize']!r}, expected one of {expected}")
     classes = _classes(metadata["classes"], outputs[LOGITS].shape, file)
     takes = batch if isinstance(batch, int) else None
-    return OnnxClassifier(file, session, metadata["variant"], classes, resize, height, channels, takes)
+    scale = _sample_range(metadata.get("sample_range", "null"), file)
+    return OnnxClassifier(file, session, metadata["variant"], classes, resize, height, channels, takes, scale)
+
+
+def _sample_range(text: str, file: Path) -> list[float] | None:
+    try:
+        scale = json.loads(text)
+        if scale is None or (len(scale) == 2 and -math.inf < scale[0] < scale[1] < math.inf):
+            return scale and [float(sample) for sample in scale]
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f"{file}: metadata sample_range: got {text[:80]!r}, expected a JSON list of two increasing numbers")
 
 
 def _classes(text: str, logits: list[Any], file: Path) -> list[str]:

@@ -141,7 +141,7 @@ def _image_in(path: Path, folder: Path) -> Path | Failure | None:
 
 def _read(image: Path, classifier: OnnxClassifier) -> tuple[Path, Images] | Failure:
     try:
-        picture = decode(image.read_bytes(), str(image))
+        picture = decode(image.read_bytes(), str(image), classifier.sample_range)
     except UserError as error:
         return Failure(image, str(error).removeprefix(f"{image}: "))
     except OSError as error:

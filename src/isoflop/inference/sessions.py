@@ -39,7 +39,7 @@ def sessions(files: Sequence[Path], batch: int) -> dict[str, dict[str, Any]]:
 
 
 def _measured_alone(file: Path, batch: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "isoflop.inference.sessions", str(file), str(batch)]
+    command = [sys.executable, "-P", "-m", "isoflop.inference.sessions", str(file), str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no error message"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from isoflop.download.image_folders import visible
 from isoflop.new_project.image_size_probe import (
     PROBE,
     candidate_sizes,
@@ -37,6 +38,7 @@ from isoflop.project.command_output import command_output
 from isoflop.project.presets import named_preset, presets_of_package
 from isoflop.project.project_files import plot_templates, project_texts
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.scratch import move_into, scratch_folder
 
 _IMAGES = Path("data") / "images"  # data.path in every preset
 _MOST_PROBED = 5000  # images: more take long to read; `isoflop probe` does it on request
@@ -93,14 +95,14 @@ def create_project(
                 start = _probed(start, found, partial)
         (partial / "params.yaml").write_text(start.text)
         choices = {choice.key: choice for choice in [*start.choices, *(_make_quick(partial) if quick else [])]}
-        command_output(["dvc", "init", "-q"], partial)
+        command_output(["dvc", "init"], partial)
         (partial / ".dvc" / "config").write_text(_DVC_CONFIG)
         (partial / ".dvc" / "plots").mkdir(exist_ok=True)
         for name, text in plot_templates().items():
             (partial / name).write_text(text)
         if images is not None and found is not None and copy:
             _copy(images, found, partial / path)
-            command_output(["dvc", "add", "-q", path], partial)
+            command_output(["dvc", "add", path], partial)  # with -q it keeps the reason of an error to itself
         _check(partial)
         command_output(["git", "add", "-A"], partial)
         command_output(["git", "commit", "-q", "-m", "isoflop init"], partial)
@@ -124,9 +126,7 @@ def show(project: NewProject) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print("Next steps:")
     print(f"  cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
-    print(
-        "    runs the pipeline and prints the results; the scaling study runs last: `dvc repro report demo` leaves it out"
-    )
+    print("    runs the pipeline and prints the results; the study runs last: `dvc repro report demo` leaves it out")
     if project.is_quick:
         print("  isoflop preset whole && dvc repro")
         print("    replaces the quick parameters with the full ones and runs the pipeline again")
@@ -185,12 +185,16 @@ def _repository_around(folder: Path) -> Iterator[str]:
 def _where(path: str) -> str:
     if path.startswith(_IMAGES.parts[0] + "/"):
         return "a copy of your images, tracked by DVC; with a DVC remote, `dvc push` and `dvc pull` share them"
-    return "your images stay there, and teammates need them at the same path; --copy lets DVC track and share them"
+    elsewhere = "" if Path(path).is_absolute() else "; `dvc exp run --temp` and `--queue` need an absolute path"
+    return f"your images stay there, and teammates need them at the same path{elsewhere}; --copy lets DVC share them"
 
 
 def _check_place(folder: Path, images: Path | None) -> None:
     if not shutil.which("git"):
         raise UserError("git: not installed; fix: install git (`apt install git`, `brew install git`)")
+    for given in (folder, *([images] if images else [])):
+        if (shown := visible(str(given))) != str(given):
+            raise UserError(f"'{shown}': got a name with control characters or not in UTF-8; fix: rename the folder")
     if (folder / "dvc.yaml").is_file() and (folder / "code.yaml").is_file():
         raise UserError(
             f"{folder}: got an existing project, expected a new or empty folder; fix: choose another name, or run "
@@ -216,26 +220,9 @@ def _created_whole(folder: Path) -> Iterator[Path]:
     If ``folder`` exists, it is filled and not replaced: it may be a mount or the working directory of the shell.
     """
     final = folder.resolve()
-    partial = final.with_name(f".{final.name}.partial{os.getpid()}")
-    partial.mkdir()
-    try:
+    with scratch_folder(final.parent, final.name) as partial:
         yield partial
-        if final.exists():
-            _move_into(partial, final)
-        else:
-            os.rename(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _move_into(partial: Path, empty: Path) -> None:
-    try:
-        for path in sorted(partial.iterdir()):
-            shutil.move(path, empty / path.name)
-    except BaseException:
-        for path in empty.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        raise
+        move_into(partial, final)
 
 
 def _start_git(partial: Path) -> None:

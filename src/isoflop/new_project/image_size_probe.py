@@ -153,7 +153,8 @@ def _probe(images: RawDataset, params: Mapping[str, Any], size: int, folder: Pat
         update={"image_size": size, "val_fraction": _VAL_FRACTION}
     )
     folders = {name: folder / name for name in ("train", "val", "test")}
-    prepare(images, how, folders, folder / "dropped.csv", folder / "dropped.png")
+    others = (folder / name for name in ("names.csv", "dropped.csv", "dropped.svg"))
+    prepare(images, how, folders, *others)
     train, val = read_split(folders["train"]), read_split(folders["val"])
     model = ModelParams.model_validate(params["model"])
     built = architecture(model, min(WIDTH, params["train"]["width"]), train)

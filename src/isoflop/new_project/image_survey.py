@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import math
 import os
 import shlex
 import statistics
@@ -15,23 +15,68 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from isoflop.data.images import FORMATS, UndecodableError, decode
+from isoflop.data.eight_bit import is_deep, sample_extent, white_level
+from isoflop.data.images import UndecodableError, decode, opened
 from isoflop.download.archives import Entry, archive_entries, naming_damage
-from isoflop.download.image_folders import Place, class_name, folder_entries, is_clutter, is_image, placed_images
+from isoflop.download.image_folders import (
+    Place,
+    check_names,
+    class_name,
+    folder_entries,
+    is_clutter,
+    is_image,
+    placed_images,
+)
 from isoflop.runtime.errors import UserError
 
 _MOST_DECODED = 200  # images, spread evenly
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_ENOUGH_LEVELS = 128  # of the 256 gray levels; deep samples that use fewer are scaled to their own range
+_FEW_LEVELS = 32
+_MARGIN = 0.05  # of the range of the sampled images, on both sides, for the other images
 _NEARLY_GRAY = 8  # of 255: the difference between channels that JPEG may cause in a grayscale image
 
 
 @dataclass(frozen=True)
 class _Properties:
-    """Properties of a decoded image; ``side`` is the length of the shorter side in pixels."""
+    """Properties of a decoded image.
+
+    Attributes:
+        side: length of the shorter side in pixels.
+        deep: smallest and largest sample, and white level (None: unknown), of an image of more than 8 bits.
+        levels: smallest and largest value of the decoded image, of 255.
+    """
 
     side: int
     is_colour: bool
     is_animated: bool
+    deep: tuple[float, float, float | None] | None
+    levels: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DeepSamples:
+    """What the sampled images of more than 8 bits contain: their smallest and largest sample.
+
+    ``levels`` is how many of the 256 gray levels would be left if they were scaled to a white level; 0: it is unknown.
+    """
+
+    images: int
+    low: float
+    high: float
+    levels: int
+
+    @property
+    def scale(self) -> list[float] | None:
+        """The samples that should become black and white; None: the white level suits."""
+        if self.levels >= _ENOUGH_LEVELS or self.low == self.high:
+            return None
+        margin = _MARGIN * (self.high - self.low)
+        low, high = self.low - margin, self.high + margin
+        low = max(low, 0.0) if self.low >= 0 else low
+        if self.high - self.low < 100:  # such as degrees
+            return [float(f"{low:.4g}"), float(f"{high:.4g}")]
+        return [float(math.floor(low)), float(math.ceil(high))]
 
 
 @dataclass(frozen=True)
@@ -43,6 +88,8 @@ class Survey:
     unreadable: dict[str, str]  # name → reason, for images of the sample that could not be decoded
     sides: tuple[int, int, int]  # shorter side in pixels: minimum, median, maximum
     is_colour: bool
+    deep: DeepSamples | None = None
+    levels: tuple[int, int] = (0, 255)  # smallest and largest value of the decoded sample
     animated: list[str] = field(default_factory=list)  # images of the sample with several frames or pages
     left_out: dict[str, list[str]] = field(default_factory=dict)  # why a file is not used → names
 
@@ -77,6 +124,8 @@ def survey(images: Path) -> Survey:
     try:
         if not images.exists():
             raise UserError(f"{source}: got a path that does not exist, expected a folder, zip or tar of images")
+        if images.is_dir():
+            check_names(images, source)
         with naming_damage(images) if images.is_file() else contextlib.nullcontext():
             return _survey(images, source)
     except PermissionError as error:
@@ -99,6 +148,17 @@ def survey_lines(found: Survey) -> Iterator[str]:
     least, median, most = found.sides
     kind = "color" if found.is_colour else "grayscale"
     yield f"Decoded {found.decoded} of them: {kind}; the shorter side is {least} to {most} pixels, median {median}."
+    if found.deep:
+        yield (
+            f"{found.deep.images} of them have 16-bit, 32-bit or float samples, from {found.deep.low:g} to "
+            f"{found.deep.high:g}."
+        )
+    dark, bright = found.levels
+    if bright - dark < _FEW_LEVELS and not (found.deep and found.deep.scale):
+        yield (
+            f"Low contrast: the images use only the levels {dark} to {bright} of 0 to 255; if their files have 16 bits "
+            "per channel, scale the samples to 8 bits first."
+        )
     if found.unreadable:
         sample = found.decoded + len(found.unreadable)
         name, why = next(iter(found.unreadable.items()))
@@ -138,6 +198,11 @@ def _survey(images: Path, source: str) -> Survey:
         unreadable,
         (min(sides), int(statistics.median(sides)), max(sides)),
         any(image.is_colour for image in readable.values()),
+        deep=_deep_samples(list(readable.values())),
+        levels=(
+            min(image.levels[0] for image in readable.values()),
+            max(image.levels[1] for image in readable.values()),
+        ),
         animated=[name for name, image in readable.items() if image.is_animated],
         left_out={
             "not images": others,
@@ -176,10 +241,9 @@ def _decoded(images: Path, chosen: Container[str]) -> dict[str, _Properties | st
             try:
                 picture = decode(content, entry.name)
             except UndecodableError as error:
-                heic = entry.name.lower().endswith((".heic", ".heif"))
-                decoded[entry.name] = f"{error.why}; fix: export such photos as JPEG" if heic else error.why
+                decoded[entry.name] = error.why
             else:
-                decoded[entry.name] = _Properties(min(picture.size), _is_colour(picture), _is_animated(content))
+                decoded[entry.name] = _properties(picture, content)
     return decoded
 
 
@@ -196,13 +260,43 @@ def _check_readable(places: dict[str, Place], unreadable: dict[str, str], some_r
             )
 
 
-def _is_animated(content: bytes) -> bool:
+def _properties(picture: Image.Image, content: bytes) -> _Properties:
+    pixels = np.asarray(picture)
+    is_animated, deep = False, None
+    with contextlib.suppress(Exception), opened(content) as file:  # its metadata may be broken
+        is_animated = _is_animated(file)
+        deep = _deep(file)
+    levels = int(pixels.min()), int(pixels.max())
+    return _Properties(min(picture.size), _is_colour(picture), is_animated, deep, levels)
+
+
+def _deep(file: Image.Image) -> tuple[float, float, float | None] | None:
+    if not is_deep(file):
+        return None
+    low, high = sample_extent(file)
+    return low, high, white_level(file, low, high)
+
+
+def _deep_samples(images: Sequence[_Properties]) -> DeepSamples | None:
+    deep = [image.deep for image in images if image.deep]
+    if not deep:
+        return None
+    low, high = min(low for low, _, _ in deep), max(high for _, high, _ in deep)
+    whites = {white for _, _, white in deep}
+    (white,) = whites if len(whites) == 1 else (None,)  # each image would be scaled in its own way
+    return DeepSamples(len(deep), low, high, 0 if white is None else math.ceil(256 * (high - low) / white))
+
+
+def _levels(images: Sequence[_Properties]) -> tuple[int, int]:
+    return min(image.levels[0] for image in images), max(image.levels[1] for image in images)
+
+
+def _is_animated(picture: Image.Image) -> bool:
     """Return whether a decodable file has more than one image, apart from a camera's preview."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-        try:
-            return picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
-        except Exception:  # a file truncated after its first frame, the only one that is used
-            return True
+    try:
+        return picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
+    except Exception:  # a file truncated after its first frame, the only one that is used
+        return True
 
 
 def _is_colour(picture: Image.Image) -> bool:

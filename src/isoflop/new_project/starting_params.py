@@ -78,6 +78,7 @@ def starting_params(preset: str, survey: Survey, path: str, wishes: Wishes = NOT
     given = _apply(params, wishes)
     choices = [
         *_choose_pixels(params, survey, wishes.image_size),
+        *_choose_sample_range(params, survey),
         *_choose_least(params, {name: sum(counts.values()) for name, counts in sizes.items()}),
         *_choose_batch(params, training),
         *([] if wishes.epochs else _choose_epochs(params, training)),
@@ -193,6 +194,16 @@ def _choose_pixels(params: Any, survey: Survey, given: int | None) -> list[Choic
         left = [item["name"] for item in augment["policy"]]
         choices.append(Choice("augment.policy", left, f"without {', '.join(useless)}: the images are grayscale"))
     return choices
+
+
+def _choose_sample_range(params: Any, survey: Survey) -> list[Choice]:
+    if survey.deep is None or survey.deep.scale is None:
+        return []
+    params["prepare"]["sample_range"] = flow(survey.deep.scale)
+    why = "the files do not state a white level"
+    if survey.deep.levels:
+        why = f"with the white level of the file format, only {survey.deep.levels} of 256 gray levels would be left"
+    return [Choice("prepare.sample_range", survey.deep.scale, f"the samples that become black and white; {why}")]
 
 
 def _choose_least(params: Any, class_sizes: Mapping[str, int]) -> list[Choice]:

@@ -70,8 +70,12 @@ def _stage_modules(project: Path) -> tuple[str, list[str]]:
     """Return the package of the stages of ``project``, now importable, and their names."""
     if runs_installed_code(project):
         return STAGES_PACKAGE, installed().stage_names()
-    if str(project) not in sys.path:
+    if "stages" not in sys.modules:
         sys.path.insert(0, str(project))
+        try:
+            importlib.import_module("stages")
+        finally:  # its modules are found by the package; other files of the project must not stand for libraries
+            sys.path.remove(str(project))
     return "stages", sorted(file.stem for file in (project / "stages").glob("[!_]*.py"))
 
 

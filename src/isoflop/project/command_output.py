@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def command_output(command: Sequence[str], folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
     environment |= {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
+    program = [sys.executable, "-P", "-m", "dvc"] if command[0] == "dvc" else [command[0]]
     try:
         done = subprocess.run(
             [*program, *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
@@ -37,3 +38,22 @@ def command_output(command: Sequence[str], folder: Path) -> str:
     if done.returncode:
         raise UserError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-_SAID:].strip()}")
     return done.stdout
+
+
+def in_git(folder: Path) -> bool:
+    """Return whether ``folder`` is in a git repository.
+
+    Raises:
+        UserError: git is missing, or refuses the repository, because another user owns it.
+    """
+    try:
+        command_output(["git", "rev-parse", "--git-dir"], folder)
+    except UserError as error:
+        whole = folder.resolve()
+        root = next((parent for parent in (whole, *whole.parents) if (parent / ".git").exists()), None)
+        if root is None:
+            return False
+        why = " ".join(str(error).split()).partition("fatal: ")[2].partition(" To add an exception")[0] or str(error)
+        cure = f"`git config --global --add safe.directory {shlex.quote(str(root))}`, if you trust its owner"
+        raise UserError(f"{folder}: git refuses the repository ({why}); fix: {cure}") from None
+    return True

@@ -16,9 +16,10 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import PARAMS_FILE, renamed_keys
 
-# Stages that compute the same as in version 0.1: dvc.lock can take their results over by `dvc commit --force`.
+# Stages that compute the same as in version 0.1: dvc.lock can take their results over by `dvc commit --force`. The
+# stages prepare and augment write more files now; they run again and, from the same images, give the same splits.
 _UNCHANGED = (
-    "download", "prepare", "augment", "train", "sweep", "distill", "prune", "sparsify", "qat",
+    "download", "train", "sweep", "distill", "prune", "sparsify", "qat",
     "export", "quantize", "float16",
 )  # fmt: skip
 

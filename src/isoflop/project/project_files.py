@@ -60,12 +60,12 @@ def plot_templates() -> dict[str, str]:
 
 
 def wired_graph(text: str) -> str:
-    """Return a checkout's dvc.yaml as a project without code has it: commands run the installed modules, and no stage
-    writes code.yaml."""
+    """Return a checkout's dvc.yaml as a project without code has it: commands run the installed modules and import
+    nothing from the project's folder (``-P``), where a cache may have put it, and no stage writes code.yaml."""
     from isoflop.project.yaml_text import dump_graph, load
 
     lines = (line for line in text.splitlines(keepends=True) if not line.startswith("#"))
-    content = load("".join(lines).replace("python -m stages.", f"python -m {STAGES_PACKAGE}."))
+    content = load("".join(lines).replace("python -m stages.", f"python -P -m {STAGES_PACKAGE}."))
     del content["stages"][CODE_STAGE]
     return _HEAD + dump_graph(content)
 

@@ -34,9 +34,10 @@ def stale_outputs(project: Path) -> dict[str, str]:
         with Repo(str(project)) as repo:
             changed = {_name(key) for key, changes in repo.status().items() if _is_changed(changes)}
             graph = repo.index.graph
-            found = [stage for stage in graph if stage.addressing in changed or _name(stage.addressing) in changed]
-            found += [later for stage in found for later in networkx.ancestors(graph, stage)]
-            outs = {os.path.relpath(out.fs_path, repo.root_dir): stage for stage in found for out in stage.outs}
+            found = {stage for stage in graph if _name(stage.addressing) in changed}
+            found |= {later for stage in found for later in networkx.ancestors(graph, stage)}
+            in_order = [stage for stage in repo.index.stages if stage in found]
+            outs = {os.path.relpath(out.fs_path, repo.root_dir): stage for stage in in_order for out in stage.outs}
     except DvcException as error:
         raise UserError(f"dvc status: {' '.join(str(error).split())}") from None
     locked = read_lock((project / "dvc.lock").read_text())  # a stage that is not in it has no results

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
 _CURVE_ORDER = {"loss": 0, "nll": 1, "accuracy": 2}
@@ -25,8 +26,9 @@ def read_facts(file: Path) -> Facts:
     """Return the content of a JSON file that a stage wrote.
 
     Raises:
-        UserError: the file is missing or broken.
+        UserError: the file is missing or broken, or differs from dvc.lock.
     """
+    check_outputs(file)
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -42,8 +44,9 @@ def read_rows(file: Path) -> list[Row]:
     """Return the rows of a CSV file that a stage wrote.
 
     Raises:
-        UserError: the file is missing.
+        UserError: the file is missing, or differs from dvc.lock.
     """
+    check_outputs(file)
     try:
         with file.open(newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))

@@ -38,11 +38,18 @@ def count(number: float | None) -> str:
     return _UNKNOWN if number is None else f"{number:,.0f}".replace(",", _THIN)
 
 
+def _digits(value: float) -> str:
+    """Three significant digits, trailing zeros too: 0.015 → 0.0150, 351.2 → 351"""
+    return f"{value:#.3g}".rstrip(".")
+
+
 def size(number: float) -> str:
     """Bytes: 12345 → 12.3 kB (1,000 bytes), 98 → 98 bytes"""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= unit:
-            return f"{number / unit:.3g}{_THIN}{name}" if number < 999 * unit else f"{number / unit:.0f}{_THIN}{name}"
+            return (
+                f"{_digits(number / unit)}{_THIN}{name}" if number < 999 * unit else f"{number / unit:.0f}{_THIN}{name}"
+            )
     return f"{number:.0f} bytes"
 
 
@@ -50,7 +57,7 @@ def ms(milliseconds: float | None) -> str:
     """0.01234 → 0.0123 ms"""
     if milliseconds is None:
         return _UNKNOWN
-    return f"{milliseconds:.3g}{_THIN}ms" if milliseconds < 1000 else f"{count(milliseconds)}{_THIN}ms"
+    return f"{_digits(milliseconds)}{_THIN}ms" if milliseconds < 999 else f"{count(milliseconds)}{_THIN}ms"
 
 
 def seconds(number: float) -> str:

@@ -37,7 +37,9 @@ GLOSSARY = {
     "instructions.",
     "ONNX": "A file format for trained models, which can then run without Python or PyTorch.",
     "augmentation": "Random transformations of the training images (shift, rotation, …) that keep the label.",
-    "saliency": "How strongly each pixel changes the score of the predicted class.",
+    "occlusion map": "How far the probability of the predicted class drops when a square of the image’s mean color, a "
+    "fifth of the image wide, hides each place in turn (Zeiler and Fergus 2014). It shows what one prediction depends "
+    "on, not why.",
 }
 
 # metrics/data.json: reason for dropping an image → text after a count of images
@@ -63,6 +65,15 @@ LAW_PARAMETERS = {
     "bend": "how early the law bends toward that loss",
 }
 
+# plots/scaling/NAME.svg → title
+LAW_PICTURES = {
+    "parameters": "Loss vs. model size",
+    "unique_samples": "Loss vs. training images",
+    "seen_samples": "Loss vs. images seen",
+    "flops": "Loss vs. compute",
+}
+OPTIMUM_PICTURES = {"isoflop": "Loss vs. model size at constant compute", "surface": "Predicted loss by size and data"}
+
 # kind of a diagnostic (scaling.json, flags of forecast.json) → short text; scaling.json also has the full message
 DIAGNOSTICS = {
     "runs_excluded": "some runs are excluded from the fit",
@@ -83,6 +94,8 @@ DIAGNOSTICS = {
     "held_out_without_interval": "the held-out prediction has no interval",
     "held_out_outside_interval": "the held-out loss is outside its prediction interval",
     "held_out_interval_too_wide": "the held-out prediction interval is too wide to test the law",
+    "parameter_at_bound": "the runs do not identify the bend of the law",
+    "backtest_missed": "a backtest lies outside its interval",
     "extrapolation": "the model is more than 4 times as large as the study’s largest",
     "optimum_extrapolated": "a compute-optimal size is outside the study",
     "optimum_unbounded": "a budget has no compute-optimal size",
@@ -90,4 +103,7 @@ DIAGNOSTICS = {
     "profile_disagrees": "an IsoFLOP curve and the law disagree",
     "more_samples_than_studied": "there are more training images than in the study",
     "longer_than_studied": "training is longer than in the study",
+    "metric_rises": "the metric rises with scale, so it is no loss",
+    "metric_unclear": "the name of the loss column suggests another metric",
+    "units_disagree": "FLOPs are far from 6 per parameter and sample seen",
 }

@@ -8,17 +8,16 @@ from typing import Any
 from isoflop.compression.variants import INT8
 from isoflop.report import sections
 from isoflop.report.compression_words import controls_in_words
+from isoflop.report.contradictions import Evidence, contradictions
 from isoflop.report.facts import Facts, read_curves, read_facts, read_rows, variants
 from isoflop.report.glossary import GLOSSARY
+from isoflop.report.montages import read_montage
 from isoflop.report.rendering import read_picture, render
 
 _METRICS = ("data", "train", "throughput", "evaluate", "variants", "latency", "sessions")
 STUDY = ("scaling", "forecast", "score")
-_PICTURES = (
-    "dropped.png", "augmentation.png", "confusion.png", "reliability.svg", "mistakes.png", "saliency.png",
-    "changed_predictions.png",
-)  # fmt: skip
-_STUDY_PICTURES = ("scaling.svg", "held_out.svg", "isoflop.svg", "surface.svg")
+_PICTURES = ("confusion", "reliability")
+_MONTAGES = ("dropped", "augmentation", "mistakes", "saliency", "changed_predictions")
 
 
 def write_report(
@@ -28,7 +27,7 @@ def write_report(
 
     Args:
         metrics: folder of the metrics files (JSON).
-        plots: folder of the pictures (PNG, SVG), the tables (CSV) and the training curves.
+        plots: folder of the pictures (SVG), the tables (CSV) and the training curves.
         choice: choice.json of the stage ``ship``.
         dropped: CSV of the images that cleaning dropped.
         params: content of params.yaml.
@@ -39,7 +38,6 @@ def write_report(
     """
     facts = {name: read_facts(metrics / f"{name}.json") for name in _METRICS}
     facts |= {name: read_facts(scaling / f"{name}.json") for name in STUDY} if scaling else {}
-    pictures = [plots / name for name in _PICTURES] + ([scaling / name for name in _STUDY_PICTURES] if scaling else [])
     runs = read_rows(scaling / "scaling.csv") if scaling else []
     chosen = read_facts(choice)
     int8 = [name.removesuffix(INT8) for name in facts["variants"] if name.endswith(INT8)]
@@ -51,17 +49,21 @@ def write_report(
     }
     rows = variants(facts["variants"], facts["latency"], chosen["chosen"])
     controls = controls_in_words(trained, facts["variants"])
+    curves = read_curves(plots / "training")
+    evidence = Evidence(facts, params, rows, read_rows(plots / "reliability.csv"), curves)
     content: dict[str, Any] = {
-        "pictures": {file.stem: read_picture(file) for file in pictures},
+        "pictures": {name: read_picture(plots / f"{name}.svg") for name in _PICTURES},
+        "montages": {name: read_montage(plots / f"{name}.svg") for name in _MONTAGES},
         "glossary": GLOSSARY,
         "controls": controls,
         "width": params["train"]["width"],
         "shipped_control": controls.get(facts["variants"][chosen["chosen"]]["network"]),
+        "findings": contradictions(evidence),
         **sections.answer(facts, chosen, rows),
         **sections.data(facts["data"], read_rows(dropped)),
-        **sections.training(facts, read_curves(plots / "training")),
+        **sections.training(facts, curves),
         **sections.quality(facts["evaluate"], read_rows(plots / "confusion.csv")),
-        **sections.study(facts),
+        **sections.study(facts, scaling and scaling / "pictures"),
         **sections.compression(facts, rows, quantized, read_rows(plots / "changed_predictions.csv")),
         **sections.provenance(facts, trained, runs, params),
     }

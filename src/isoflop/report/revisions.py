@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from isoflop.project.command_output import in_git
+from isoflop.project.staleness import stale_in_lock, stale_outputs
+from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
 
-_FILES = ("params.yaml", "plots/confusion.csv", "plots/tradeoff.csv")
+_PARAMS = ("params.yaml", "code.yaml")
+_FILES = (*_PARAMS, "dvc.lock", "plots/confusion.csv", "plots/tradeoff.csv")
 _FOLDERS = ("metrics", "scaling", "plots/training")
 WORKSPACE = "workspace"
 
@@ -21,6 +27,7 @@ class Run:
     name: str
     commit: str  # abbreviated hash; empty for the workspace
     folder: Path
+    stale: frozenset[str] = frozenset()  # outputs that are older than the run's parameters, code or data
 
 
 def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
@@ -35,6 +42,7 @@ def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    in_git(project)  # raises an error that names the fix if another user owns the repository
     try:
         with Repo(str(project)) as repo:
             commits = [_resolved(repo, name) for name in names]
@@ -44,12 +52,12 @@ def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
     for index, (name, commit) in enumerate(zip(names, commits, strict=True)):
         folder = scratch / str(index)
         _copy_results(project, name, commit, folder)
-        runs.append(Run(name, commit[:9], folder))
+        runs.append(Run(name, commit[:9], folder, _stale(folder)))
     if len(runs) > 1:
         return runs
     if not any((project / "metrics").glob("*.json")):
         raise UserError(f"--compare {names[0]}: metrics: not found in the {WORKSPACE}; fix: run `dvc repro`")
-    return [*runs, Run(WORKSPACE, "", project)]
+    return [*runs, Run(WORKSPACE, "", project, frozenset(stale_outputs(project)))]
 
 
 def _resolved(repo: Any, name: str) -> str:
@@ -68,6 +76,11 @@ def _resolved(repo: Any, name: str) -> str:
         raise UserError(f"--compare {name}: not a git repository, expected one that holds the revision") from None
 
 
+def _stale(folder: Path) -> frozenset[str]:
+    contents = {name: yaml.safe_load((folder / name).read_text()) for name in _PARAMS if (folder / name).is_file()}
+    return frozenset(stale_in_lock((folder / "dvc.lock").read_text(), contents))
+
+
 def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
@@ -84,8 +97,15 @@ def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:
             wanted += [found for found in files.find(part)] if files.isdir(part) else []
         for file in wanted:
             target = folder / file.lstrip("/")
+            if ".." in target.parts:  # a list of files in a remote may name anything
+                raise UserError(f"--compare {name}: got the file {file!r} in its results, expected no '..' in a path")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files.read_bytes(file))
+            md5 = files.info(file).get("dvc_info", {}).get("md5")  # DVC reads an object without a check
+            if md5 and md5 != dvc_md5(target):
+                raise UserError(
+                    f"--compare {name}: {file}: damaged in the cache; fix: `isoflop doctor --remove-damaged`"
+                )
     except (DvcException, DataIndexDirError, OSError) as error:
         raise UserError(
             f"--compare {name}: its results are neither in the cache nor in a remote ({' '.join(str(error).split())}); "

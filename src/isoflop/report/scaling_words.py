@@ -7,8 +7,10 @@ from typing import Any
 
 from isoflop.report.formats import between, loss, rounded, signed_percent, span
 from isoflop.report.glossary import DIAGNOSTICS
+from isoflop.scaling.forms import AXIS_NAMES
 
 Facts = dict[str, Any]
+_MAX_RATIO = 2.0  # of the ends of an interval that tests a prediction
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "kappa": "κ", "bend": "a"}
 
 
@@ -36,8 +38,19 @@ def held_out_in_words(law: Facts) -> str:
     return (
         f"{held_out['name']}: predicted loss {loss(held_out['predicted'])}{_in_parentheses(*bounds)}, "
         f"measured {loss(held_out['actual'])}, error {signed_percent(held_out['relative_error'])}"
-        f"{_coverage(held_out['covered'])}"
+        f"{_coverage(held_out['covered'], *bounds)}"
     )
+
+
+def trust_in_words(law: Facts) -> str:
+    """The factor beyond the runs to which the law is trusted, by axis."""
+    beyond = [
+        f"{factor:.2g} times the largest number of {AXIS_NAMES[axis]}"
+        for axis, factor in law["trusted_to"].items()
+        if factor > 1
+    ]
+    within = "within the range of the runs only: no backtest beyond it was both possible and passed"
+    return f"to {' and '.join(beyond)}, by backtests at that distance" if beyond else within
 
 
 def forecast_in_words(score: Facts) -> str:
@@ -46,7 +59,8 @@ def forecast_in_words(score: Facts) -> str:
     return (
         f"width {score['width']}: predicted loss {loss(score['predicted'])}"
         f"{_in_parentheses(score['low'], score['high'])} after {rounded(score['forecast_epochs'])} epochs, "
-        f"measured {loss(score['actual'])} after {score['epochs']}, error {error}{_coverage(score['inside'])}"
+        f"measured {loss(score['actual'])} after {score['epochs']}, error {error}"
+        + _coverage(score["inside"], score["low"], score["high"])
     )
 
 
@@ -54,7 +68,9 @@ def _in_parentheses(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" (95 % PI {between(low, high)})"
 
 
-def _coverage(inside: bool | None) -> str:
+def _coverage(inside: bool | None, low: float | None, high: float | None) -> str:
+    if inside and low is not None and high is not None and high > _MAX_RATIO * low:
+        return "; the interval is too wide to conclude anything: more seeds or sizes would narrow it"
     return {True: ", inside the interval", False: ", outside the interval", None: ""}[inside]
 
 
@@ -63,7 +79,7 @@ def diagnostics_in_words(kinds: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(DIAGNOSTICS.get(kind, kind.replace("_", " ")) for kind in kinds))
 
 
-def budget_in_words(name: str, best: Facts) -> str:
+def budget_in_words(name: str, best: Facts, unit: str = "images") -> str:
     """The compute-optimal size for a budget, or that there is none."""
     budget = f"{name} budget ({rounded(best['flops'])} FLOPs)"
     if best["parameters"] is None:
@@ -72,20 +88,20 @@ def budget_in_words(name: str, best: Facts) -> str:
     bounds = best["parameters_interval"]
     interval = f" (95 % CI {span(bounds)})" if bounds else ""
     return (
-        f"{budget}: {width}{rounded(best['parameters'])} parameters{interval}, {rounded(best['samples'])} images seen, "
+        f"{budget}: {width}{rounded(best['parameters'])} parameters{interval}, {rounded(best['samples'])} {unit} seen, "
         f"loss {loss(best['loss'])}; loss within 1 % of it from {span(best['flat'])} parameters"
         + ("" if best["status"] == "interpolated" else "; extrapolated beyond the study")
     )
 
 
-def profile_in_words(profile: Facts) -> str:
+def profile_in_words(profile: Facts, unit: str = "images") -> str:
     """The compute-optimal size of one budget: measured on its IsoFLOP curve, and predicted by the law."""
     budget = f"{rounded(profile['flops'])} FLOPs"
     if profile["rejected"]:
         return f"{budget}: no optimum: {profile['rejected']}"
     parts = [
         f"{budget}: IsoFLOP optimum {_estimate(profile, 'parameters')} parameters, "
-        f"{_estimate(profile, 'samples')} images seen; loss within 1 % of it from {span(profile['flat'])} parameters"
+        f"{_estimate(profile, 'samples')} {unit} seen; loss within 1 % of it from {span(profile['flat'])} parameters"
     ]
     if profile["law_parameters"] is not None:
         parts.append(f"the law predicts {_estimate(profile, 'law_parameters')} parameters")
@@ -97,18 +113,21 @@ def _estimate(profile: Facts, name: str) -> str:
     return rounded(profile[name]) + (f" (95 % CI {span(bounds)})" if bounds else "")
 
 
-def data_in_words(question: Facts | None) -> str | None:
+def data_in_words(question: Facts | None, unit: str = "images") -> str | None:
     """Whether doubling the data, the epochs or the width would lower the loss most."""
     if question is None:
         return None
+    size, larger = ("more width", "twice the width")
+    if not question["has_width"]:
+        size, larger = ("a larger model", "4 times the parameters")
     verdicts = {
-        "data": "more data lowers the loss more than more width",
-        "width": "more width lowers the loss more than more data",
-        "longer": "longer training lowers the loss more than more width; whether new images would do better is unclear",
+        "data": f"more data lowers the loss more than {size}",
+        "width": f"{size} lowers the loss more than more data",
+        "longer": f"longer training lowers the loss more than {size}; whether new {unit} would do better is unclear",
         "undecided": "the study cannot tell which lowers the loss most",
     }
     parts = []
-    nouns = (("twice_data", "twice the data"), ("twice_epochs", "twice the epochs"), ("twice_width", "twice the width"))
+    nouns = (("twice_data", "twice the data"), ("twice_epochs", "twice the epochs"), ("twice_width", larger))
     for name, noun in nouns:
         change = question[name]
         if change is None:
@@ -120,23 +139,28 @@ def data_in_words(question: Facts | None) -> str | None:
         )
     return (
         f"predicted loss {loss(question['loss'])} with {rounded(question['parameters'])} parameters and "
-        f"{rounded(question['unique_samples'])} images; {', '.join(parts)}: {verdicts[question['verdict']]}"
+        f"{rounded(question['unique_samples'])} {unit}; {', '.join(parts)}: {verdicts[question['verdict']]}"
     )
 
 
-def next_run_in_words(run: Facts | None) -> str | None:
-    """The run to add to the study."""
+def next_run_in_words(run: Facts | None, unit: str = "images") -> str | None:
+    """The run to add to the study, by the sizes that the study states."""
     if run is None:
         return None
-    size = f"width {run['width']}" if run["width"] else f"{rounded(run['parameters'])} parameters"
+    sizes = [f"width {run['width']}"] if run["width"] else []
+    if run["parameters"] is not None and not sizes:
+        sizes.append(f"{rounded(run['parameters'])} parameters")
+    if run["unique_samples"] is not None:
+        sizes.append(f"{rounded(run['unique_samples'])} {unit}")
+    if run["epochs"] is not None and (run["width"] or abs(run["epochs"] - 1) > 1e-6):
+        sizes.append(f"{run['epochs']:.3g} epochs")
+    flops = "" if run["flops"] is None else f" ({rounded(run['flops'])} FLOPs)"
     target = {
         "optimum": "at the compute-optimal size for 10 times the largest budget",
         "extrapolation": "at 4 times the largest size of the study",
     }
-    return (
-        f"{size}, {rounded(run['unique_samples'])} images, {run['epochs']:.3g} epochs ({rounded(run['flops'])} FLOPs) "
-        f"would narrow the law’s interval by {100 * run['spread_reduction']:.0f} % {target[run['aim']]}"
-    )
+    narrows = f"would narrow the law’s interval by {100 * run['spread_reduction']:.0f} %"
+    return f"{', '.join(sizes)}{flops} {narrows} {target[run['aim']]}"
 
 
 def next_size_in_words(law: Facts, forecast: Facts) -> str:
@@ -159,9 +183,10 @@ def next_size_in_words(law: Facts, forecast: Facts) -> str:
         return "no prediction: the runs do not separate the effect of size from that of data"
     change = question["twice_width"]
     low, high = change["gain_interval"]
+    larger = "twice the width" if question["has_width"] else "4 times the parameters"
     gain = f"{100 * change['gain']:.0f} % lower (95 % CI {100 * low:.0f} to {100 * high:.0f} %)"
     return (
-        f"twice the width of the study’s largest model, at {change['flops_factor']:.2g} times the FLOPs: predicted "
+        f"{larger} of the study’s largest model, at {change['flops_factor']:.2g} times the FLOPs: predicted "
         f"loss {loss(change['loss'])}, {gain} than {loss(question['loss'])}"
         + ("" if low > 0 else "; the sign of the change is uncertain")
     )

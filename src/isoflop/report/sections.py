@@ -12,7 +12,8 @@ import yaml
 from isoflop.report import formats
 from isoflop.report.charts import Point, draw_curves, draw_sensitivity, draw_tradeoff
 from isoflop.report.facts import Facts, Points, Row, Variant, cell_in_words, share_interval
-from isoflop.report.glossary import DROP_REASONS, LAW_PARAMETERS
+from isoflop.report.glossary import DROP_REASONS, LAW_PARAMETERS, LAW_PICTURES, OPTIMUM_PICTURES
+from isoflop.report.rendering import read_picture
 from isoflop.report.scaling_words import (
     SYMBOLS,
     data_in_words,
@@ -23,8 +24,11 @@ from isoflop.report.scaling_words import (
     next_run_in_words,
     next_size_in_words,
     profile_in_words,
+    trust_in_words,
 )
+from isoflop.runtime.errors import unmade
 from isoflop.runtime.stage_code import project_code_sha256
+from isoflop.shipping.redaction import is_private, published
 
 _MOST_DROPPED = 20  # rows shown
 _MOST_CONFUSIONS = 6
@@ -50,13 +54,16 @@ def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -
     }
 
 
-def _verdict(score: Facts) -> str:
+def _verdict(score: Facts, in_study: bool) -> str:
     if score["inside"] is None:
         return "Not testable (no interval)"
     if not score["inside"]:
         return "Missed"
-    far = score["relative_error"] is None or abs(score["relative_error"]) > _LOOSE
-    return f"Inside a wide interval (error above {100 * _LOOSE:.0f} %)" if far else "Confirmed"
+    if score["accuracy_inside"] is False:
+        return "Inside for the loss, missed for the accuracy"
+    if score["relative_error"] is None or abs(score["relative_error"]) > _LOOSE:
+        return f"Inside a wide interval (error above {100 * _LOOSE:.0f} %)"
+    return "Consistent, but no test: the law was fitted to runs of this width" if in_study else "Confirmed"
 
 
 def data(facts: Facts, dropped: Sequence[Row]) -> dict[str, Any]:
@@ -69,7 +76,11 @@ def training(facts: Mapping[str, Facts], curves: Mapping[str, Mapping[str, Point
     return {
         "train": facts["train"],
         "speed": facts["throughput"],
-        "curves": [draw_curves(quantity, series) for quantity, series in curves.items()],
+        "curves": [
+            draw_curves(quantity, series)
+            for quantity, series in curves.items()
+            if any(len(points) > 1 for points in series.values())  # a single epoch is in the text
+        ],
     }
 
 
@@ -85,7 +96,7 @@ def quality(evaluate: Facts, answers: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def study(facts: Mapping[str, Facts]) -> dict[str, Any]:
+def study(facts: Mapping[str, Facts], pictures: Path | None) -> dict[str, Any]:
     """The scaling study: ``law`` and what follows from it, or None and in ``study_line`` why there is no law."""
     found = facts.get("scaling")
     if found is None:
@@ -93,18 +104,28 @@ def study(facts: Mapping[str, Facts]) -> dict[str, Any]:
     if found.get("lacks"):
         return {"law": None, "study_line": lack_in_words(found)}
     return {
-        **_law(found, facts["forecast"]["flags"]),
+        **_law(found, facts["forecast"]["flags"], pictures),
         "forecast": facts["forecast"],
         "score": facts["score"],
         "next_size": next_size_in_words(found, facts["forecast"]),
         "forecast_result": forecast_in_words(facts["score"]),
-        "verdict": _verdict(facts["score"]),
+        "verdict": _verdict(facts["score"], facts["forecast"]["in_study"]),
         "diagnostics": diagnostics_in_words(diagnosis["kind"] for diagnosis in found["diagnostics"]),
     }
 
 
-def _law(found: Facts, flags: Sequence[str]) -> dict[str, Any]:
-    """The fitted law: its parameters, tests and predictions."""
+def _law(found: Facts, flags: Sequence[str], pictures: Path | None) -> dict[str, Any]:
+    """The fitted law: its parameters, tests and predictions.
+
+    Args:
+        pictures: folder of its figures, one panel each; what could not be drawn is not there.
+
+    Raises:
+        UserError: the folder is missing.
+    """
+    if not (pictures and pictures.is_dir()):
+        raise unmade(pictures or Path("scaling/pictures"))
+    drawn = {file.stem: read_picture(file) for file in sorted(pictures.glob("*.svg"))}
     rows = [
         {
             "symbol": SYMBOLS.get(name, name),
@@ -117,8 +138,13 @@ def _law(found: Facts, flags: Sequence[str]) -> dict[str, Any]:
     return {
         "law": found,
         "law_rows": rows,
+        "law_pictures": {title: drawn[name] for name, title in LAW_PICTURES.items() if name in drawn},
+        "optimum_pictures": {title: drawn[name] for name, title in OPTIMUM_PICTURES.items() if name in drawn},
+        "held_out_picture": drawn.get("held_out"),
         "places": _PLACES,
+        "has_optimum": any(best["parameters"] is not None for best in (found["optimal"] or {}).values()),
         "held_out_result": held_out_in_words(found),
+        "trust": trust_in_words(found),
         "data_advice": data_in_words(found["data_question"]),
         "next_run": next_run_in_words(found["next_run"]),
         "profiles": [profile_in_words(profile) for profile in found["profiles"]],
@@ -161,14 +187,11 @@ def _conditions(latency: Facts) -> dict[str, Any]:
         "onnxruntime": "ONNX Runtime",
         "load_average": "load average",
     }
-    timings = [
-        {"name": name, "setting": cell_in_words(cell), **numbers}
-        for name, cells in latency.items()
-        if name != "conditions"
-        for cell, numbers in cells.items()
-    ]
+    timed = {name: cells for name, cells in latency.items() if name != "conditions"}
+    settings = list(next(iter(timed.values())))
+    timings = {name: [cells[setting] for setting in settings] for name, cells in timed.items()}
     shown = {title: conditions[name] for name, title in names.items() if conditions.get(name) not in (None, "")}
-    return {"conditions": shown, "timings": timings}
+    return {"conditions": shown, "timings": timings, "settings": list(map(cell_in_words, settings))}
 
 
 def provenance(
@@ -194,9 +217,9 @@ def provenance(
         costs.append({"what": f"scaling study, {len(runs)} runs", "epochs": None, "flops": study, "seconds": None})
     return {
         "params": yaml.dump(
-            params, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000
+            published(params), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000
         ),
-        "data_md5": facts["data"]["md5"],
+        "data_md5": {} if is_private(params) else facts["data"]["md5"],
         "code_sha256": project_code_sha256(Path()),
         "versions": facts["throughput"]["versions"] | {"ONNX Runtime": facts["latency"]["conditions"]["onnxruntime"]},
         "costs": costs,

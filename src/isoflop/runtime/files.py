@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,19 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     partial = file.with_name(f".{file.name}.partial{os.getpid()}")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        sync(partial)
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the operating system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no fsync of folders
+            raise
+    finally:
+        os.close(descriptor)

@@ -34,6 +34,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes run the stage together."""
+        return any(value.is_shared for value in vars(self).values() if isinstance(value, Section))
+
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Check this section against the rest of ``params``, the content of ``file``; return warnings.
 
@@ -111,18 +116,10 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
     content = read_params(file)
     keys = declared_keys(schema)
     values = {name: value_at(content, dotted, file) for name, dotted in keys.items()}
-    replaced: dict[str, str] = {}  # dotted key in the section → the variant's key that replaces it
-    for name, by in variant_keys(schema).items():
-        entry = value_at(content, f"{by}.{variant}", file)
-        if not isinstance(entry, dict) or not isinstance(entry.get("of"), str):
-            raise UserError(
-                f"{file}: {by}.{variant}: got {entry!r}, expected a mapping with `of`, the model to start from"
-            )
-        changes = {field: value for field, value in entry.items() if field != "of"}
+    for name, changes in _variant_changes(schema, content, file, variant).items():
         if isinstance(values[name], dict):
             values[name] = values[name] | changes
-        replaced |= {f"{keys[name]}.{field}": f"{by}.{variant}.{field}" for field in changes}
-        replaced |= {keys[name]: f"{by}.{variant}"} if changes else {}
+    replaced = replaced_keys(schema, file, variant)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -135,6 +132,35 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
             )  # reported once: the key is there, misspelled
         ]
         raise UserError("; ".join(said)) from None
+
+
+def replaced_keys(schema: type[Section], file: Path = PARAMS_FILE, variant: str | None = None) -> dict[str, str]:
+    """Return the key under which each value of a variant stands, by the key of the section that it replaces.
+
+    ``{"prune.ratio": "variants.prune.narrow.ratio"}``, for example.
+    """
+    keys, bys = declared_keys(schema), variant_keys(schema)
+    replaced: dict[str, str] = {}
+    for name, changes in _variant_changes(schema, read_params(file), file, variant).items():
+        own = f"{bys[name]}.{variant}"
+        replaced |= {f"{keys[name]}.{field}": f"{own}.{field}" for field in changes}
+        replaced |= {keys[name]: own} if changes else {}
+    return replaced
+
+
+def _variant_changes(
+    schema: type[Section], content: dict[str, Any], file: Path, variant: str | None
+) -> dict[str, dict[str, Any]]:
+    """Return the values that the entry of ``variant`` replaces, by the name of the ``varied`` field."""
+    found = {}
+    for name, by in variant_keys(schema).items():
+        entry = value_at(content, f"{by}.{variant}", file)
+        if not isinstance(entry, dict) or not isinstance(entry.get("of"), str):
+            raise UserError(
+                f"{file}: {by}.{variant}: got {entry!r}, expected a mapping with `of`, the model to start from"
+            )
+        found[name] = {field: value for field, value in entry.items() if field != "of"}
+    return found
 
 
 def _extra(info: FieldInfo, name: str) -> str | None:

@@ -22,8 +22,10 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin
 from isoflop.runtime.damage import check_inputs
 from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.executions import log_execution
-from isoflop.runtime.params import Section, load_params
-from isoflop.runtime.processes import is_first_process, process_name
+from isoflop.runtime.git_tracking import check_not_in_git
+from isoflop.runtime.inputs_of_stage import inputs_of_stage
+from isoflop.runtime.params import PARAMS_FILE, Section, load_params, replaced_keys
+from isoflop.runtime.processes import is_first_process, process_name, work_alone
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
 from isoflop.runtime.stage_code import check_own_code
 
@@ -39,11 +41,13 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
 
     Exits with status 1 and one line on stderr for a mistake that the user can fix (UserError, a full disk, too little
     memory, an unreadable file) and with 130 on an interrupt; any other exception keeps its traceback. If several
-    processes train together, each runs the whole function, and only the outputs of the first are kept.
+    processes train together (``Section.is_shared``), each runs the whole function, and only the outputs of the first
+    are kept; any other stage is a process of its own, whatever started it.
     """
     arguments = contract(main)
     variant: str | None = None
     outputs: dict[Path, Path] = {}
+    replaced: dict[str, str] = {}
     began = time.monotonic()
     try:
         check_own_code()  # first: other code may have other options
@@ -52,15 +56,22 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         if whole_params:
             # by name: `project` is a layer above this one
             importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
+        process = process_name()
+        sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
+        inputs = _inputs(arguments, values)
+        before = inputs_of_stage(sections, variant, inputs)
+        values |= _sections(arguments, variant)
+        for section in sections:
+            replaced |= replaced_keys(section, variant=variant)
         for name, annotation in arguments.items():
-            if isinstance(annotation, type) and issubclass(annotation, Section):
-                values[name] = load_params(annotation, variant=variant)
-            elif annotation == Out:
+            if annotation == Out:
                 final = values[name]
-                values[name] = outputs[final] = _partial(final)
-        check_inputs(_inputs(arguments, values))
+                values[name] = outputs[final] = _partial(final, process)
+        check_not_in_git(outputs)
+        check_inputs(inputs)
         main(**values)
         if is_first_process():
+            before.check(inputs_of_stage(sections, variant, inputs))
             if missing := [final for final, partial in outputs.items() if not partial.exists()]:
                 raise RuntimeError(f"the stage wrote no {', '.join(map(str, missing))}")
             for final, partial in outputs.items():
@@ -72,11 +83,25 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         message = _one_line(error, outputs)
         if message is None:
             raise
+        for in_section, in_variant in replaced.items():  # where the user wrote the value
+            message = message.replace(f"{PARAMS_FILE}: {in_section}: ", f"{PARAMS_FILE}: {in_variant}: ")
         stage = Path(sys.argv[0]).stem
         sys.exit(f"error: {stage}@{variant}: {message}" if variant else f"error: {stage}: {message}")
     finally:
         for partial in outputs.values():
             _remove(partial)
+
+
+def _sections(arguments: dict[str, Any], variant: str | None) -> dict[str, Section]:
+    """Load the parameters of a stage, and leave the launcher that started this process if it shares its work."""
+    sections = {
+        name: load_params(kind, variant=variant)
+        for name, kind in arguments.items()
+        if isinstance(kind, type) and issubclass(kind, Section)
+    }
+    if not any(section.is_shared for section in sections.values()):
+        work_alone()
+    return sections
 
 
 def _inputs(arguments: dict[str, Any], values: dict[str, Any]) -> list[Path]:
@@ -111,9 +136,9 @@ def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.Ar
     return parser
 
 
-def _partial(final: Path) -> Path:
+def _partial(final: Path, process: str) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.partial{process_name()}{final.suffix}")
+    partial = final.with_name(f".{final.name}.partial{process}{final.suffix}")
     _remove(partial)
     return partial
 

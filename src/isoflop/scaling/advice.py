@@ -46,8 +46,9 @@ class DataQuestion:
     loss: float
     twice_data: Change
     twice_epochs: Change | None
-    twice_width: Change
+    twice_width: Change  # four times the parameters if the models have no width
     verdict: str
+    has_width: bool
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class NextRun:
 
     ``spread_reduction`` is the share by which it would reduce the law's standard deviation at the ``target``
     (parameters, samples seen). The target is the compute-optimal size for ten times the largest budget (``aim`` is
-    ``optimum``) or, if the law has none, four times the largest level of the study's first axis (``extrapolation``).
+    ``optimum``) or, if the law has none within four times the study's range, four times the largest level of the
+    study's first axis (``extrapolation``). Sizes that a table does not state are None.
     """
 
-    parameters: float
+    parameters: float | None
     width: int | None
-    unique_samples: float
-    epochs: float
-    flops: float
+    unique_samples: float | None
+    epochs: float | None
+    flops: float | None
     spread_reduction: float
     target: tuple[float, float]
     aim: Literal["optimum", "extrapolation"]
@@ -96,7 +98,8 @@ def data_question(planner: Planner, study: Study) -> DataQuestion | None:
     varies_epochs = "seen_samples" in axes
     verdict = _verdict(after, varies_epochs)
     longer = change("epochs") if varies_epochs else None
-    return DataQuestion(size, unique, largest.epochs, loss, change("data"), longer, change("width"), verdict)
+    has_width = largest.width is not None
+    return DataQuestion(size, unique, largest.epochs, loss, change("data"), longer, change("width"), verdict, has_width)
 
 
 def _verdict(after: dict[str, Floats], varies_epochs: bool) -> str:
@@ -123,10 +126,11 @@ def next_run(planner: Planner, study: Study) -> NextRun | None:
     if not law.noise.degrees_of_freedom or study.axes == ("flops",):
         return None
     target, aim = _target(planner, study)
+    has_samples = bool({"unique_samples", "seen_samples"} & study.named)
     target_R = np.log(law.replicate_losses(_levels(planner, *target))[:, 0])
     if target_R.var() < 1e-12:
         return None
-    runs = []
+    runs: list[tuple[float, NextRun]] = []
     for (width, parameters), unique, epochs in product(
         _sizes(planner, study), _few(study.level_values("unique_samples")), _few(_lengths(study))
     ):
@@ -134,16 +138,29 @@ def next_run(planner: Planner, study: Study) -> NextRun | None:
         explained = np.cov(target_R, losses_R)[0, 1] ** 2 / (law.noise.sd_of_mean(1) ** 2 + losses_R.var(ddof=1))
         reduction = 1 - float(np.sqrt(max(0.0, 1 - explained / target_R.var(ddof=1))))
         flops = planner.sizes.flops(parameters, unique * epochs)
-        runs.append(NextRun(parameters, width, unique, epochs, flops, reduction, (target[0], target[2]), aim))
-    enough = _ENOUGH * max(run.spread_reduction for run in runs)
-    return min((run for run in runs if run.spread_reduction >= enough), key=lambda run: run.flops)
+        run = NextRun(
+            parameters if "parameters" in study.named else None,
+            width,
+            unique if has_samples else None,
+            epochs if has_samples else None,
+            flops if has_samples and "parameters" in study.named else None,
+            reduction,
+            (target[0], target[2]),
+            aim,
+        )
+        runs.append((flops, run))
+    enough = _ENOUGH * max(run.spread_reduction for _, run in runs)
+    return min(((flops, run) for flops, run in runs if run.spread_reduction >= enough), key=lambda one: one[0])[1]
 
 
 def _target(planner: Planner, study: Study) -> tuple[tuple[float, float, float], Literal["optimum", "extrapolation"]]:
     """The target (parameters, unique samples, samples seen) of the next run, and its kind."""
     best = planner.optimum(_TARGET * max(run.flops for run in study.runs))
     if best.parameters is not None and best.samples is not None and best.unique_samples is not None:
-        return (best.parameters, best.unique_samples, best.samples), "optimum"
+        data = best.samples if planner.data_axis == "seen_samples" else best.unique_samples
+        near_size = planner.smallest / MAX_EXTRAPOLATION <= best.parameters <= MAX_EXTRAPOLATION * planner.largest
+        if near_size and planner.least_samples / MAX_EXTRAPOLATION <= data <= MAX_EXTRAPOLATION * planner.most_samples:
+            return (best.parameters, best.unique_samples, best.samples), "optimum"
     largest = max(study.runs, key=lambda run: (run.parameters, run.unique_samples, run.seen_samples))
     size, unique, seen = largest.parameters, largest.unique_samples, largest.seen_samples
     far = {
@@ -171,7 +188,12 @@ def _lengths(study: Study) -> list[float]:
 
 
 def _sizes(planner: Planner, study: Study) -> list[tuple[int | None, float]]:
-    """Width (if known) and parameters of the study's models and of larger ones, up to twice the width."""
+    """Width (if known) and parameters of the study's models and of larger ones, up to twice the width.
+
+    If the study does not vary the size, only its own.
+    """
+    if "parameters" not in study.axes:
+        return [(study.runs[0].width, study.runs[0].parameters)]
     widths = sorted({run.width for run in study.runs if run.width is not None})
     if planner.sizes.quadratic is None or not widths:
         sizes = [*_few(study.level_values("parameters")), 2 * study.sizes[-1], 4 * study.sizes[-1]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 from isoflop.scaling.accuracy import AccuracyOfLoss, accuracy_of_loss
 from isoflop.scaling.advice import DataQuestion, NextRun, data_question, next_run
 from isoflop.scaling.diagnostics import (
-    WARNINGS,
+    VOIDING,
     Diagnostic,
     diagnose,
     form_diagnostics,
@@ -19,13 +20,16 @@ from isoflop.scaling.diagnostics import (
     optimum_diagnostics,
     profile_diagnostics,
 )
-from isoflop.scaling.forms import Form
+from isoflop.scaling.forms import AnyForm
 from isoflop.scaling.held_out import HeldOut, hold_out
-from isoflop.scaling.laws import Law, fit_law
+from isoflop.scaling.irreducible import irreducible_interval
+from isoflop.scaling.law_fitting import fit_law
+from isoflop.scaling.laws import Law
+from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
 from isoflop.scaling.runs import MIN_WIDTHS, Study
-from isoflop.scaling.uncertainty import interval, irreducible_loss_interval
+from isoflop.scaling.table_checks import table_diagnostics
 
 OBJECTIVE = "huber"
 
@@ -57,46 +61,60 @@ class Analysis:
     accuracy: AccuracyOfLoss | None
     diagnostics: list[Diagnostic]
 
-    @property
-    def trusted(self) -> bool:
-        """Whether no diagnostic is a warning, so that the law may be used for the next size."""
-        return not WARNINGS & {diagnostic.kind for diagnostic in self.diagnostics}
 
-
-def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE) -> Analysis:
+def analyse(
+    study: Study,
+    bootstraps: int,
+    seed: int,
+    objective: str = OBJECTIVE,
+    *,
+    resampling: str = "auto",
+    forms: Sequence[AnyForm] | None = None,
+) -> Analysis:
     """Fit the law, predict the held-out size, find the compute-optimal sizes and collect the diagnostics.
 
     Args:
         bootstraps: number of bootstrap replicates.
         seed: of the replicates.
         objective: a key of ``objectives.OBJECTIVES``.
+        resampling: what the bootstrap resamples: ``auto``, or one of ``resampling.RESAMPLINGS``.
+        forms: the forms to choose from; by default all over the axes of the study.
     """
-    law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]), objective)
-    irreducible = _irreducible_interval(study, law)
-    held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]), objective)
+    first, second = (np.random.default_rng([seed, part]) for part in (0, 1))
+    law = fit_law(study, bootstraps, first, objective, resampling=resampling, forms=forms)
+    irreducible = _irreducible_interval(study, law, objective)
+    held_out = hold_out(study, bootstraps, second, objective, resampling=resampling, forms=forms)
     planner = Planner.of(law, study)
     has_optima = "parameters" in study.axes and study.data_axis in study.axes
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if has_optima else {}
     isoflop = read_profiles(study, bootstraps, np.random.default_rng([seed, 2]))
     diagnostics = [
+        *table_diagnostics(study),
         *diagnose(study, law, irreducible),
         *held_out_diagnostics(study, held_out),
-        *optimum_diagnostics(optima),
+        *optimum_diagnostics(optima, planner),
         *profile_diagnostics(isoflop, planner),
         *form_diagnostics(study, law),
     ]
+    rises = any(diagnostic.kind == "metric_rises" for diagnostic in diagnostics)  # advice to lower it makes no sense
+    if VOIDING & {diagnostic.kind for diagnostic in diagnostics}:
+        law = replace(law, reach=law.reach.within_runs())
+        planner = replace(planner, law=law)
     return Analysis(
         study, law, irreducible, planner, held_out, optima, isoflop,
-        data_question(planner, study), next_run(planner, study), accuracy_of_loss(study), diagnostics,
+        None if rises else data_question(planner, study), None if rises else next_run(planner, study),
+        accuracy_of_loss(study), diagnostics,
     )  # fmt: skip
 
 
-def _irreducible_interval(study: Study, law: Law) -> tuple[float, float] | None:
-    """The 95 % interval of E: the profile interval, or the bootstrap's for M4."""
-    if isinstance(law.form, Form):
-        levels = study.levels(law.form.axes)
-        return irreducible_loss_interval(law.form, levels, study.losses, study.configurations, law.values)
-    return interval(law.replicates[:, 0]) if law.noise.degrees_of_freedom else None
+def _irreducible_interval(study: Study, law: Law, objective: str) -> tuple[float, float] | None:
+    """The 95 % interval of E; None if the noise is not identifiable."""
+    if law.sampled is None or not law.noise.degrees_of_freedom:
+        return None
+    levels = study.levels(law.form.axes)
+    return irreducible_interval(
+        law.form, levels, study.losses, OBJECTIVES[objective], law.values, law.sampled, study.weights
+    )
 
 
 def read_profiles(study: Study, replicates: int, rng: np.random.Generator) -> list[Profile]:

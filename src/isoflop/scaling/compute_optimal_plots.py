@@ -10,48 +10,52 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isoflop.plotting import COLOURS, save
+from isoflop.plotting import COLOURS
 from isoflop.scaling.analysis import Analysis
 from isoflop.scaling.forms import AXES, Floats
-from isoflop.scaling.plot_axes import AXIS_LABELS, LOSS_LABEL, log_losses, log_sizes, panels, write_message
+from isoflop.scaling.plot_axes import AXIS_LABELS, LOSS_LABEL, legend, log_losses, log_sizes, write_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _GRID_SIZE = 80  # of the surface, per axis
 _FLAT = 1.0001  # a surface whose losses differ by at most this factor has no contours
 
 
 def draw_profiles(analysis: Analysis, file: Path) -> None:
-    """Draw loss vs. size for each budget of the study, with the 95 % interval of each compute-optimal size.
+    """Draw the IsoFLOP curves, or why there are none."""
+    write_panel(profiles_panel, analysis, file)
+
+
+def draw_surface(analysis: Analysis, file: Path) -> None:
+    """Draw the loss surface, or why there is none."""
+    write_panel(surface_panel, analysis, file)
+
+
+def profiles_panel(figure: Figure, axes: Axes, analysis: Analysis) -> str | None:
+    """Loss vs. size for each budget of the study, with the 95 % interval of each compute-optimal size.
 
     A study without IsoFLOP runs gets the law's own curves.
     """
-    figure, (axes,) = panels(1)
+    del figure
     if analysis.profiles:
         _draw_measured_profiles(axes, analysis)
-        title = "IsoFLOP profiles; bars: 95 % interval of the optimum by the profile (solid) and by the law (dotted)"
-    elif any(best.parameters for best in analysis.optima.values()):
+    elif analysis.optima:
         _draw_predicted_profiles(axes, analysis)
-        title = (
-            "IsoFLOP curves predicted by the law (no budget has runs of 4 sizes); bars: 95 % interval of the optimum"
-        )
     else:
-        message = "no compute-optimal size: the study varies only one of size and samples, or the law has no minimum"
-        write_message(figure, axes, message, file)
-        return
+        return "no compute-optimal size: the study varies only one of size and samples"
     axes.set(xlabel=AXIS_LABELS["parameters"], ylabel=LOSS_LABEL)
     log_sizes(axes)
     log_losses(axes)
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=10, frameon=False)
-    save(figure, file)
+    legend(axes)
+    return None
 
 
 def _draw_measured_profiles(axes: Axes, analysis: Analysis) -> None:
     for index, profile in enumerate(analysis.profiles):
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(profile.sizes, profile.losses, "o", ms=6, color=colour, label=f"{profile.flops:.2g} FLOPs")
+        axes.plot(profile.sizes, profile.losses, "o", ms=4, color=colour, label=f"{profile.flops:.2g} FLOPs")
         grid = np.geomspace(profile.sizes.min(), profile.sizes.max(), 200)
         if len(profile.curve):
             axes.plot(grid, profile.predict(grid), color=colour, lw=1.6)
@@ -64,18 +68,20 @@ def _draw_measured_profiles(axes: Axes, analysis: Analysis) -> None:
 
 def _draw_predicted_profiles(axes: Axes, analysis: Analysis) -> None:
     planner = analysis.planner
+    heights: list[float] = []
     for index, (name, best) in enumerate(analysis.optima.items()):
-        if best.parameters is None or best.loss is None:
-            continue
         colour = COLOURS[index % len(COLOURS)]
         grid = np.geomspace(planner.smallest / 4, planner.largest * 16, 200)
         losses = planner.law.predict(planner.levels(grid, planner.sizes.samples(best.flops, grid)))
         axes.plot(grid, losses, color=colour, lw=1.8, label=f"{name}: {best.flops:.2g} FLOPs")
-        axes.plot(best.parameters, best.loss, "D", ms=7, color=colour)
+        heights.append(best.loss or float(losses.min()))
+        if best.parameters is None or best.loss is None:
+            continue
+        axes.plot(best.parameters, best.loss, "D", ms=5, color=colour)
         bounds = best.parameters_interval
         if bounds:
             axes.plot(bounds, [best.loss] * 2, color=colour, lw=5, alpha=0.35, solid_capstyle="butt")
-    axes.set_ylim(0.9 * min(b.loss for b in analysis.optima.values() if b.loss), 1.3 * analysis.study.losses.max())
+    axes.set_ylim(0.9 * min(heights), 1.3 * analysis.study.losses.max())
 
 
 def _draw_interval(
@@ -88,49 +94,46 @@ def _draw_interval(
         axes.plot(bounds, [height] * 2, color=colour, lw=2, ls=style)
 
 
-def draw_surface(analysis: Analysis, file: Path) -> None:
-    """Draw contours of the predicted loss over size and data (unique samples, or samples seen if epochs vary).
+def surface_panel(figure: Figure, axes: Axes, analysis: Analysis) -> str | None:
+    """Contours of the predicted loss over size and data (unique samples, or samples seen if epochs vary).
 
     The runs are colored by their deviation from the law; a line shows the compute-optimal sizes.
     """
     study, planner = analysis.study, analysis.planner
-    figure, (axes,) = panels(1)
     data = study.data_axis
     if "parameters" not in study.axes or data not in study.axes:
-        write_message(figure, axes, "no loss surface: the study varies only one of size and data", file)
-        return
+        return "no loss surface: the study varies only one of size and data"
     sizes, samples = study.column("parameters"), study.column(data)
     across = np.geomspace(sizes.min() / 1.5, 1.5 * sizes.max(), _GRID_SIZE)
     up = np.geomspace(samples.min() / 1.3, 1.3 * samples.max(), _GRID_SIZE)
-    is_flat = _draw_contours(axes, analysis, across, up)
+    _draw_contours(axes, analysis, across, up)
     levels: dict[str, Floats | float] = {axis: study.column(axis) for axis in AXES}
     deviations = 100 * (study.losses / planner.law.predict(levels) - 1)
     limit = max(1.0, float(np.abs(deviations).max()))
     jitter = np.exp(0.02 * (study.column("flops").argsort().argsort() % 3 - 1))  # separates the seeds
-    dots = axes.scatter(sizes * jitter, samples, c=deviations, cmap="PuOr", vmin=-limit, vmax=limit, s=55,
-                        edgecolors="#333333", linewidths=0.8, zorder=3)  # fmt: skip
-    figure.colorbar(dots, label="Measured / predicted - 1 (%)")
+    dots = axes.scatter(sizes * jitter, samples, c=deviations, cmap="PuOr", vmin=-limit, vmax=limit, s=40,
+                        edgecolors="#333333", linewidths=0.7, zorder=3)  # fmt: skip
+    bar = figure.colorbar(dots, location="bottom", aspect=40, shrink=0.9)
+    bar.set_label("measured / predicted − 1, %", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     _draw_optima(axes, analysis)
     axes.set(xlabel=AXIS_LABELS["parameters"], ylabel=AXIS_LABELS[data])
     axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
     log_sizes(axes, "xy")
-    contours = "constant predicted loss" if is_flat else "contours of the predicted loss"
-    axes.set_title(f"{planner.law.form.label}; {contours}", fontsize=11, parse_math=False)
-    save(figure, file)
+    return None
 
 
-def _draw_contours(axes: Axes, analysis: Analysis, across: Floats, up: Floats) -> bool:
-    """Draw contours of the law over sizes ``across`` and samples ``up``; return whether it is flat and has none."""
+def _draw_contours(axes: Axes, analysis: Analysis, across: Floats, up: Floats) -> None:
+    """Draw contours of the law over sizes ``across`` and samples ``up``, unless it is flat."""
     planner = analysis.planner
     grid_N, grid_D = np.meshgrid(across, up)
     seen = grid_D.ravel() * (1 if planner.data_axis == "seen_samples" else planner.epochs)
     losses = planner.law.predict(planner.levels(grid_N.ravel(), seen)).reshape(grid_N.shape)
     if losses.max() < _FLAT * losses.min():  # the runs show no effect of size or data
-        return True
+        return
     heights = np.geomspace(losses.min(), losses.max(), 10)[1:-1]
     lines = axes.contour(across, up, losses, levels=heights, colors="#888888", linewidths=1)
-    axes.clabel(lines, fmt=lambda loss: f"{loss:.3g}", fontsize=9)
-    return False
+    axes.clabel(lines, fmt=lambda loss: f"{loss:.3g}", fontsize=8)
 
 
 def _draw_optima(axes: Axes, analysis: Analysis) -> None:
@@ -145,4 +148,4 @@ def _draw_optima(axes: Axes, analysis: Analysis) -> None:
         best_N, best_S = np.array(optima).T
         epochs = 1 if planner.data_axis == "seen_samples" else planner.epochs
         axes.plot(best_N, best_S / epochs, color=COLOURS[0], lw=2, label="compute-optimal")
-        axes.legend(fontsize=10, framealpha=0.9, edgecolor="none", loc="upper left")
+        axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)

@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from isoflop.scaling.bent import at_bounds
 from isoflop.scaling.fitting import fit
-from isoflop.scaling.forms import AXIS_NAMES, AnyForm, Floats, Form
+from isoflop.scaling.forms import AXIS_NAMES, AnyForm, Floats, Form, point
 from isoflop.scaling.held_out import HeldOut
 from isoflop.scaling.laws import Law
 from isoflop.scaling.objectives import OBJECTIVES
@@ -27,7 +28,7 @@ _MIN_LEVELS = {"parameters": 4, "unique_samples": 3, "seen_samples": 3, "flops":
 _LACK_OF_FIT_CONFIDENCE = 0.99  # the F test has a false positive in 1 of 100 sound studies
 _NEGLIGIBLE = 1e-4  # relative to the lowest loss: a smaller E or term counts as zero
 _DISAGREEMENT = 0.05  # relative difference between forms that are not ruled out
-_MAX_INTERVAL_RATIO = 2.0  # upper / lower bound of a prediction interval; a wider one does not test the law
+_WIDEST = 0.5  # share of the range of losses seen; a wider held-out interval does not test the law
 _NOUNS = {
     "parameters": "model sizes",
     "unique_samples": "data sizes",
@@ -41,11 +42,17 @@ Kind = Literal[
     "forms_disagree", "no_held_out", "held_out_without_interval", "held_out_outside_interval",
     "held_out_interval_too_wide", "extrapolation", "optimum_extrapolated", "optimum_unbounded", "profile_rejected",
     "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
+    "metric_rises", "metric_unclear", "units_disagree", "parameter_at_bound", "backtest_missed",
 ]  # fmt: skip
 WARNINGS: frozenset[Kind] = frozenset(
     {"irreducible_loss_at_zero", "held_out_outside_interval", "held_out_interval_too_wide",
-     "held_out_without_interval", "no_held_out", "lack_of_fit", "no_noise_estimate", "forms_disagree"}
+     "held_out_without_interval", "no_held_out", "lack_of_fit", "no_noise_estimate", "forms_disagree",
+     "metric_rises"}
 )  # fmt: skip
+# kinds that void the trust in extrapolations, whatever the backtests showed
+VOIDING: frozenset[Kind] = frozenset(
+    {"irreducible_loss_at_zero", "held_out_outside_interval", "lack_of_fit", "no_noise_estimate", "metric_rises"}
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,8 @@ def diagnose(study: Study, law: Law, irreducible: tuple[float, float] | None) ->
         irreducible: 95 % interval of the irreducible loss E.
     """
     parameters = _parameters(study, law.form, law.values, irreducible)
-    return [*_design(study), *_noise(study, law.form, law.noise), *parameters, *_lack_of_fit(study, law.form)]
+    bounds = [*_bounds(study, law), *_backtests(law)]
+    return [*_design(study), *_noise(study, law.form, law.noise), *parameters, *bounds, *_lack_of_fit(study, law.form)]
 
 
 def _design(study: Study) -> Iterator[Diagnostic]:
@@ -106,9 +114,9 @@ def _noise(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnostic]:
     if noise.degrees_of_freedom < 1:
         yield Diagnostic(
             "no_noise_estimate",
-            f"{len(study.runs)} runs for the law's {form.size} parameters leave no degrees of freedom to estimate the "
+            f"{len(study.runs)} runs for the law's {form.free} parameters leave no degrees of freedom to estimate the "
             "noise",
-            {"runs": len(study.runs), "parameters": form.size},
+            {"runs": len(study.runs), "parameters": form.free},
         )
 
 
@@ -124,15 +132,42 @@ def _parameters(
             "losses may be too low",
             {"upper_bound": irreducible[1]} if irreducible else {},
         )
-    if not isinstance(form, Form):
-        return
-    exponents = dict(zip(form.axes, values[1 + len(form.terms) :], strict=True))
     for axis in form.axes:
-        coefficient = values[1 + form.term_of_axis[form.axes.index(axis)]]
-        powers = study.column(axis) ** -exponents[axis]
-        if coefficient == 0 or (1 - powers.min() / powers.max()) * (1 - values[0] / least) < _NEGLIGIBLE:
+        if _gain(study, form, values, axis) < _NEGLIGIBLE:
             yield Diagnostic(
                 "no_gain", f"more {AXIS_NAMES[axis]} do not lower the predicted loss within the study's range"
+            )
+
+
+def _gain(study: Study, form: AnyForm, values: Floats, axis: str) -> float:
+    """The relative reduction of the predicted loss from the least to the most of ``axis``, at the most of others."""
+    most_K = np.array([study.column(name).max() for name in form.axes])
+    ends_KM = np.stack([most_K, most_K], axis=1)
+    ends_KM[form.axes.index(axis), 0] = study.column(axis).min()
+    least, most = form.predict(values[None], ends_KM)[0]
+    return float(1 - most / least)
+
+
+def _bounds(study: Study, law: Law) -> Iterator[Diagnostic]:
+    """Parameters of M4 or the broken power law at a bound of the fit: the runs do not identify them."""
+    if isinstance(law.form, Form):
+        return
+    found = at_bounds(law.form, study.levels(law.form.axes), study.losses, law.values)
+    if found:
+        each = " and ".join(f"{name} = {value:.3g}" for name, value in found.items())
+        message = f"the fit of {law.form.label} ends at a bound of {each}: the runs do not identify the bend"
+        yield Diagnostic("parameter_at_bound", message, found)
+
+
+def _backtests(law: Law) -> Iterator[Diagnostic]:
+    for one in law.backtests:
+        if not one.held:
+            yield Diagnostic(
+                "backtest_missed",
+                f"backtest: without the runs beyond 1/{one.factor:.3g} of the largest number of "
+                f"{AXIS_NAMES[one.axis]}, the law predicts them with an error of {one.error:+.1%}, beyond the "
+                f"factor of {1 + one.half_width:.3g} on each side that the other backtests led to",
+                {"factor": one.factor, "error": one.error},
             )
 
 
@@ -147,8 +182,8 @@ def _lack_of_fit(study: Study, form: AnyForm) -> Iterator[Diagnostic]:
     fitted_M = form.predict(values[None], study.levels(form.axes))[0]
     residuals = Residuals.of(np.log(study.losses) - np.log(fitted_M), study.configurations)
     seed, seed_dof = residuals.seed_variance()
-    misfit, mean_dof = residuals.misfit_variance(form.size)
-    mean, _ = residuals.mean_variance(form.size)
+    misfit, mean_dof = residuals.misfit_variance(form.free)
+    mean, _ = residuals.mean_variance(form.free)
     if seed is None or misfit is None or mean is None or seed == 0:
         return
     ratio = misfit / seed
@@ -172,10 +207,10 @@ def held_out_diagnostics(study: Study, held_out: HeldOut | None) -> list[Diagnos
     if last.covered is None:
         message = f"held-out {held_out.name} has no prediction interval: too few other runs to estimate the noise"
         diagnostics.append(Diagnostic("held_out_without_interval", message))
-    if last.low and last.high and last.high > _MAX_INTERVAL_RATIO * last.low:
+    if last.low and last.high and _too_wide(study, held_out, last.low, last.high):
         message = (
             f"the 95 % prediction interval of held-out {held_out.name}, {last.low:.3g} to {last.high:.3g}, is too wide "
-            "to test the law"
+            "to test the law: wider than half of the range of losses seen, or than the reducible loss on each side"
         )
         diagnostics.append(Diagnostic("held_out_interval_too_wide", message, {"ratio": last.high / last.low}))
     missed, count = sum(one.covered is False for one in held_out.comparisons), len(held_out.comparisons)
@@ -195,6 +230,13 @@ def held_out_diagnostics(study: Study, held_out: HeldOut | None) -> list[Diagnos
     return diagnostics
 
 
+def _too_wide(study: Study, held_out: HeldOut, low: float, high: float) -> bool:
+    """Whether an interval is wider than half of the range of losses seen, or twice the reducible loss."""
+    seen = [run.loss for run in study.runs if not held_out.includes(run)]
+    reducible = held_out.comparisons[-1].predicted - float(held_out.law.values[0])
+    return high - low > _WIDEST * (max(seen) - min(seen)) or high - low > 2 * reducible
+
+
 def _more_than_chance(missed: int, count: int) -> bool:
     """Whether 95 % intervals miss significantly more often than 5 % (one-sided binomial test at 5 %)."""
     from scipy.stats import binomtest
@@ -202,7 +244,7 @@ def _more_than_chance(missed: int, count: int) -> bool:
     return bool(binomtest(missed, count, 0.05, alternative="greater").pvalue < 0.05)
 
 
-def optimum_diagnostics(optima: dict[str, Optimum]) -> list[Diagnostic]:
+def optimum_diagnostics(optima: dict[str, Optimum], planner: Planner) -> list[Diagnostic]:
     """Budgets whose compute-optimal size is extrapolated or does not exist."""
     extrapolated = [name for name, best in optima.items() if best.status == "extrapolated"]
     unbounded = [name for name, best in optima.items() if best.status == "unbounded"]
@@ -215,8 +257,8 @@ def optimum_diagnostics(optima: dict[str, Optimum]) -> list[Diagnostic]:
         diagnostics.append(Diagnostic("optimum_extrapolated", message, {"budgets": len(extrapolated)}))
     if unbounded:
         message = (
-            f"no compute-optimal size for the budgets {', '.join(unbounded)}: the predicted loss depends on only one "
-            "of size and samples, or has no minimum along the budget"
+            f"no compute-optimal size for the budgets {', '.join(unbounded)} by {planner.law.form.label}: "
+            f"{planner.why_unbounded(optima[unbounded[0]].flops)}"
         )
         diagnostics.append(Diagnostic("optimum_unbounded", message, {"budgets": len(unbounded)}))
     return diagnostics
@@ -241,7 +283,7 @@ def form_diagnostics(study: Study, law: Law) -> list[Diagnostic]:
     factor = {axis: MAX_EXTRAPOLATION if axis == study.axes[0] else 1.0 for axis in axes}
     levels: dict[str, Floats | float] = {axis: by * float(getattr(largest, axis)) for axis, by in factor.items()}
     levels["flops"] = MAX_EXTRAPOLATION * largest.flops
-    losses = [Law((one,), law.noise).predict(levels)[0] for one in law.fits]
+    losses = [float(one.form.predict(one.values[None], point(one.form, levels))[0, 0]) for one in law.fits]
     difference = max(losses) / min(losses) - 1
     if difference < _DISAGREEMENT:
         return []

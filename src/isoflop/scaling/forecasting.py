@@ -4,8 +4,8 @@
 ``widths``. A forecast: ``width``, ``in_study``, ``parameters``, ``unique_samples`` (the full training split),
 ``epochs``, ``val_nll`` with ``low`` and ``high`` (95 % prediction interval of one run; None if the noise is not
 identifiable), ``val_accuracy`` with ``val_accuracy_low`` and ``_high``, ``extrapolation`` (parameters / the study's
-largest model), ``trusted``, and ``flags``: the kinds of the diagnostics of the law and of this forecast. If the study
-has no law, all predictions are None.
+largest model), ``trusted`` (whether backtests held at that distance), and ``flags``: the kinds of the diagnostics of
+the law and of this forecast. If the study has no law, all predictions are None.
 
 ``scaling/score.json`` compares it with the training: ``predicted``, ``low``, ``high``, ``actual`` (measured),
 ``relative_error`` (predicted / actual - 1) and ``inside`` (the interval), and the same for the accuracy.
@@ -86,7 +86,7 @@ def _forecast(known: KnownLaw, width: int, epochs: int, key: str) -> dict[str, A
         "high": high,
         **_accuracy(known, levels, predicted),
         "extrapolation": parameters / largest,
-        "trusted": known.trusted and diagnostic is None,
+        "trusted": bool(law.reach.trusts(levels)[0]),
         "flags": flags,
     }
 

@@ -1,9 +1,10 @@
-"""Functional forms of scaling laws, as formulas: E plus products of power laws, and M4. No fitting."""
+"""Functional forms of scaling laws, as formulas: E plus products of power laws, M4 and broken powers. No fitting."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +35,14 @@ class Form:
 
     ``Form((("parameters",), ("unique_samples",)))`` is the additive L(N, D) = E + A/N^α + B/D^β (Hoffmann et al.
     2022, eq. 2); ``Form((("parameters", "unique_samples"),))`` is the multiplicative E + A/(N^α D^β). The parameters
-    of a law with T terms and K axes are an array [P], P = 1 + T + K: E, the coefficients, the exponents.
+    of a law with T terms and K axes are an array [P], P = 1 + T + K: E, the coefficients, the exponents. Without
+    ``irreducible``, E is fixed at 0. With ``tied``, all exponents are equal: then the loss is a power of compute at any
+    fixed ratio of samples to parameters, the law of over-training of Gadre et al. 2024 (eq. 4).
     """
 
     terms: tuple[tuple[str, ...], ...]
+    irreducible: bool = True
+    tied: bool = False
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -55,6 +60,11 @@ class Form:
         return 1 + len(self.terms) + len(self.axes)
 
     @property
+    def free(self) -> int:
+        """Number of parameters that are fitted."""
+        return self.size - (not self.irreducible) - (len(self.axes) - 1 if self.tied else 0)
+
+    @property
     def names(self) -> list[str]:
         """Names [P] of the parameters, such as E, A, B, alpha, beta."""
         coefficients = [_LETTERS[term[0]][1] for term in self.terms]
@@ -65,9 +75,12 @@ class Form:
         """The formula, such as ``L(N, D) = E + A/N^α + B/D^β``."""
         terms = []
         for term in self.terms:
-            powers = " ".join(f"{_LETTERS[axis][0]}^{GREEK[_LETTERS[axis][2]]}" for axis in term)
+            powers = " ".join(f"{_LETTERS[axis][0]}^{self._exponent(axis)}" for axis in term)
             terms.append(f"{_LETTERS[term[0]][1]}/{powers}" if len(term) == 1 else f"{_LETTERS[term[0]][1]}/({powers})")
-        return f"{_function_of(self.axes)} = E + {' + '.join(terms)}"
+        return f"{_function_of(self.axes)} = {' + '.join(['E'] * self.irreducible + terms)}"
+
+    def _exponent(self, axis: str) -> str:
+        return GREEK[_LETTERS[self.axes[0] if self.tied else axis][2]]
 
     def predict(self, values: Floats, levels: Floats) -> Floats:
         """Predict the losses [R, M] of R laws at M points.
@@ -106,6 +119,10 @@ class M4:
         return 5
 
     @property
+    def free(self) -> int:
+        return 5
+
+    @property
     def names(self) -> list[str]:
         return ["E", "L0", _LETTERS[self.axis][1], "bend", _LETTERS[self.axis][2]]
 
@@ -117,24 +134,74 @@ class M4:
     def predict(self, values: Floats, levels: Floats) -> Floats:
         """Predict the losses [R, M] of R laws with parameters ``values`` [R, 5] at ``levels`` [1, M].
 
-        With L = E + (L0 - E) s(u), s the logistic function, the equation is monotonic in u, so Newton's method finds
-        its root from any start.
+        With L = E + (L0 - E) s(u), s the logistic function, the equation is that of ``logit_of_m4``.
         """
         irreducible, chance, coefficient, bend, exponent = (column[:, None] for column in values.T)
         span = np.maximum(chance - irreducible, TINY)
         wanted = np.log(np.maximum(coefficient, TINY)) - exponent * np.log(levels) + (bend - 1) * np.log(span)
-        u = np.zeros_like(wanted)
-        for _ in range(60):
-            below, above = -np.logaddexp(0, -u), -np.logaddexp(0, u)  # log s(u), log s(-u)
-            slope = np.exp(above) + bend * np.exp(below)
-            step = (below - bend * above - wanted) / np.maximum(slope, 1e-12)
-            u = np.clip(u - np.clip(step, -20, 20), -300, 300)
-            if np.abs(step).max() < 1e-13:
-                break
-        return np.asarray(irreducible + span * np.exp(-np.logaddexp(0, -u)))
+        return np.asarray(irreducible + span * np.exp(-np.logaddexp(0, -logit_of_m4(wanted, bend))))
 
 
-AnyForm = Form | M4
+def logit_of_m4(wanted: Floats, bend: Floats) -> Floats:
+    """Solve log s(u) - a log s(-u) = ``wanted`` for u, with s the logistic function and a = ``bend`` ≥ 0.
+
+    The left side is u + (a - 1) log(1 + e^u), which is monotonic. Newton's method starts from its two asymptotes.
+    """
+    u = np.where(wanted < 0, wanted, np.minimum(wanted / np.maximum(bend, 1e-2), 300.0))
+    for _ in range(60):
+        small = np.exp(-np.abs(u))
+        soft = np.maximum(u, 0) + np.log1p(small)
+        slope = 1 + (bend - 1) * (np.where(u > 0, 1.0, small) / (1 + small))
+        step = (u + (bend - 1) * soft - wanted) / np.maximum(slope, 1e-12)
+        moved = np.clip(u - np.clip(step, -20, 20), -300, 300)
+        done = float(np.abs(moved - u).max()) < 1e-12
+        u = moved
+        if done:
+            break
+    return np.asarray(u)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Broken power law with one break (Caballero et al. 2023, eq. 1): L = E + B x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1).
+
+    The exponent changes from c0 to c0 + c1 around the level d1, within a factor of about e^f1. The parameters are
+    [E, B, c0, c1, d1, f1]; c1 may be negative, c0 and c0 + c1 are at least 0.
+    """
+
+    axis: str
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (self.axis,)
+
+    @property
+    def size(self) -> int:
+        return 6
+
+    @property
+    def free(self) -> int:
+        return 6
+
+    @property
+    def names(self) -> list[str]:
+        return ["E", _LETTERS[self.axis][1], "c0", "c1", "d1", "f1"]
+
+    @property
+    def label(self) -> str:
+        letter, coefficient, _ = _LETTERS[self.axis]
+        power = f"{coefficient}/{letter}^c0 · (1 + ({letter}/d1)^(1/f1))^(-c1 f1)"
+        return f"{_function_of(self.axes)} = E + {power} (broken power law)"
+
+    def predict(self, values: Floats, levels: Floats) -> Floats:
+        """Predict the losses [R, M] of R laws with parameters ``values`` [R, 6] at ``levels`` [1, M]."""
+        irreducible, coefficient, early, change, at, width = (column[:, None] for column in values.T)
+        logs = np.log(levels)
+        bend = change * width * np.logaddexp(0, (logs - np.log(at)) / width)
+        return np.asarray(irreducible + coefficient * np.exp(-early * logs - bend))
+
+
+AnyForm = Form | M4 | Broken
 
 
 def additive(*axes: str) -> Form:
@@ -147,9 +214,11 @@ L_ND = additive("parameters", "unique_samples")
 
 
 def candidates(axes: Sequence[str]) -> list[AnyForm]:
-    """All forms over these axes: every partition of the axes into terms, and M4 for a single axis."""
+    """All forms over these axes: partitions of the axes into terms; for one axis also E = 0, M4 and the broken law."""
     forms: list[AnyForm] = [Form(terms) for terms in _partitions(tuple(axes))]
-    return forms + ([M4(axes[0])] if len(axes) == 1 else [])
+    if len(axes) > 1:
+        return forms
+    return [*forms, Form(((axes[0],),), irreducible=False), M4(axes[0]), Broken(axes[0])]
 
 
 def point(form: AnyForm, levels: Mapping[str, Floats | float]) -> Floats:
@@ -157,18 +226,26 @@ def point(form: AnyForm, levels: Mapping[str, Floats | float]) -> Floats:
     return np.array(np.broadcast_arrays(*(np.atleast_1d(levels[axis]) for axis in form.axes)), np.float64)
 
 
-def form_to_json(form: AnyForm) -> list[list[str]] | str:
+def form_to_json(form: AnyForm) -> dict[str, Any]:
     """Encode a form for JSON; ``form_from_json`` is the inverse."""
-    return form.axis if isinstance(form, M4) else [list(term) for term in form.terms]
+    if isinstance(form, Form):
+        return {"terms": [list(term) for term in form.terms], "irreducible": form.irreducible, "tied": form.tied}
+    return {("m4" if isinstance(form, M4) else "broken"): form.axis}
 
 
-def form_from_json(content: list[list[str]] | str) -> AnyForm:
+def form_from_json(content: dict[str, Any]) -> AnyForm:
     """Decode the form that ``form_to_json`` encoded.
 
     Raises:
         ValueError: an axis is unknown.
     """
-    form = M4(content) if isinstance(content, str) else Form(tuple(tuple(term) for term in content))
+    form: AnyForm
+    if "terms" in content:
+        form = Form(
+            tuple(tuple(term) for term in content["terms"]), bool(content["irreducible"]), bool(content["tied"])
+        )
+    else:
+        form = M4(content["m4"]) if "m4" in content else Broken(content["broken"])
     if not form.axes or not set(form.axes) <= set(AXES):
         raise ValueError(f"axes: got {form.axes}, expected some of {AXES}")
     return form

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.accuracy import AccuracyOfLoss
 from isoflop.scaling.analysis import Analysis
+from isoflop.scaling.backtests import Backtest, Discrepancy
 from isoflop.scaling.forms import form_from_json, form_to_json
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.planning import Planner, Sizes
+from isoflop.scaling.reach import Reach
 from isoflop.scaling.results import rounded
 from isoflop.scaling.uncertainty import Noise
 from isoflop.scaling.without_law import read_lack
@@ -30,8 +33,9 @@ class KnownLaw:
     accuracy: AccuracyOfLoss | None
     parameters_of_width: dict[int, int]
     max_unique_samples: float  # of the study's runs; below ``planner.all_samples`` if no fraction is 1
-    trusted: bool
     diagnostics: list[str]  # their kinds
+    metric: str = "loss"  # what the losses were made from, see ``metrics``
+    metric_scale: float = 1.0  # 100 for accuracies in percent
 
 
 def write_law(analysis: Analysis, file: Path) -> None:
@@ -50,28 +54,53 @@ def write_law(analysis: Analysis, file: Path) -> None:
     content = {
         "fits": fits,
         "noise": asdict(law.noise),
+        "discrepancy": law.discrepancy.scale,
+        "reach": asdict(law.reach),
+        "resampling": law.resampling,
+        "backtests": [asdict(one) for one in law.backtests],
         "sizes": asdict(planner.sizes),
         "plan": {name: value for name, value in vars(planner).items() if name not in ("law", "sizes")},
         "accuracy": asdict(analysis.accuracy) if analysis.accuracy else None,
         "parameters_of_width": {str(run.width): run.parameters for run in study.runs if run.width is not None},
         "max_unique_samples": max(run.unique_samples for run in study.runs),
-        "trusted": analysis.trusted,
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
+        "metric": study.metric,
+        "metric_scale": study.metric_scale,
     }
     file.write_text(json.dumps(content) + "\n")  # compact, unlike write_json: thousands of replicates
+
+
+def known_law(analysis: Analysis) -> KnownLaw:
+    """What law.json holds of an analysis, without a file."""
+    study = analysis.study
+    return KnownLaw(
+        analysis.planner,
+        analysis.accuracy,
+        {run.width: round(run.parameters) for run in study.runs if run.width is not None},
+        max(run.unique_samples for run in study.runs),
+        [diagnostic.kind for diagnostic in analysis.diagnostics],
+        study.metric,
+        study.metric_scale,
+    )
 
 
 def read_law(file: Path) -> KnownLaw:
     """Read the file that ``write_law`` wrote.
 
     Raises:
-        UserError: the file is missing or malformed, or the study has no law.
+        UserError: the file is missing or malformed, or differs from dvc.lock, or the study has no law.
     """
+    check_outputs(file)
     if missing := read_lack(file):
         raise UserError(f"{file}: no scaling law: {missing.reason}; fix: `{missing.command}`")
     try:
         content = json.loads(file.read_text())
-        law = Law(tuple(_fit(one) for one in content["fits"]), Noise(**content["noise"]))
+        ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
+        reach = Reach(ranges, content["reach"]["trusted_to"])
+        backtests = tuple(Backtest(**one) for one in content["backtests"])
+        discrepancy = Discrepancy(float(content["discrepancy"]), ranges)
+        fits = tuple(_fit(one) for one in content["fits"])
+        law = Law(fits, Noise(**content["noise"]), discrepancy, reach, content["resampling"], backtests)
         quadratic = content["sizes"].pop("quadratic")
         sizes = Sizes(tuple(quadratic) if quadratic else None, **content["sizes"])
         return KnownLaw(
@@ -79,10 +108,11 @@ def read_law(file: Path) -> KnownLaw:
             AccuracyOfLoss(**content["accuracy"]) if content["accuracy"] else None,
             {int(width): int(size) for width, size in content["parameters_of_width"].items()},
             float(content["max_unique_samples"]),
-            bool(content["trusted"]),
             [diagnostic["kind"] for diagnostic in content["diagnostics"]],
+            str(content["metric"]),
+            float(content["metric_scale"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file}: not a readable law ({error}); fix: run `dvc repro scaling`") from None
 
 

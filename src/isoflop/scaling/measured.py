@@ -7,19 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from isoflop.scaling.asking import Goal
 from isoflop.scaling.runs import Run, Study
 
 _FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200.0  # of a run that spends a budget, see ``training.sweep``
 _FEWEST_OF_PROFILE = 4  # widths
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a training may cost or has to reach; None: no limit."""
-
-    flops: float | None = None  # most training FLOPs
-    loss: float | None = None  # highest validation loss
-    parameters: float | None = None  # most parameters
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,20 @@ class Planner:
         (log_size,) = _minima(np.log(grid), losses[None])
         return (float(np.exp(log_size)), float(losses.min())) if np.isfinite(log_size) else None
 
+    def why_unbounded(self, flops: float | None = None) -> str:
+        """Why the predicted loss has no minimum along a budget, and which runs could change that; half a sentence."""
+        axes = self.law.form.axes
+        if "parameters" not in axes or self.data_axis not in axes:
+            return "it does not trade size against samples: the study varies only one of them"
+        budget = flops or self.sizes.flops(self.largest, self.most_samples)
+        ends = self.law.predict(self.levels(grid := self._grid(), self.sizes.samples(budget, grid)))[[0, -1]]
+        larger = ends[1] < ends[0]
+        ever, instead = ("larger models", "more samples") if larger else ("more samples", "larger models")
+        return (
+            f"along a budget it predicts an ever lower loss for {ever}, so {instead} never pay off; runs of at least 4 "
+            "sizes at one budget, on both sides of the lowest loss, would locate an optimum"
+        )
+
     def flops_for(self, loss: float) -> float | None:
         """The smallest budget whose compute-optimal size reaches a predicted loss; None if no budget does."""
         return self._smallest_budget(lambda _, reached: reached <= loss)

@@ -58,10 +58,20 @@ def group_by_budget(flops: Floats) -> list[npt.NDArray[np.int64]]:
     return [np.sort(np.array(group, np.int64)) for group in groups]
 
 
+def _is_budget(flops: Floats, group: npt.NDArray[np.int64]) -> bool:
+    """Whether the runs of a group stand out: at most half as many lie just below and above their FLOPs together.
+
+    Checkpoints and random designs have runs at all FLOPs, of which any window would look like a budget.
+    """
+    low, high = flops[group].min(), flops[group].max()
+    near = (flops >= low / _SAME_BUDGET) & (flops <= high * _SAME_BUDGET)
+    return bool(near.sum() - len(group) <= len(group) / 2)
+
+
 def profiles(
     flops: Floats, sizes: Floats, samples: Floats, losses: Floats, replicates: int, rng: np.random.Generator
 ) -> list[Profile]:
-    """Fit the profile of every budget that was spent on at least four sizes.
+    """Fit the profile of every budget that was spent on at least four sizes, and that runs share on purpose.
 
     Args:
         flops: [M] training FLOPs of the runs.
@@ -71,7 +81,11 @@ def profiles(
         replicates: number of parametric bootstrap replicates for the intervals. Their noise is that of the runs of all
             profiles about their curves.
     """
-    groups = [group for group in group_by_budget(flops) if len(set(sizes[group].tolist())) >= _MIN_SIZES]
+    groups = [
+        group
+        for group in group_by_budget(flops)
+        if len(set(sizes[group].tolist())) >= _MIN_SIZES and _is_budget(flops, group)
+    ]
     curves = [_curve(sizes[group], losses[group]) for group in groups]
     squares = sum(float((residuals**2).sum()) for _, _, residuals in curves)
     dof = sum(len(residuals) - len(curve) for curve, _, residuals in curves)

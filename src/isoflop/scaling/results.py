@@ -3,7 +3,8 @@
 ``facts`` builds scaling/scaling.json. Its keys are stable; a value is None if it does not exist:
 
 - ``lacks``: None, or, for a study without a law, its ``reason`` and a ``command`` that would change it;
-- ``form`` (formula), ``objective``; ``runs``, ``excluded`` (number by reason), ``configurations``;
+- ``form`` (formula), ``objective`` and its value ``objective_value``; ``runs``, ``excluded`` (number by reason),
+  ``configurations``;
 - ``parameters``: ``value``, ``low`` and ``high`` of each parameter of the law of all runs (E, A, alpha, ...), with 95 %
   bootstrap intervals (E: profile interval); ``forms``: the forms that are not ruled out, each with its BIC ``weight``;
 - ``seed_noise`` and ``configuration_noise``: relative standard deviations of the loss between seeds, and of the law's
@@ -14,9 +15,16 @@
   configuration;
 - ``optimal``: a ``planning.Optimum`` for each budget (``smallest``, ``median``, ``largest``, ``tenfold``);
 - ``profiles``: the compute-optimal size of each budget by its IsoFLOP profile, with that of the law; their
-  ``profile_exponent`` a of N* ∝ C^a;
+  ``profile_exponent`` a of N* ∝ C^a; ``exponents``: a and b (of S* ∝ C^b) by the law and by the profiles, each with
+  ``value``, ``low`` and ``high``;
+- ``dropped``: the rows of a table that were left out, with the reason; ``metric``: what its losses were made from;
+  ``unit``: what its samples are called;
 - ``data_question``, ``next_run``: see ``advice``;
-- ``trusted``: whether no diagnostic is a warning; ``diagnostics``: a list of {kind, message, values}.
+- ``resampling``: what the bootstrap resampled; ``discrepancy``: the scale of the law's own error, see
+  ``backtests.Discrepancy``;
+- ``trusted_to``: for each axis, the factor beyond the runs to which backtests held (1: nothing beyond the runs);
+  ``backtests``: what each held out, at which factor, with its error and whether it held;
+- ``diagnostics``: a list of {kind, message, values}.
 """
 
 from __future__ import annotations
@@ -30,10 +38,14 @@ import numpy as np
 
 from isoflop.runtime.files import write_json
 from isoflop.scaling.analysis import OBJECTIVE, Analysis
+from isoflop.scaling.exponents import exponents
+from isoflop.scaling.fitting import objective_values
 from isoflop.scaling.held_out import Comparison, HeldOut
 from isoflop.scaling.laws import Law
+from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Planner
 from isoflop.scaling.profiles import Profile, exponent
+from isoflop.scaling.runs import Study
 from isoflop.scaling.uncertainty import interval
 
 
@@ -44,8 +56,12 @@ def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:
         "lacks": None,
         "form": law.form.label,
         "objective": objective,
+        "objective_value": _objective_value(law, study, objective),
         "runs": len(study.runs),
         "excluded": dict(sorted(study.excluded.items())),
+        "dropped": [{"row": row, "reason": reason} for row, reason in study.dropped],
+        "metric": study.metric,
+        "unit": study.unit,
         "configurations": len(set(study.configurations.tolist())),
         "parameters": _parameters(law, analysis.irreducible),
         "forms": [{"form": one.form.label, "weight": one.weight} for one in law.fits],
@@ -55,12 +71,23 @@ def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:
         "optimal": {name: asdict(best) for name, best in analysis.optima.items()},
         "profiles": [_profile(profile, analysis.planner) for profile in analysis.profiles],
         "profile_exponent": exponent(analysis.profiles),
+        "exponents": exponents(analysis.planner, analysis.profiles),
         "data_question": asdict(analysis.data_question) if analysis.data_question else None,
         "next_run": asdict(analysis.next_run) if analysis.next_run else None,
-        "trusted": analysis.trusted,
+        "resampling": law.resampling,
+        "discrepancy": law.discrepancy.scale,
+        "trusted_to": dict(law.reach.trusted_to),
+        "backtests": [asdict(one) for one in law.backtests],
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
     }
     return {name: rounded(value) for name, value in content.items()}
+
+
+def _objective_value(law: Law, study: Study, objective: str) -> float:
+    """The objective of the law of all runs, as in ``fitting.fit``: a sum over the runs."""
+    levels, weights = study.levels(law.form.axes), study.weights
+    values_RP, losses_RM = law.values[None], study.losses[None]
+    return float(objective_values(law.form, values_RP, levels, losses_RM, OBJECTIVES[objective], weights)[0])
 
 
 def write_facts(analysis: Analysis, file: Path, objective: str = OBJECTIVE) -> None:

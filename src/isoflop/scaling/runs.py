@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.forms import Floats
+from isoflop.scaling.forms import AXES, Floats
 
 MIN_WIDTHS = 3  # with fewer, E is not identifiable
 _MAX_SHARE_OF_CHANCE = 0.9  # a run whose loss is a larger share of the chance loss is undertrained
-SAME = 1.02  # levels within this factor are one level, as rounded epochs and sizes differ slightly
+SAME = 1.02  # levels within this factor count as one level of an axis, as rounded epochs and sizes differ slightly
+_EQUAL = 1.001  # only runs within this factor are repeats of one configuration
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Run:
     accuracy: float | None = None
     width: int | None = None
     body_parameters: float | None = None  # excluding embedding and head
+    weight: float = 1.0  # in the fit, relative to the other runs
+    held: bool = False  # chosen to be held out, to test the law
+    row: int = field(default=0, compare=False)  # of the table
 
     @property
     def epochs(self) -> float:
@@ -48,6 +52,12 @@ class Study:
     excluded: Mapping[str, int] = field(default_factory=dict)  # number of runs by reason, see exclusion_reason
     all_samples: float = 0.0
     assumed: str = ""  # what a table lacked and what was assumed, such as C = 6 N S (Kaplan et al. 2020)
+    dropped: tuple[tuple[int, str], ...] = ()  # row of a table and why it was left out
+    named: frozenset[str] = frozenset(AXES)  # axes that are known; a table may lack some
+    metric: str = "loss"  # what the losses were made from, see ``metrics``
+    metric_scale: float = 1.0  # 100 for accuracies in percent
+    loss_column: str | None = None  # its name in a table
+    held_out: str | None = None  # condition of the runs that are held out; None: the largest level
     fewest_epochs: int = 1  # of all runs, the excluded ones included
     most_epochs: int = 1
 
@@ -62,16 +72,18 @@ class Study:
         return np.array([run.loss for run in self.runs], np.float64)
 
     @property
+    def weights(self) -> Floats | None:
+        """Weights [M] of the runs in the fit; None if all are equal."""
+        weights = np.array([run.weight for run in self.runs], np.float64)
+        return None if (weights == weights[0]).all() else weights
+
+    @property
     def configurations(self) -> npt.NDArray[np.int64]:
         """Index [M] of the configuration of each run; runs that differ only in their seed share one."""
         axes = self.axes if self.axes == ("flops",) else ("parameters", "unique_samples", "seen_samples")
-        keys = list(zip(*(self._level_indices(axis) for axis in axes), strict=True))
+        keys = list(zip(*(_level_indices(self.column(axis)) for axis in axes), strict=True))
         order = {key: index for index, key in enumerate(sorted(set(keys)))}
         return np.array([order[key] for key in keys], np.int64)
-
-    def _level_indices(self, axis: str) -> list[int]:
-        """Index [M] into ``level_values`` of each run."""
-        return [int(after) - 1 for after in np.searchsorted(self.level_values(axis), self.column(axis), side="right")]
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -96,11 +108,7 @@ class Study:
 
     def level_values(self, axis: str) -> list[float]:
         """Distinct levels of an axis, ascending; levels within 2 % of the previous one count as the same."""
-        levels: list[float] = []
-        for value in np.unique(self.column(axis)):
-            if not levels or value > SAME * levels[-1]:
-                levels.append(float(value))
-        return levels
+        return _levels(self.column(axis), SAME)
 
     def levels(self, axes: Sequence[str]) -> Floats:
         """Levels [K, M] of the runs on the named axes."""
@@ -111,10 +119,29 @@ class Study:
         kept = tuple(run for run, wanted in zip(self.runs, keep, strict=True) if wanted)
         return replace(self, runs=kept)
 
+    @property
+    def unit(self) -> str:
+        """What the samples are called: a sweep of this project trains on images, a table on anything."""
+        return "images" if self.loss_column is None else "samples"
+
     def size_name(self, parameters: float) -> str:
         """``width 32`` if the runs have a width, else ``2.98e+05 parameters``."""
         widths = {run.width for run in self.runs if run.parameters == parameters} - {None}
         return f"width {widths.pop()}" if len(widths) == 1 else f"{parameters:.3g} parameters"
+
+
+def _levels(values: Floats, same: float) -> list[float]:
+    """Distinct values, ascending; values within the factor ``same`` of the previous level count as that level."""
+    levels: list[float] = []
+    for value in np.unique(values):
+        if not levels or value > same * levels[-1]:
+            levels.append(float(value))
+    return levels
+
+
+def _level_indices(values: Floats) -> list[int]:
+    """Index [M] of the level of each value, where only values that differ by rounding are of one level."""
+    return [int(after) - 1 for after in np.searchsorted(_levels(values, _EQUAL), values, side="right")]
 
 
 def read_study(folder: Path, widths: Sequence[int]) -> Study:

@@ -1,4 +1,4 @@
-"""Uncertainty of a fitted law: seed noise and misfit, bootstrap replicates, confidence and prediction intervals."""
+"""Uncertainty of a fitted law: seed noise and misfit, confidence and prediction intervals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.scaling.fitting import profile_objective, refit
-from isoflop.scaling.forms import AnyForm, Floats, Form
-from isoflop.scaling.objectives import Objective
+from isoflop.scaling.forms import Floats
 
 _MAX_NOISE = 25.0  # of log loss, for runs that follow no law: e^25 is finite and as good as infinite
 _NOISE_QUANTILES = 99  # equally likely values that approximate the distribution of the noise
@@ -81,54 +79,6 @@ def noise(residuals: Residuals, parameters: int) -> Noise:
     return Noise(None if seed is None else float(np.sqrt(seed)), float(np.sqrt(misfit)), dof)
 
 
-def bootstrap(
-    form: AnyForm,
-    levels: Floats,
-    losses: Floats,
-    configurations: npt.NDArray[np.int64],
-    objective: Objective,
-    values: Floats,
-    replicates: int,
-    rng: np.random.Generator,
-) -> Floats:
-    """Bootstrap replicates [R, P] of the parameters: a residual bootstrap clustered by configuration.
-
-    Each configuration gets the mean residual of a random configuration, and each of its runs the deviation of a
-    random run from its mean, both with a random sign and scaled up for the degrees of freedom of the fit. The design
-    stays fixed: resampling runs (as Besiroglu et al. 2024 do with 240 of them) would leave many replicates of a small
-    design without a whole width, where the law is not identifiable. The residuals of each replicate are scaled by a
-    random factor (χ²) for the uncertainty of the noise estimate, so that percentiles follow Student's t rather than a
-    normal distribution.
-    """
-    fitted_M = form.predict(values[None], levels)[0]
-    residuals = Residuals.of(np.log(losses) - np.log(fitted_M), configurations)
-    seed, seed_dof = residuals.seed_variance()
-    mean, mean_dof = residuals.mean_variance(form.size)
-    pool_C = residuals.means * np.sqrt(len(residuals.means) * (mean or 0.0) / max((residuals.means**2).sum(), 1e-300))
-    between_RC = _resampled(pool_C, (replicates, len(pool_C)), rng) * _noise_scale(mean_dof, replicates, rng)
-    if mean is None and seed is not None:  # the law interpolates the means: only the seeds give their errors
-        between_RC = np.sqrt(seed / residuals.counts) * rng.standard_normal((replicates, len(pool_C)))
-    pool_M = residuals.within * np.sqrt(len(losses) / seed_dof) if seed_dof else np.zeros(len(losses))
-    within_RM = _resampled(pool_M, (replicates, len(losses)), rng) * _noise_scale(seed_dof, replicates, rng)
-    for configuration in range(len(pool_C)):  # deviations from a mean must not move the mean
-        members = configurations == configuration
-        within_RM[:, members] -= within_RM[:, members].mean(axis=1, keepdims=True)
-    noise_RM = np.clip(between_RC[:, configurations] + within_RM, -_MAX_NOISE, _MAX_NOISE)
-    tables_RM = fitted_M * np.exp(noise_RM)
-    return refit(form, levels, tables_RM, objective, values)
-
-
-def _resampled(pool: Floats, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    return np.asarray(rng.choice(pool, shape) * rng.choice([-1.0, 1.0], shape))
-
-
-def _noise_scale(degrees_of_freedom: int, replicates: int, rng: np.random.Generator) -> Floats:
-    """Random ratios [R, 1] of the true standard deviation to one estimated with these degrees of freedom."""
-    if not degrees_of_freedom:
-        return np.ones((replicates, 1))
-    return np.sqrt(degrees_of_freedom / rng.chisquare(degrees_of_freedom, (replicates, 1)))
-
-
 def central_interval(samples: Floats) -> tuple[Floats, Floats]:
     """Lower and upper 95 % percentile bounds of samples [R, ...].
 
@@ -145,12 +95,15 @@ def interval(samples: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def prediction_interval(losses: Floats, sd: float, degrees_of_freedom: int) -> tuple[float, float] | None:
-    """The 95 % prediction interval of a new run's loss: bootstrap replicates and noise combined.
+def prediction_interval(
+    losses: Floats, sd: float, degrees_of_freedom: int, discrepancy: float = 0.0
+) -> tuple[float, float] | None:
+    """The 95 % prediction interval of a new run's loss: bootstrap replicates, noise and discrepancy combined.
 
     Args:
         losses: [R] losses that the bootstrap replicates predict.
         sd: standard deviation of the new log loss, estimated with ``degrees_of_freedom`` (Student's t).
+        discrepancy: standard deviation of the law's own error of log loss there.
 
     Returns:
         None if there are no degrees of freedom, so that the noise is not identifiable.
@@ -159,36 +112,9 @@ def prediction_interval(losses: Floats, sd: float, degrees_of_freedom: int) -> t
 
     if degrees_of_freedom < 1:
         return None
+    both = float(np.hypot(sd, discrepancy))
+    share = (sd / both) ** 4 if both else 1.0
+    effective = degrees_of_freedom / max(share, degrees_of_freedom / 1e4)  # Welch and Satterthwaite
     shares = (np.arange(_NOISE_QUANTILES) + 0.5) / _NOISE_QUANTILES
-    noise_Q = np.clip(sd * t.ppf(shares, degrees_of_freedom), -_MAX_NOISE, _MAX_NOISE)
+    noise_Q = np.clip(both * t.ppf(shares, effective), -_MAX_NOISE, _MAX_NOISE)
     return interval((losses[:, None] * np.exp(noise_Q)[None]).ravel())
-
-
-def irreducible_loss_interval(
-    form: Form, levels: Floats, losses: Floats, configurations: npt.NDArray[np.int64], values: Floats
-) -> tuple[float, float] | None:
-    """The 95 % profile interval of E: all values that an F test with one fixed parameter does not reject.
-
-    It is valid even if the best E is at its bound of 0; its lower end is then 0. None without degrees of freedom.
-    """
-    from scipy.stats import f
-
-    residuals_M = np.log(losses) - np.log(form.predict(values[None], levels)[0])
-    variance, dof = Residuals.of(residuals_M, configurations).misfit_variance(form.size)
-    if variance is None:
-        return None
-    highest = 0.999 * float(losses.max())
-    centre = min(float(values[0]), highest)
-    steps = highest * 2.0 ** -np.arange(22)  # from the whole range to less than any noise resolves
-    fixed_F = np.unique(np.clip(np.concatenate([centre - steps, [centre], centre + steps]), 0, highest))
-    halves_F = profile_objective(form, levels, losses, values, fixed_F)
-    limit = halves_F.min() + 0.5 * max(variance, 1e-300) * f.ppf(0.95, 1, dof)
-    first, last = np.flatnonzero(halves_F <= limit)[[0, -1]]
-    # refine between each end and its neighbor outside
-    below_F = np.linspace(fixed_F[max(first - 1, 0)], fixed_F[first], 8)
-    above_F = np.linspace(fixed_F[last], fixed_F[min(last + 1, len(fixed_F) - 1)], 8)
-    finer_F = np.concatenate([below_F, above_F])
-    allowed_F = finer_F[profile_objective(form, levels, losses, values, finer_F) <= limit * (1 + 1e-9)]
-    low = min(allowed_F.min(initial=np.inf), fixed_F[first])
-    high = max(allowed_F.max(initial=0), fixed_F[last])
-    return float(low), float(high)

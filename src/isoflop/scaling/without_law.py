@@ -57,12 +57,8 @@ def _setting(study: Study, widths: Sequence[int]) -> str:
     return f"'sweep.widths=[{','.join(map(str, [*widths, 2 * widths[-1]]))}]'"
 
 
-def write_without_law(
-    study: Study, missing: Lack, law: Path, metrics: Path, points: Path, pictures: Iterable[Path]
-) -> None:
-    """Write the outputs of stage ``scaling`` for a study without a law."""
-    from isoflop.scaling.plot_axes import panels, write_message
-
+def write_without_law(study: Study, missing: Lack, law: Path, metrics: Path, points: Path, pictures: Path) -> None:
+    """Write the outputs of stage ``scaling`` for a study without a law; ``pictures`` is an empty folder."""
     law.write_text(json.dumps({"lacks": asdict(missing)}) + "\n")
     write_json(metrics, facts_without_law(study, missing))
     with points.open("w", newline="") as stream:
@@ -71,9 +67,7 @@ def write_without_law(
         for run in study.runs:
             sizes = (run.parameters, run.unique_samples, run.seen_samples, run.flops, run.body_parameters or 0)
             rows.writerow([*(f"{size:.10g}" for size in sizes), run.seed, f"{run.loss:.6g}", "", "false"])
-    for picture in pictures:
-        figure, (axes,) = panels(1)
-        write_message(figure, axes, f"no scaling law: {missing.reason}", picture)
+    pictures.mkdir()
 
 
 def facts_without_law(study: Study, missing: Lack) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.experiment_loggers import ExperimentLog
 from isoflop.training.batches import check_batch_size, steps_an_epoch
 from isoflop.training.callbacks import BestWeights, Curves, History, LossesByImage, ProgressDisplay, Row
+from isoflop.training.checkpoints import VerifiedCheckpoints, is_intact
 from isoflop.training.hardware import Hardware, keep_freed_memory, largest_batch, trainer_options
 from isoflop.training.lightning_module import Data, Plan, Training
 from isoflop.training.losses import Teacher
@@ -159,6 +160,7 @@ def _trainer(
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.gradient_clip or None,
         callbacks=every,
+        plugins=[VerifiedCheckpoints()],
         logger=False,
         enable_checkpointing=checkpoint is not None,
         enable_progress_bar=False,
@@ -175,7 +177,7 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, on: Hardware, opti
     if on.compile:
         training.net.compile()
     last = checkpoint / f"{_CHECKPOINT}.ckpt" if checkpoint else None
-    resume = last if last and last.exists() else None
+    resume = last if last and is_intact(last) else None
     with per_image_gradients(training.net) if options.get("private") else nullcontext(), warnings.catch_warnings():
         # Lightning's advice on data loaders, which does not apply to ours, and its own use of deprecated torch calls
         warnings.filterwarnings("ignore", module="pytorch_lightning")

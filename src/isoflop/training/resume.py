@@ -15,6 +15,7 @@ import numpy as np
 from isoflop.data.loading import TrainingImages
 from isoflop.runtime.processes import is_first_process
 from isoflop.runtime.stage_code import code_digest, import_closure, installed, is_runtime, running_stage
+from isoflop.training.checkpoints import is_intact
 
 _FOLDER = Path(".isoflop") / "resume"
 
@@ -27,8 +28,12 @@ def resumable(images: TrainingImages, *facts: Any) -> Iterator[Path]:
     it starts again.
     """
     folder = _FOLDER / _key(images, facts)
-    if (folder / "last.ckpt").exists() and is_first_process():
-        print(f"resuming the interrupted training from {folder / 'last.ckpt'}", flush=True)
+    last = folder / "last.ckpt"
+    if last.exists() and is_first_process():
+        if is_intact(last):
+            print(f"resuming the interrupted training from {last}", flush=True)
+        else:
+            print(f"{last}: cut short or damaged; the training starts again", flush=True)
     yield folder
     if is_first_process():
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,238 @@
+"""Read the file of a table as named columns and rows: delimited text, JSON, JSONL and Parquet, gzipped or not.
+
+Exports of experiment trackers are tables like others: nested objects become columns named by their path, such as
+``config.width`` (W&B) or ``metrics.val_loss`` (MLflow).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isoflop.runtime.errors import UserError
+
+_DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r'^"?sep=(.)"?\r?\n')  # the first line of files that Excel writes
+_SHOWN = 30  # column names in an error; tracking exports have hundreds
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by column name. ``lines`` [M] is the number of each row in an editor (text) or its position from 1."""
+
+    source: str
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    lines: list[int]
+    decimal_comma: bool = False  # "3,20" is 3.2, as in text that separates columns by semicolons
+
+    def name(self, wanted: str, option: str) -> str:
+        """The column called ``wanted``, or the only one whose path ends in it: ``val_loss`` of ``metrics.val_loss``.
+
+        Raises:
+            UserError: there is no such column, or more than one.
+        """
+        found = [name for name in self.columns if name == wanted]
+        found = found or [name for name in self.columns if name.rpartition(".")[2] == wanted]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            got = f"{self.source}: got {len(found)} columns {wanted} ({option})"
+            raise UserError(f"{got}, expected one; fix: name it in full: {', '.join(found)}")
+        raise UserError(f"{self.source}: got columns {self.shown}; expected {wanted} ({option})")
+
+    @property
+    def shown(self) -> str:
+        """The names of the columns, for messages; the first of them if there are many."""
+        more = len(self.columns) - _SHOWN
+        return ", ".join(self.columns[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+    def only(self, keep: Iterable[int]) -> Table:
+        """The table restricted to the rows with these indices."""
+        kept = list(keep)
+        rows, lines = [self.rows[row] for row in kept], [self.lines[row] for row in kept]
+        return Table(self.source, self.columns, rows, lines, self.decimal_comma)
+
+
+def read_file(file: Path) -> Table:
+    """Read a table; the content decides on the format, not the name of the file.
+
+    Raises:
+        UserError: the file is missing, not a table, or has rows with more fields than columns.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: not readable ({error.strerror}), expected a table of runs") from None
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{file}: not readable as gzip ({error})") from None
+    if data[:4] == b"PAR1" or file.suffix == ".parquet":
+        return _of_records(_parquet_rows(file, data), str(file))
+    if data[:4] == b"PK\x03\x04":
+        raise UserError(f"{file}: got a workbook or zip archive, expected a table; fix: save it as CSV")
+    text = _decoded(data)
+    if text.lstrip()[:1] in ("{", "["):
+        return _of_records(_json_rows(text, file), str(file))
+    return _delimited(text, str(file))
+
+
+def of_frame(frame: Any) -> Table:
+    """The table of a data frame (pandas, polars, pyarrow), of columns {name: values} or of a sequence of rows.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if hasattr(frame, "to_pylist"):  # pyarrow
+        return _of_records(frame.to_pylist(), "table")
+    if hasattr(frame, "to_dicts"):  # polars
+        return _of_records(frame.to_dicts(), "table")
+    if hasattr(frame, "to_dict"):  # pandas
+        return _of_records(frame.to_dict("records"), "table")
+    if isinstance(frame, Mapping):
+        return _of_records(_transposed({str(name): list(values) for name, values in frame.items()}, "table"), "table")
+    rows = list(frame) if isinstance(frame, Iterable) else []
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise UserError(f"frame: got {type(frame).__name__}, expected a data frame, columns or rows of runs")
+    return _of_records(rows, "table")
+
+
+def _decoded(data: bytes) -> str:
+    """Text in UTF-8, UTF-16 or, as a last resort, Latin-1, which decodes all bytes."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    if b"\0" in data[:64]:  # UTF-16 without a byte order mark
+        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _delimited(text: str, source: str) -> Table:
+    skipped = 0
+    found = _SEPARATOR_LINE.match(text)
+    delimiter = found[1] if found else ""
+    lines = text.splitlines(keepends=True)
+    while skipped < len(lines) and (skipped < bool(found) or not lines[skipped].strip() or lines[skipped][0] == "#"):
+        skipped += 1
+    lines = lines[skipped:]
+    if not lines:
+        raise UserError(f"{source}: got no rows, expected one row per run")
+    delimiter = delimiter or max(_DELIMITERS, key=lambda one: len(next(csv.reader([lines[0]], delimiter=one))))
+    try:
+        return _parsed(io.StringIO("".join(lines), newline=""), delimiter, skipped, source)
+    except csv.Error as error:
+        raise UserError(f"{source}: not readable as CSV ({error})") from None
+
+
+def _parsed(stream: io.StringIO, delimiter: str, skipped: int, source: str) -> Table:
+    reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
+    columns = tuple(name.strip() for name in next(reader))
+    rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    for fields in reader:
+        if not any(field.strip() for field in fields):
+            continue
+        line = skipped + reader.line_num
+        if any(field.strip() for field in fields[len(columns) :]):
+            got = f"{source}: row {line}: got {len(fields)} fields, expected {len(columns)}"
+            raise UserError(f"{got}; fix: put fields that contain {delimiter!r} in double quotes")
+        padded = [*fields, *[""] * (len(columns) - len(fields))]
+        rows.append({name: field.strip() for name, field in zip(columns, padded, strict=False)})
+        numbers.append(line)
+    comma = delimiter == ";" and _has_decimal_commas(value for row in rows for value in row.values())
+    return Table(source, columns, rows, numbers, comma)
+
+
+def _has_decimal_commas(values: Iterable[str | None]) -> bool:
+    """Whether commas are decimal: some number has one, and none has a decimal point or two commas."""
+    numeric = [value for value in values if value and re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", value, re.IGNORECASE)]
+    points = any(value.count(".") == 1 and not re.search(r"\.\d{3}(,|$)", value) for value in numeric)
+    return any("," in value for value in numeric) and not points and all(value.count(",") < 2 for value in numeric)
+
+
+def _parquet_rows(file: Path, data: bytes) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, BufferReader
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise UserError(f"{file}: Parquet requires pyarrow; fix: `pip install 'isoflop[parquet]'`") from None
+    try:
+        return list(read_table(BufferReader(data)).to_pylist())
+    except (ArrowException, ValueError, OSError) as error:
+        raise UserError(f"{file}: not readable as Parquet ({error})") from None
+
+
+def _json_rows(text: str, file: Path) -> list[Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as whole:
+        lines = [line for line in text.splitlines() if line.strip()]
+        try:
+            return [json.loads(line) for line in lines] if len(lines) > 1 else _fail(whole)
+        except ValueError:
+            raise UserError(f"{file}: not readable as JSON ({whole})") from None
+    return _records(content, str(file))
+
+
+def _fail(error: ValueError) -> list[Any]:
+    raise error
+
+
+def _records(content: Any, source: str) -> list[Any]:
+    """Rows of the layouts that trackers and pandas write: records, columns, split, or one list inside an object."""
+    if isinstance(content, list):
+        return content
+    lists = {name: value for name, value in content.items() if isinstance(value, list)}
+    if "columns" in lists and "data" in lists:
+        return [dict(zip(map(str, content["columns"]), row, strict=False)) for row in content["data"]]
+    of_rows = [value for value in lists.values() if value and all(isinstance(row, dict) for row in value)]
+    if len(of_rows) == 1:
+        return list(of_rows[0])
+    if lists and len(lists) == len(content):
+        return _transposed(lists, source)
+    if content and all(isinstance(value, dict) for value in content.values()):
+        return _transposed({name: list(value.values()) for name, value in content.items()}, source)
+    return [content]
+
+
+def _transposed(columns: Mapping[str, list[Any]], source: str) -> list[dict[str, Any]]:
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{source}: got columns of different lengths {lengths}, expected one value per run")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _of_records(records: Iterable[Any], source: str) -> Table:
+    rows = []
+    for index, record in enumerate(records, 1):
+        if not isinstance(record, Mapping):
+            raise UserError(f"{source}: row {index}: got {type(record).__name__}, expected an object with named values")
+        rows.append(_flat(record))
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Table(source, columns, [{name: row.get(name) for name in columns} for row in rows],
+                 list(range(1, len(rows) + 1)))  # fmt: skip
+
+
+def _flat(record: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as paths; W&B's {"value": x} and MLflow's [{"key": k, "value": v}] as what they hold."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and "value" in value and set(value) <= {"value", "desc"}:
+            value = value["value"]
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) and "key" in one for one in value):
+            value = {one["key"]: one.get("value") for one in value}
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat

@@ -1,0 +1,216 @@
+"""What DVC restores from a remote that an attacker can write to, and the files that a kill leaves in its folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, run_command
+
+_GRAPH = """\
+stages:
+  make:
+    cmd: mkdir -p out && cp in.txt out/made.txt
+    deps: [in.txt]
+    outs: [out]
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a project whose one stage has run, `first`, and its remote, `remote`, with the run cache."""
+    folder = tmp_path_factory.mktemp("guard")
+    (folder / "guard").mkdir()
+    (folder / "guard" / "sitecustomize.py").write_text("from isoflop.runtime import dvc_guard\ndvc_guard.install()\n")
+    first = folder / "first"
+    first.mkdir()
+    (first / "in.txt").write_text("content\n")
+    (first / "dvc.yaml").write_text(_GRAPH)
+    (first / "params.yaml").write_text("{}\n")
+    (first / "code.yaml").write_text("stages: {}\n")
+    dvc(first, "init", "-q", "--no-scm")
+    dvc(first, "remote", "add", "-q", "-d", "team", str(folder / "remote"))
+    dvc(first, "repro", "-q")
+    dvc(first, "push", "-q", "--run-cache")
+    return folder
+
+
+@pytest.fixture
+def mate(pushed: Path, tmp_path: Path) -> Path:
+    """A copy of the project without its cache and results, in a folder with a copy of the remote."""
+    shutil.copytree(pushed / "guard", tmp_path / "guard")
+    shutil.copytree(pushed / "remote", tmp_path / "remote")
+    shutil.copytree(pushed / "first", tmp_path / "mate", ignore=shutil.ignore_patterns("cache", "tmp", "out", "*.lock"))
+    dvc(tmp_path / "mate", "remote", "modify", "team", "url", str(tmp_path / "remote"))
+    return tmp_path / "mate"
+
+
+def dvc(project: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """DVC with the checks, as an installation of the package has them."""
+    paths = f"{project.parent / 'guard'}:{ROOT / 'src'}"
+    return run_command("dvc", *arguments, cwd=project, check=check, PYTHONPATH=paths, ISOFLOP_TESTS_REAL="1")
+
+
+def stored(remote: Path, content: bytes, end: str = "") -> str:
+    md5 = hashlib.md5(content).hexdigest()
+    file = remote / "files" / "md5" / md5[:2] / (md5[2:] + end)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return md5 + end
+
+
+def forge(remote: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the only record and give it the name that DVC would."""
+    from dvc.stage.cache import _get_cache_hash
+
+    (file,) = [file for file in (remote / "runs").rglob("*") if file.is_file()]
+    file.chmod(0o644)
+    record = yaml.safe_load(file.read_text())
+    change(record)
+    file.unlink()
+    file.with_name(_get_cache_hash(record)).write_text(yaml.safe_dump(record, sort_keys=False))
+
+
+def with_member(remote: Path, name: str) -> Callable[[dict[str, Any]], None]:
+    def change(record: dict[str, Any]) -> None:
+        (out,) = record["outs"]
+        old = remote / "files" / "md5" / out["md5"][:2] / out["md5"][2:]
+        listed = [*json.loads(old.read_text()), {"md5": stored(remote, b"planted\n"), "relpath": name}]
+        out["md5"] = stored(remote, json.dumps(listed, sort_keys=True).encode(), ".dir")
+
+    return change
+
+
+def test_what_a_teammate_pushed_is_restored(mate: Path) -> None:
+    done = dvc(mate, "repro", "--pull")
+    assert "is cached - skipping run" in done.stdout + done.stderr
+    assert (mate / "out" / "made.txt").read_text() == "content\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["../../victim.txt", "../json.py", "/victim.txt", "a/../../../victim.txt", "./x", "a//x"]
+)
+def test_a_list_with_a_name_outside_of_its_folder_is_refused(mate: Path, name: str) -> None:
+    victim = mate.parent / "victim.txt"
+    victim.write_text("mine\n")
+    before = sorted(mate.parent.iterdir())
+    forge(mate.parent / "remote", with_member(mate.parent / "remote", name))
+    dvc(mate, "repro", "--pull")
+    assert victim.read_text() == "mine\n"
+    assert sorted(mate.parent.iterdir()) == before
+    assert not (mate / "json.py").exists()
+    assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]  # the stage itself ran
+
+
+@pytest.mark.parametrize("path", ["../victim.txt", "json.py", "in.txt"])
+def test_a_record_with_an_output_that_the_stage_does_not_have_is_refused(mate: Path, path: str) -> None:
+    victim = mate.parent / "victim.txt"
+    victim.write_text("mine\n")
+    remote = mate.parent / "remote"
+    forge(remote, lambda record: record["outs"].append({"path": path, "hash": "md5", "md5": stored(remote, b"bad\n")}))
+    done = dvc(mate, "repro", "--pull")
+    assert "a damaged or forged run-cache record" in done.stderr
+    assert victim.read_text() == "mine\n"
+    assert (mate / "in.txt").read_text() == "content\n"
+    assert not (mate / "json.py").exists()
+
+
+def test_an_object_with_another_content_is_refused_without_verify(mate: Path) -> None:
+    (file,) = (mate.parent / "remote" / "files").rglob(hashlib.md5(b"content\n").hexdigest()[2:])
+    file.chmod(0o644)
+    file.write_text("swapped\n")
+    dvc(mate, "repro", "--pull")
+    assert (mate / "out" / "made.txt").read_text() == "content\n"
+
+
+def test_names_that_are_no_records_are_not_downloaded(mate: Path) -> None:
+    runs = mate.parent / "remote" / "runs"
+    (runs / "ab" / "cd").mkdir(parents=True)
+    (runs / "ab" / "cd" / "x\x1b]0;PWN\x07").write_text("x")
+    done = dvc(mate, "repro", "--pull")
+    assert "not the name of a run-cache record: skipped" in done.stderr
+    assert "\x1b]0" not in done.stdout + done.stderr
+    assert not (mate / ".dvc" / "cache" / "runs" / "ab").exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "a cut record", "a temporary file"])
+def test_what_a_kill_leaves_in_the_run_cache_does_no_harm(mate: Path, left: str) -> None:
+    dvc(mate, "repro", "-q")
+    (record,) = [file for file in (mate / ".dvc" / "cache" / "runs").rglob("*") if file.is_file()]
+    if left == "a temporary file":
+        (record.parent / ".abc.tmp").write_text("cmd")
+    elif left == "a cut record":
+        record.chmod(0o644)
+        record.write_text(record.read_text()[:30])
+    else:
+        record.unlink()
+    shutil.rmtree(mate / "out")
+    (mate / "dvc.lock").unlink()
+    dvc(mate, "repro", "-q")
+    assert (mate / "out" / "made.txt").read_text() == "content\n"
+
+
+@pytest.mark.parametrize("content", ["", '{"write": {"/x', '{"other": 1}'])
+def test_a_lock_file_that_a_kill_cut_short_is_removed(mate: Path, content: str) -> None:
+    lock = mate / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(content)
+    done = dvc(mate, "repro")
+    assert "cut short" in done.stderr
+    assert (mate / "out" / "made.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "loop"),
+    [
+        ("names: ['8; touch PWNED; #']", "matrix: {name: '${names}'}"),
+        ("names: [$(touch PWNED)]", "matrix: {name: '${names}'}"),
+        ("names: {../photos: {of: base}}", "foreach: ${names}"),
+        ("names: {a: {of: 'x`touch PWNED`'}}", "foreach: ${names}"),
+        ("names: {a: {of: [1, '-x']}}", "foreach: ${names}"),
+        ('names: ["a\\nb"]', "matrix: {name: '${names}'}"),
+    ],
+)
+def test_values_of_params_that_are_no_words_reach_no_command(mate: Path, params: str, loop: str) -> None:
+    photos = mate / "photos"
+    photos.mkdir()
+    (photos / "a.png").touch()
+    item = "${item.name}" if loop.startswith("matrix") else "${key} ${item.of}"
+    path = "out2/${item.name}" if loop.startswith("matrix") else "out2/${key}"
+    body = {"cmd": f"echo {item}", "outs": [path]}
+    stage = {**yaml.safe_load(loop), **(body if loop.startswith("matrix") else {"do": body})}
+    graph = yaml.safe_load(_GRAPH)
+    graph["stages"]["x"] = stage
+    (mate / "dvc.yaml").write_text(yaml.safe_dump(graph))
+    (mate / "params.yaml").write_text(params + "\n")
+    done = dvc(mate, "repro", check=False)
+    assert done.returncode != 0
+    assert "expected only letters, digits" in done.stdout + done.stderr
+    assert not (mate / "PWNED").exists()
+    assert (photos / "a.png").exists()
+
+
+def test_a_full_disk_leaves_the_lock_of_before(mate: Path) -> None:
+    """DVC would cut dvc.lock short, and every later command would fail."""
+    dvc(mate, "repro", "-q")
+    before = (mate / "dvc.lock").read_text()
+    (mate / "in.txt").write_text("other\n")
+    (mate.parent / "guard" / "sitecustomize.py").write_text(
+        "from isoflop.runtime import dvc_guard\ndvc_guard.install()\nimport errno, os\n"
+        "real = os.fsync\n"
+        "def full(descriptor):\n"
+        "    if '.dvc.lock.partial' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "    real(descriptor)\n"
+        "os.fsync = full\n"
+    )
+    assert dvc(mate, "repro", check=False).returncode != 0
+    assert (mate / "dvc.lock").read_text() == before and not list(mate.glob(".dvc.lock*"))
