@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Panel = Callable[[Figure, Axes, Analysis], str | None]
 
 _WIDTH, _HEIGHT = 4.1, 3.6  # inches: text of 9 points stays legible on a phone
-_DPI = 180  # of a PNG
+_DPI = 200  # of a PNG
 
 LOSS_LABEL = "Validation loss"
 AXIS_LABELS = {
