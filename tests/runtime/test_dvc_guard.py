@@ -24,8 +24,16 @@ stages:
 """
 
 
+@pytest.fixture
+def pushed(first_pushed: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    shutil.copytree(first_pushed, tmp_path / "pushed")
+    dvc(tmp_path / "pushed" / "first", "remote", "modify", "team", "url", str(tmp_path / "pushed" / "remote"))
+    return tmp_path / "pushed"
+
+
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first_pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a project whose one stage has run, `first`, and its remote, `remote`, with the run cache."""
     folder = tmp_path_factory.mktemp("guard")
     (folder / "guard").mkdir()
@@ -44,11 +52,13 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mate(pushed: Path, tmp_path: Path) -> Path:
+def mate(first_pushed: Path, tmp_path: Path) -> Path:
     """A copy of the project without its cache and results, in a folder with a copy of the remote."""
-    shutil.copytree(pushed / "guard", tmp_path / "guard")
-    shutil.copytree(pushed / "remote", tmp_path / "remote")
-    shutil.copytree(pushed / "first", tmp_path / "mate", ignore=shutil.ignore_patterns("cache", "tmp", "out", "*.lock"))
+    shutil.copytree(first_pushed / "guard", tmp_path / "guard")
+    shutil.copytree(first_pushed / "remote", tmp_path / "remote")
+    shutil.copytree(
+        first_pushed / "first", tmp_path / "mate", ignore=shutil.ignore_patterns("cache", "tmp", "out", "*.lock")
+    )
     dvc(tmp_path / "mate", "remote", "modify", "team", "url", str(tmp_path / "remote"))
     return tmp_path / "mate"
 
@@ -87,6 +97,26 @@ def with_member(remote: Path, name: str) -> Callable[[dict[str, Any]], None]:
         out["md5"] = stored(remote, json.dumps(listed, sort_keys=True).encode(), ".dir")
 
     return change
+
+
+def test_a_page_is_made_again_and_not_taken_from_a_record_of_the_remote(pushed: Path, mate: Path) -> None:
+    """Whoever wrote the record could have written scripts into it; dvc.lock of a reviewed commit has its hash."""
+    for project in (mate, pushed / "first"):
+        (project / "dvc.yaml").write_text(
+            _GRAPH.replace("make:", "report:")
+            .replace(" out", " report")
+            .replace("[out]", "[report]")
+            .replace(" reports", " outs")
+        )
+    dvc(pushed / "first", "repro", "-q")
+    dvc(pushed / "first", "push", "-q", "--run-cache")
+    dvc(mate, "remote", "modify", "team", "url", str(pushed / "remote"))
+    for _ in range(2):
+        assert "Running stage 'report'" in dvc(mate, "repro", "--pull").stdout
+        shutil.rmtree(mate / "report")
+        (mate / "dvc.lock").rename(mate / "dvc.lock.reviewed")
+    (mate / "dvc.lock.reviewed").rename(mate / "dvc.lock")
+    assert "Running stage" not in dvc(mate, "repro", "--pull").stdout
 
 
 def test_what_a_teammate_pushed_is_restored(mate: Path) -> None:
