@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, run_command
+from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3, sshd
 
 _GRAPH = """\
 stages:
@@ -122,6 +124,25 @@ def test_a_page_is_made_again_and_not_taken_from_a_record_of_the_remote(pushed: 
 def test_what_a_teammate_pushed_is_restored(mate: Path) -> None:
     done = dvc(mate, "repro", "--pull")
     assert "is cached - skipping run" in done.stdout + done.stderr
+    assert (mate / "out" / "made.txt").read_text() == "content\n"
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+def test_records_are_shared_over_other_remotes(pushed: Path, mate: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "buckets" / "team").mkdir(parents=True)
+    with sshd(tmp_path / "sshd") as (port, key), s3(tmp_path / "buckets") as endpoint:
+        if kind == "ssh":
+            url, options = f"ssh://127.0.0.1{tmp_path / 'remote2'}", {"port": str(port), "keyfile": str(key)}
+            options["user"] = getpass.getuser()
+        else:
+            url, options = "s3://team/isoflop", {"endpointurl": endpoint}
+            options |= {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
+        for project in (pushed / "first", mate):
+            dvc(project, "remote", "modify", "team", "url", url)
+            for name, value in options.items():
+                dvc(project, "remote", "modify", "team", name, value)
+        dvc(pushed / "first", "push", "-q", "--run-cache")
+        assert "is cached - skipping run" in dvc(mate, "repro", "--pull").stdout
     assert (mate / "out" / "made.txt").read_text() == "content\n"
 
 

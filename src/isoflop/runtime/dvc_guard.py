@@ -121,7 +121,7 @@ def _load_record(self: Any, stage: Any) -> Any:
 
     key = cache._get_stage_hash(stage)
     folder = Path(self._get_cache_dir(key))
-    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True) if folder.is_dir() else []
+    files = sorted(folder.iterdir(), key=lambda file: file.lstat().st_mtime, reverse=True) if folder.is_dir() else []
     pulled = _pulled(self) if any(out.def_path in _PAGES for out in stage.outs) else set()
     for file in files:
         if file.name in pulled:
