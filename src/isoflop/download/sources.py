@@ -29,7 +29,7 @@ _IDX_FILES = (
 )
 
 _OUTSIDE = (
-    "got the relative path {path} out of the project, which `dvc exp run --temp` and `--queue` do not find, because they "
+    "got the relative path {path} out of the project, which `dvc exp run --temp` and `--queue` do not find: they "
     "run in another folder; fix: an absolute path"
 )
 
