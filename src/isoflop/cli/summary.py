@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COLUMNS = 100  # widest line, also on wider terminals
+_LOW_RECALL = 0.7  # of the accuracy
 _TITLE = 10  # columns of the title of a line
 
 Prediction = tuple[str, str, str, str, str]  # model, predicted loss, its 95 % interval, measured loss, error
@@ -39,8 +40,10 @@ def print_summary(project: Path, *, as_json: bool) -> None:
     measured = {name: read_facts(folder / f"{name}.json") for name in ("variants", "latency")}
     rows = variants(measured["variants"], measured["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
     setting = measured["latency"]["conditions"]["headline"]
+    by_class = class_lines(next(measured["variants"][row.name] for row in rows if row.shipped))
     if not as_json and not (folder / "scaling.json").is_file():  # after `dvc repro ship`
         _print_variants(rows, setting)
+        print_lines(by_class)
         print_lines([("study", "did not run, nor did the report and the demo; `dvc repro` runs the rest")])
         return
     law, score = (read_facts(folder / f"{name}.json") for name in ("scaling", "score"))
@@ -57,6 +60,7 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         print(json.dumps(found, indent=1))
         return
     _print_variants(rows, setting)
+    print_lines(by_class)
     epochs = f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
     print_predictions([held_out_row(law), _trained_row(score)], epochs)
     lines = scaling_lines(law)
@@ -76,6 +80,21 @@ def print_lines(lines: list[tuple[str, str]]) -> None:
                 line, width, initial_indent=f"{title:{_TITLE}}", subsequent_indent=" " * _TITLE, break_on_hyphens=False
             )
         )
+
+
+def class_lines(shipped: Facts) -> list[tuple[str, str]]:
+    """Return a line if the shipped model finds the images of a class far less often than its accuracy suggests.
+
+    Args:
+        shipped: its block of metrics/variants.json.
+    """
+    lowest = shipped.get("lowest_recall", shipped["accuracy"])
+    if lowest >= _LOW_RECALL * shipped["accuracy"]:
+        return []
+    name = shipped["lowest_recall_class"]
+    found = f"finds {formats.percent(lowest)} of the test images of {name!r}" if lowest else f"never finds {name!r}"
+    cure = "collect images of it, or set recipe.class_weights: balanced and ship.metric: balanced_accuracy"
+    return [("recall", f"{found}; balanced accuracy {formats.percent(shipped['balanced_accuracy'])}; {cure}")]
 
 
 def print_predictions(rows: list[Prediction | None], note: str | None = None) -> None:
