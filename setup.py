@@ -9,6 +9,7 @@ _NAME = "isoflop-dvc-guard.pth"
 # Python executes it at its start; only in processes of DVC does it import anything
 _CALL = (
     "import sys; 'dvc' in ' '.join(sys.orig_argv) "
+    "and __import__('importlib.util').util.find_spec('isoflop.runtime.dvc_guard') "
     "and __import__('isoflop.runtime.dvc_guard').runtime.dvc_guard.install()"
 )
 

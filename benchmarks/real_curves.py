@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from isoflop.scaling.analysis import analyse
 from isoflop.scaling.forms import Floats
-from isoflop.scaling.law_fitting import fit_law
 from isoflop.scaling.runs import Run, Study
 
 BEFORE = Path(__file__).parent / "results" / "real_curves_before.csv"
@@ -62,7 +62,7 @@ def score(curve: Curve, bootstraps: int = 200) -> Score:
     name, rows = curve
     fitted, held = rows[rows[:, 2] == 1], rows[rows[:, 2] == 0]
     runs = tuple(Run(1.0, seen, seen, 6 * seen, 0, loss) for seen, loss, _ in fitted)
-    law = fit_law(Study(runs, all_samples=float(fitted[:, 0].max())), bootstraps, np.random.default_rng([0, 0]))
+    law = analyse(Study(runs, all_samples=float(fitted[:, 0].max())), bootstraps, seed=0).law
     found = law.predictions({"unique_samples": held[:, 0]})
     inside = (found.low <= held[:, 1]) & (held[:, 1] <= found.high)
     return Score(
@@ -120,8 +120,9 @@ def main() -> None:
     )
     for one in found:
         missed = f"{one.missed / one.trusted:6.1%}" if one.trusted else ""
-        print(f"{one.name[:38]:38} {one.count:4d} {one.inside:7.1%} {'yes' if one.last else 'no':>5} {one.width:7.4f} "
-              f"{before.get(one.name, np.nan):7.4f} {one.error:7.4f} {one.trusted_to:8.2f} {missed:6} {one.form[-28:]}")  # fmt: skip
+        last, old = "yes" if one.last else "no", before.get(one.name, np.nan)
+        print(f"{one.name[:38]:38} {one.count:4d} {one.inside:7.1%} {last:>5} {one.width:7.4f} {old:7.4f} "
+              f"{one.error:7.4f} {one.trusted_to:8.2f} {missed:6} {one.form[-28:]}")  # fmt: skip
     print(summary(found))
     for domain in sorted({one.name.split()[0] for one in found}):
         print(f"{domain}: {summary([one for one in found if one.name.split()[0] == domain])}")

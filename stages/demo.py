@@ -2,6 +2,7 @@
 
 from isoflop.data.arrays import read_split
 from isoflop.demo.folder import Demo, write_demo
+from isoflop.demo.onnxruntime_web import check_runtime
 from isoflop.runtime.params import Section
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
@@ -13,6 +14,7 @@ class Params(Section):
 
 def main(params: Params, model: In, test: In, runtime: In, demo: Out) -> None:
     if params.demo.enabled:
+        check_runtime(runtime)
         write_demo(model, read_split(test), runtime, params.demo.samples, demo)
     else:
         demo.mkdir(parents=True)

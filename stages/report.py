@@ -1,31 +1,9 @@
-"""Write the report: one self-contained HTML page of all results."""
+"""Write the report: one self-contained HTML page of all results except the scaling study."""
 
 from isoflop.report.page import write_report
-from isoflop.runtime.params import Section, Shown
+from isoflop.report.shown_params import Params
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
-
-
-class Params(Section):
-    data: Shown
-    prepare: Shown
-    augment: Shown
-    model: Shown
-    recipe: Shown
-    train: Shown
-    evaluate: Shown
-    sweep: Shown
-    scaling: Shown
-    distill: Shown
-    prune: Shown
-    sparsify: Shown
-    qat: Shown
-    variants: Shown
-    export: Shown
-    quantize: Shown
-    benchmark: Shown
-    ship: Shown
-    demo: Shown
 
 
 def main(params: Params, metrics: In, plots: In, choice: In, dropped: In, code: In, report: Out) -> None:

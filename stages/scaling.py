@@ -8,6 +8,7 @@ from isoflop.scaling.law_file import write_law
 from isoflop.scaling.pictures import write_pictures
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.runs import discard_other_widths, read_study
+from isoflop.scaling.without_law import lack, write_without_law
 
 
 class Params(Section):
@@ -19,6 +20,10 @@ class Params(Section):
 def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, pictures: Out) -> None:
     study = read_study(runs, params.widths)
     discard_other_widths(runs, params.widths)
+    if missing := lack(study, params.widths):
+        print(f"no scaling law: {missing.reason}; next: `{missing.command}`")
+        write_without_law(study, missing, law, metrics, points, pictures)
+        return
     analysis = analyse(study, params.bootstraps, params.seed)
     write_law(analysis, law)
     write_facts(analysis, metrics)

@@ -28,6 +28,7 @@ class Source:
 
     classes: list[str]
     images: list[RawImage]
+    can_grow: bool = False
 
     def __iter__(self) -> Iterator[RawImage]:
         return iter(self.images)
@@ -66,10 +67,15 @@ def params(**changes: Any) -> Prepare:
 
 
 def prepared(
-    folder: Path, images: list[RawImage], classes: tuple[str, ...] = ("cat", "dog"), **changes: Any
+    folder: Path,
+    images: list[RawImage],
+    classes: tuple[str, ...] = ("cat", "dog"),
+    *,
+    can_grow: bool = False,
+    **changes: Any,
 ) -> Prepared:
     folders = {name: folder / name for name in ("train", "val", "test")}
-    source = cast(RawDataset, Source(list(classes), images))
+    source = cast(RawDataset, Source(list(classes), images, can_grow))
     tables = folder / "names.csv", folder / "dropped.csv", folder / "dropped.svg"
     facts = prepare(source, params(**changes), folders, *tables)
     with (folder / "dropped.csv").open(newline="") as stream:

@@ -100,14 +100,15 @@ def write_scaling(folder: Path) -> None:
 
 def write_law_of(analysis: Analysis, folder: Path, width: int) -> None:
     """The outputs of the stages scaling, forecast and score for an analysis."""
-    write_facts(analysis, folder / "metrics" / "scaling.json")
-    write_points(analysis, folder / "plots" / "scaling.csv")
-    shutil.rmtree(folder / "plots" / "scaling", ignore_errors=True)
-    write_pictures(analysis, folder / "plots" / "scaling")
+    (folder / "scaling").mkdir(exist_ok=True)
+    write_facts(analysis, folder / "scaling" / "scaling.json")
+    write_points(analysis, folder / "scaling" / "scaling.csv")
+    shutil.rmtree(folder / "scaling" / "pictures", ignore_errors=True)
+    write_pictures(analysis, folder / "scaling" / "pictures")
     write_law(analysis, folder / "law.json")
     expected = forecast(folder / "law.json", width, [48], epochs=12)
-    write_json(folder / "metrics" / "forecast.json", expected)
-    write_json(folder / "metrics" / "score.json", score(expected, TRAIN))
+    write_json(folder / "scaling" / "forecast.json", expected)
+    write_json(folder / "scaling" / "score.json", score(expected, TRAIN))
     (folder / "law.json").unlink()
 
 
@@ -235,12 +236,12 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def report(project: Path, target: Path) -> str:
-    """Write the report of a project and return its HTML."""
+def report(project: Path, target: Path, *, with_study: bool = True) -> str:
+    """Write the report of a project, with or without its study, and return its HTML."""
     params = read_params(project / "params.yaml")
     inputs = project / "metrics", project / "plots", project / "ship" / "choice.json", project / "dropped.csv"
     with contextlib.chdir(project):
-        write_report(*inputs, params, target)
+        write_report(*inputs, params, target, project / "scaling" if with_study else None)
     assert [file.name for file in target.iterdir()] == ["index.html"]
     return (target / "index.html").read_text()
 

@@ -63,6 +63,15 @@ def write_runs(
     return folder
 
 
+def edit(runs: Path, width: int, **changes: Any) -> None:
+    """Change every run of a width."""
+    file = runs / f"width-{width}.json"
+    content = json.loads(file.read_text())
+    for row in content["runs"]:
+        row.update(changes)
+    file.write_text(json.dumps(content))
+
+
 def run_stage(runs: Path, folder: Path, widths: Iterable[int] = WIDTHS, bootstraps: int = 60) -> dict[str, Any]:
     """Run the stage's main; the metrics that it wrote."""
     folder.mkdir(parents=True, exist_ok=True)

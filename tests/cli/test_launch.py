@@ -35,7 +35,7 @@ def test_the_order_and_what_each_stage_waits_for(smoke: Path) -> None:
     assert set(STUDY) < set(read_graph(smoke, ["sweep"]).parents), "as `dvc repro sweep` understands it"
     whole = read_graph(smoke)
     assert set(whole.parents) == set(entries(smoke)) - {"code"} and whole.roots == ["download", "onnxruntime_web"]
-    assert whole.alone == {"benchmark", "ship", "demo", "report"} and whole.given == {"data/images"}
+    assert whole.alone == {"benchmark", "ship", "demo", "report", "study"} and whole.given == {"data/images"}
 
 
 def test_a_dvc_file_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from isoflop.cli import main as cli
 from isoflop.report.formats import loss, signed_percent
 from tests.report_project import VARIANTS, project
+from tests.scaling_runs import edit, run_stage, write_runs
 
 __all__ = ["project"]  # the fixture
 
@@ -38,7 +39,7 @@ def test_the_summary_shows_variants_law_forecast_and_report(
     assert lines["distilled-int8"].replace("\u202f", " ").split()[2:] == [
         "97.8", "%", "7", "610", "13.5", "kB", "0.0311", "ms", "3.0×",
     ]  # fmt: skip
-    law, score = (json.loads((finished / "metrics" / f"{name}.json").read_text()) for name in ("scaling", "score"))
+    law, score = (json.loads((finished / "scaling" / f"{name}.json").read_text()) for name in ("scaling", "score"))
     known = law["parameters"]
     unwrapped = " ".join(shown.split())
     assert f"α = {loss(known['alpha']['value'])} (" in unwrapped
@@ -62,7 +63,7 @@ def test_from_a_subfolder_the_report_is_named_from_there(
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics/variants.json", "metrics/score.json", "ship/choice.json", "report/index.html"]
+    "name", ["metrics/variants.json", "scaling/score.json", "ship/choice.json", "report/index.html"]
 )
 def test_a_missing_file_is_one_line_that_says_what_to_do(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
@@ -79,12 +80,29 @@ def test_without_the_study_the_variants_are_shown(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After `dvc repro ship`."""
-    for left in ("metrics/scaling.json", "metrics/forecast.json", "metrics/score.json", "report/index.html"):
+    for left in ("scaling/scaling.json", "scaling/forecast.json", "scaling/score.json", "report/index.html"):
         (finished / left).unlink()
     monkeypatch.chdir(finished)
     assert cli.main(["summary"]) == 0
     shown = capsys.readouterr().out
-    assert "distilled-int8 (shipped)" in shown and "study     did not run, nor did the report" in shown
+    assert "distilled-int8 (shipped)" in shown and "study      did not run yet; `dvc repro` runs it" in shown
+    assert "report     not written yet; `dvc repro report` writes it" in shown
+    assert cli.main(["summary", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scaling"] is None
+
+
+def test_a_study_without_a_law_is_a_line_with_its_next_command(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = write_runs(finished / "few", widths=(8, 12, 16))
+    edit(runs, 8, val_nll=2.3, train_loss=2.3)
+    run_stage(runs, finished / "scaling", (8, 12, 16))
+    monkeypatch.chdir(finished)
+    assert cli.main(["summary"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "distilled-int8 (shipped)" in shown and "report report/index.html" in shown
+    assert "got usable runs of 2 widths (12, 16), expected at least 3; excluded: 6 undertrained; next: " in shown
+    assert "`dvc exp run -S 'sweep.runs.epochs=[24,48]'`" in shown
 
 
 def test_no_line_is_wider_than_100_columns(

@@ -180,6 +180,31 @@ def test_near_duplicates_across_splits_are_leaks(tmp_path: Path) -> None:
     assert prepared(tmp_path / "again", leaks + official(), near_duplicate_distance=4, leaks=False).dropped == {}
 
 
+def test_pictures_of_a_fixed_camera_are_no_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Within a class all look alike to a perceptual hash: the rule would drop most of it, so it is off there."""
+    rng = np.random.default_rng(1)
+    part = np.kron(rng.integers(60, 200, (8, 8, 1)), np.ones((12, 12, 3)))
+    fixed = [np.clip(part + rng.normal(0, 4, part.shape), 0, 255).astype(np.uint8) for _ in range(20)]
+    images = [RawImage(f"fixed/{n}.png", 0, None, png(pixels)) for n, pixels in enumerate(fixed)]
+    others = [image for image in plain(40) if image.label == 1]
+    resaved = RawImage("resaved.jpg", 1, None, jpeg(picture(5)))
+    done = prepared(tmp_path, [*images, *others, resaved], near_duplicate_distance=4, can_grow=True)
+    assert set(done.dropped) == {"resaved.jpg"} and done.facts["per_class"]["cat"]["train"] > 0
+    assert 10 < done.facts["exempt"]["near_duplicate"] < 20
+    assert "warning: class 'cat': the rule for near duplicate images would drop 1" in capsys.readouterr().err
+
+
+def test_a_class_of_single_colors_is_kept(tmp_path: Path) -> None:
+    frames = [RawImage(f"lamp off/{n}", 0, None, np.full((9, 9), n, np.uint8)) for n in range(20)]
+    done = prepared(tmp_path, [*frames, *(image for image in plain() if image.label == 1)])
+    assert done.dropped == {} and done.facts["exempt"] == {"blank": 20}
+    with pytest.raises(
+        UserError, match=r"dropped: 19 exact_duplicate\), .*; fix: add images, or `prepare\.drop\.exact_"
+    ):
+        same = [RawImage(f"lamp off/{n}", 0, None, np.full((9, 9), 7, np.uint8)) for n in range(20)]
+        prepared(tmp_path / "again", [*same, *(image for image in plain() if image.label == 1)])
+
+
 @pytest.mark.parametrize(("name", "mean", "std"), [("unit", [0.0] * 3, [1.0] * 3), ("symmetric", [0.5] * 3, [0.5] * 3)])
 def test_fixed_normalizations(tmp_path: Path, name: str, mean: list[float], std: list[float]) -> None:
     input_spec = prepared(tmp_path, plain(), normalization=name).test.input_spec

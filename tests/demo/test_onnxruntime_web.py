@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.demo import onnxruntime_web
-from isoflop.demo.onnxruntime_web import FILES, PACKAGE, VERSION, vendor
+from isoflop.demo.onnxruntime_web import FILES, PACKAGE, VERSION, check_runtime, vendor
 from isoflop.download.fetching import Remote
 from isoflop.runtime.errors import UserError
 from tests.file_server import closed_port
@@ -87,3 +87,17 @@ def test_without_a_network_the_error_names_both_fixes(
     with pytest.raises(UserError, match=r"could not be downloaded: .*ISOFLOP_MIRROR.*; or disable the demo"):
         vendor(tmp_path / "runtime")
     assert not (tmp_path / "runtime").exists()
+
+
+def test_files_from_a_cache_that_are_not_those_of_the_package_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser will run them."""
+    contents = {name: name.encode() for name in FILES}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="not the file of onnxruntime-web"):
+        check_runtime(tmp_path)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(onnxruntime_web, "_SHA256", sums)
+    check_runtime(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -16,6 +17,7 @@ from isoflop.download.archives import archive_entries
 from isoflop.download.image_folders import check_names, folder_entries, pack_images
 from isoflop.download.raw_format import write_manifest
 from isoflop.runtime.errors import UserError
+from tests.conftest import run_command
 
 JPEG = b"\xff\xd8\xff\xe0"
 
@@ -56,7 +58,14 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "val", "test"), ("Train", "VALID", "TEST"), ("training", "validation", "testing")],
+    [
+        ("train", "val", "test"),
+        ("Train", "VALID", "TEST"),
+        ("training", "validation", "testing"),
+        ("training_set/training_set", "val_set", "test_set/test_set"),
+        ("seg_train/seg_train", "seg_val", "seg_test"),
+        ("Train Images", "valset/images", "testing data 2"),
+    ],
 )
 def test_splits_above(tmp_path: Path, train: str, val: str, test: str) -> None:
     found = layout(tmp_path, f"{train}/cat/1.jpg", f"{val}/cat/1.jpg", f"{test}/dog/1.jpg", f"{train}/dog/x/1.jpg")
@@ -82,6 +91,11 @@ def test_wrapping_folders_are_looked_through(tmp_path: Path) -> None:
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert {name for _, name, _ in layout(tmp_path, "bus/1.jpg", "train/1.jpg")} == {"bus", "train"}
+
+
+def test_a_folder_alone_in_a_split_may_be_a_class(tmp_path: Path) -> None:
+    names = ["train/cat/a/1.jpg", "train/cat/b/1.jpg", "test/dog/1.jpg"]
+    assert {(name, split) for _, name, split in layout(tmp_path, *names)} == {("cat", "train"), ("dog", "test")}
 
 
 def test_class_folders_beside_train_are_ambiguous(tmp_path: Path) -> None:
@@ -159,6 +173,24 @@ def test_links(tmp_path: Path) -> None:
             UserError, match=r"cat/link\.jpg: got a link to '.*', expected a file or a link to a file in"
         ):
             packed(folder, tmp_path / f"raw{number}")
+
+
+def test_links_of_dvc_into_its_cache_are_files(tmp_path: Path) -> None:
+    """`cache.type symlink`, which DVC recommends for large data and shared caches; also in a shared folder."""
+    project = tmp_path / "project"
+    folder = tree(project / "images", "cat/1.jpg", "dog/1.jpg")
+    run_command("dvc", "init", "--no-scm", "-q", cwd=project)
+    run_command("dvc", "config", "cache.type", "symlink", cwd=project)
+    run_command("dvc", "cache", "dir", "--local", str(tmp_path / "shared"), cwd=project)
+    run_command("dvc", "add", "-q", "images", cwd=project)
+    shutil.rmtree(folder)
+    run_command("dvc", "checkout", "-q", cwd=project)
+    assert (folder / "cat" / "1.jpg").resolve().is_relative_to(tmp_path / "shared")
+    assert len(packed(folder, tmp_path / "raw")) == 2
+    (folder / "dog" / "2.jpg").symlink_to(tree(tmp_path / "outside", "secret.jpg") / "secret.jpg")
+    with pytest.raises(UserError, match=r"dog/2\.jpg: got a link to"):
+        packed(folder, tmp_path / "raw2")
+    assert len(list(folder_entries(folder, follows_links=True))) == 3
 
 
 def test_pipes_do_not_hang(tmp_path: Path) -> None:

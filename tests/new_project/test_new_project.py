@@ -155,7 +155,7 @@ def test_other_code_runs_its_stages_again_and_no_others(made: Path, package: Pat
     said = run_installed(newer, "isoflop", "upgrade", cwd=project).stdout
     assert said == "changed code: forecast, score; run `dvc repro`\n"
     assert run_command("git", "status", "--porcelain", cwd=project).stdout.split() == ["M", "code.yaml"]
-    others = {"forecast", "score", "report"}  # the report states the digest of the code
+    others = {"forecast", "score", "report", "study"}  # the pages state the digest of the code
     assert stale(project) == others
     assert executed(run_installed(newer, "dvc", "repro", cwd=project).stdout) == others
     assert run_installed(newer, "isoflop", "upgrade", cwd=project).stdout == "up to date\n"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
+import subprocess
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from dvc.repo import Repo
 from PIL import Image
 
 from isoflop.cli import main as cli
@@ -23,6 +27,7 @@ from isoflop.download.image_folders import Place
 from isoflop.new_project.image_survey import Survey, survey, survey_lines
 from isoflop.new_project.split_sizes import split_sizes
 from isoflop.new_project.starting_params import quick_params, starting_params
+from isoflop.runtime.git_tracking import outputs_in_git
 from tests.conftest import ROOT, commit, run_command
 from tests.pictures import CLASSES, litter, take_pictures
 
@@ -159,7 +164,7 @@ def test_the_splits_are_foreseen_as_they_will_be_drawn(places: list[Place]) -> N
     prepare = yaml.safe_load(PRESET)["prepare"]
     how = {name: prepare[name] for name in ("val_fraction", "test_fraction", "seed")}
     labels = [["a", "b"].index(name) for _, name in places]
-    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how)
+    drawn = assign_splits(range(len(places)), labels, [split for split, _ in places], ["a", "b"], **how).splits
     expected = {name: Counter(drawn[index] for index, place in enumerate(places) if place[1] == name) for name in "ab"}
     assert split_sizes(places, prepare) == expected
 
@@ -436,3 +441,48 @@ def test_low_contrast_is_reported(tmp_path: Path) -> None:
         picture.save(file.with_suffix(".png"))
         file.unlink() if file.suffix == ".jpg" else None
     assert any("only the levels 0 to 15 of 0 to 255" in line for line in survey_lines(survey(folder)))
+
+
+def test_git_ignores_every_output_and_nothing_else_whatever_the_user_ignores(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`git add -A` after a run that failed, before DVC wrote its own ignores, takes no photo and no weight."""
+    (place / "ignored").write_text("data/\n*.lock\n*.yaml\n*.dvc\npresets\n")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.excludesFile")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(place / "ignored"))
+    assert cli.main(["init", "new", "--images", "photos", "--copy", "--quick"]) == 0
+    monkeypatch.chdir(place / "new")
+    tracked = set(run_command("git", "ls-files", cwd=Path()).stdout.split())
+    assert {"params.yaml", "dvc.yaml", "code.yaml", "data/images.dvc", "presets/whole.yaml", ".dvc/config"} <= tracked
+    assert not [name for name in tracked if name.startswith("data/images/")]
+    with Repo() as repo:
+        outputs = [Path(out.fs_path).relative_to(Path().resolve()) for out in repo.index.outs if out.use_cache]
+    assert len(outputs) > 20
+    for output in outputs:
+        if output != Path("data/images"):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text("made")
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    status = subprocess.run(["git", "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True)
+    assert status.stdout == "?? dvc.lock\n"
+    run_command("git", "add", "-f", "metrics", "models", cwd=Path())
+    capsys.readouterr()
+    assert cli.main(["doctor", "--json"]) == 1
+    found = {one["about"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["outputs"]["found"].startswith("git tracks metrics/data.json, metrics/")
+    (cure,) = re.findall("`(.*?)`", found["outputs"]["cure"])
+    subprocess.run(cure.partition(" && ")[0], shell=True, check=True)
+    assert outputs_in_git(Path()) == []
+
+
+def test_a_relative_path_is_named_where_dvc_does_not_find_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for images, warned in (("photos", True), (str(place / "photos"), False)):
+        assert cli.main(["init", f"new{warned}", "--images", images]) == 0
+        assert ("`dvc exp run --temp` and `--queue` need an absolute path" in capsys.readouterr().out) == warned
+        monkeypatch.chdir(place / f"new{warned}")
+        assert cli.main(["check"]) == 0
+        assert ("data.path: got the relative path ../photos out of the project" in capsys.readouterr().err) == warned
+        monkeypatch.chdir(place)

@@ -24,7 +24,8 @@ def test_repro_runs_every_stage_and_a_second_one_none(smoke: Path, clone: Path) 
 
 
 def test_metrics_have_their_stable_names(smoke: Path) -> None:
-    metrics = {file.stem: json.loads(file.read_text()) for file in (smoke / "metrics").glob("*.json")}
+    files = [file for folder in ("metrics", "scaling") for file in (smoke / folder).glob("*.json")]
+    metrics = {file.stem: json.loads(file.read_text()) for file in files}
     assert {"data", "train", "evaluate", "scaling", "forecast", "variants", "latency"} <= set(metrics)
     assert {"accuracy", "nll", "precision", "recall", "f1", "ece"} <= set(metrics["evaluate"])
     names = ["base", "distilled", "pruned", "sparse", "qat"]
@@ -92,7 +93,7 @@ def test_a_variant_more_runs_its_own_stages_alone(clone: Path) -> None:
     first = run_command("dvc", "exp", "run", *(part for change in more for part in ("-S", change)), cwd=clone)
     own = {"distill@small", "export@small", "quantize@small"}
     # the times, measured anew, may have another one ship, which the demo follows
-    assert executed(first.stdout) - {"demo"} == own | {"compare", "benchmark", "ship", "report"}
+    assert executed(first.stdout) - {"demo"} == own | {"compare", "benchmark", "ship", "report", "study"}
     variants = json.loads((clone / "metrics/variants.json").read_text())
     assert variants["small"]["parameters"] < variants["distilled"]["parameters"]
     points = {line.split(",")[0] for line in (clone / "plots/tradeoff.csv").read_text().split()}

@@ -157,7 +157,9 @@ def test_a_lock_conflict_is_mended_by_one_command(first: Path, tmp_path: Path) -
     assert merged.returncode != 0
     assert run_command("git", "diff", "--name-only", "--diff-filter=U", cwd=second).stdout.split() == ["dvc.lock"]
     (second / "dvc.lock").unlink()
-    assert executed(run_command("dvc", "repro", "--pull", cwd=second).stdout) == {"code", "report"}, "of both changes"
+    assert executed(run_command("dvc", "repro", "--pull", cwd=second).stdout) == {"code", "report", "study"}, (
+        "of both changes"
+    )
     commit(second, "merged")
     assert (second / "metrics" / "evaluate.json").read_bytes() == (first / "metrics" / "evaluate.json").read_bytes()
 

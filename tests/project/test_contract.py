@@ -29,6 +29,20 @@ def test_every_stage_module_is_in_the_graph() -> None:
         assert stage["cmd"].startswith(f"python -m stages.{name} ")
 
 
+def test_no_other_stage_waits_for_the_study(tmp_path: Path) -> None:
+    """DVC runs the stages of the study last, so that neither a long study nor an error in it keeps a model back."""
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import plan_repro
+
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copy(ROOT / "presets" / "smoke.yaml", tmp_path / "params.yaml")
+    run_command("dvc", "init", "--no-scm", "-q", cwd=tmp_path)
+    with Repo(str(tmp_path)) as repo:
+        order = [stage.name.partition("@")[0] for stage in plan_repro(repo.index.graph)]
+    assert list(dict.fromkeys(order))[-5:] == ["sweep", "scaling", "forecast", "score", "study"]
+    assert {"train", "ship", "demo", "report"} <= set(order)
+
+
 def test_importing_the_stages_needs_no_heavy_package() -> None:
     """Bad parameters are reported in under a second only if no stage imports torch and its like to read them."""
     names = sorted(file.stem for file in (ROOT / "stages").glob("[!_]*.py"))
@@ -97,12 +111,12 @@ def test_an_edit_changes_the_digests_of_the_stages_that_import_it_alone(copy: Pa
 
     assert edited("src/isoflop/runtime/progress.py", "# anything\n") == set()
     assert edited("src/isoflop/training/__init__.py", "# anything\n") == set()
-    assert edited("src/isoflop/report/page.css", "/* anything */\n") == {"report"}
+    assert edited("src/isoflop/report/page.css", "/* anything */\n") == {"report", "study"}
     late = "\n\ndef late() -> None:\n    import isoflop.inference.benchmarking\n"
-    assert edited("src/isoflop/data/cleaning.py", late) == {"report", "prepare"}
+    assert edited("src/isoflop/data/cleaning.py", late) == {"report", "study", "prepare"}
     assert "src/isoflop/inference/benchmarking.py" in code_of_stage("prepare", code)
     trains = {"train", "sweep", "distill", "prune", "sparsify", "qat"}
-    assert edited("src/isoflop/training/optimizers.py", "# anything\n") == {"report", "prepare", *trains}
+    assert edited("src/isoflop/training/optimizers.py", "# anything\n") == {"report", "study", "prepare", *trains}
 
 
 def test_the_digests_in_git_are_those_of_the_code() -> None:

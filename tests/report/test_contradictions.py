@@ -68,7 +68,7 @@ def test_results_that_agree_have_none() -> None:
     ("changes", "expected"),
     [
         ({"score.low": 0.139, "score.high": 1.1, "score.actual": 0.2},
-         "The prediction for width 32 tests nothing: its 95 % PI of the loss is 0.1390 to 1.1"),
+         "The prediction for width 32 tests nothing: its 95 % PI of the loss, 0.1390 to 1.1, spans a factor of 7.9"),
         ({"score.accuracy_low": 0.506, "score.accuracy_high": 0.969, "score.accuracy_actual": 1.0},
          "holds for the loss (95 % PI 0.0800 to 0.1300) but not for the accuracy: predicted 50.6 % to 96.9 %, measured "
          "100 %"),
@@ -80,7 +80,7 @@ def test_results_that_agree_have_none() -> None:
         ({"scaling.data_question.twice_width.loss": 0.12},
          "no gain from twice the width of the study: predicted loss 0.1200, but width 32 already measures 0.1000"),
         ({"forecast.widths": {"48": {"width": 48, "val_nll": 0.15}}},
-         "The law promises no gain from width 48: predicted loss 0.1500, but"),
+         "The law predicts no gain from width 48: predicted loss 0.1500, but"),
         ({"scaling.parameters.E.low": 0.15, "scaling.parameters.E.value": 0.2}, "is below the law’s irreducible loss"),
         ({"train.val_accuracy": 1.0, "evaluate.accuracy": 0.91},
          "chance does not explain the difference (p < 0.001). Look for near-duplicates of training images"),

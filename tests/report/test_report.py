@@ -15,13 +15,16 @@ from isoflop.montage import write_montage
 from isoflop.report.facts import share_interval
 from isoflop.report.formats import loss, percent
 from isoflop.report.glossary import DIAGNOSTICS
+from isoflop.report.shown_params import Params
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import checkout, code_text, project_code_sha256
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.diagnostics import Kind
 from isoflop.scaling.runs import read_study
+from stages import forecast, score
 from tests.conftest import ROOT, run_command
 from tests.report_project import CLASSES, outline, project, report, words, write_json, write_law_of
+from tests.scaling_runs import edit, run_stage, write_runs
 
 __all__ = ["project"]  # the fixture
 
@@ -138,7 +141,7 @@ def test_a_class_name_that_is_not_unicode_is_escaped(project: Path, tmp_path: Pa
 
 def test_the_page_shows_the_results_of_the_stages(project: Path, tmp_path: Path) -> None:
     text = words(report(project, tmp_path / "report"))
-    law = json.loads((project / "metrics" / "scaling.json").read_text())
+    law = json.loads((project / "scaling" / "scaling.json").read_text())
     chosen = json.loads((project / "ship" / "choice.json").read_text())
     assert chosen["chosen"] == "distilled-int8" and "distilled-int8 (shipped)" in text and chosen["why"] in text
     assert all(verdict["verdict"] in text for verdict in chosen["candidates"])
@@ -196,8 +199,8 @@ def test_empty_sections_are_explained(project: Path, tmp_path: Path) -> None:
     (empty / "plots" / "confusion.csv").write_text("actual,predicted\n" + "zero,zero\n" * 360)
     change(empty / "metrics" / "evaluate.json", lambda evaluate: evaluate.update(accuracy=1.0))
     (empty / "plots" / "changed_predictions.csv").write_text("image,name,variant,actual,base,answered,change\n")
-    change(empty / "metrics" / "forecast.json", lambda forecast: forecast.update(widths={}))
-    change(empty / "metrics" / "score.json", lambda score: score.update(low=None, high=None, inside=None))
+    change(empty / "scaling" / "forecast.json", lambda forecast: forecast.update(widths={}))
+    change(empty / "scaling" / "score.json", lambda score: score.update(low=None, high=None, inside=None))
     for name in ("variants", "latency", "sessions"):
         change(
             empty / "metrics" / f"{name}.json",
@@ -234,8 +237,8 @@ def test_the_same_inputs_give_the_same_bytes_anywhere(project: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     "name",
-    ["metrics/latency.json", "metrics/forecast.json", "metrics/score.json", "metrics/quantize-base.json",
-     "plots/scaling", "plots/saliency.svg", "plots/changed_predictions.csv", "ship/choice.json",
+    ["metrics/latency.json", "scaling/forecast.json", "scaling/score.json", "metrics/quantize-base.json",
+     "scaling/pictures", "plots/saliency.svg", "plots/changed_predictions.csv", "ship/choice.json",
      "dropped.csv", "plots/training/plots/metrics"],
 )  # fmt: skip
 def test_a_missing_input_is_an_error(project: Path, tmp_path: Path, name: str) -> None:
@@ -264,19 +267,39 @@ def test_the_stage_runs_as_a_command(project: Path, tmp_path: Path) -> None:
         "--plots=plots",
         "--choice=ship/choice.json",
         "--dropped=dropped.csv",
+        "--scaling=scaling",
         "--report=report",
     ]
-    command = ["python", "-m", "stages.report", *options, "--code", "src"]
+    command = ["python", "-m", "stages.study", *options, "--code", "src"]
     run_command(*command, cwd=tmp_path / "project", PYTHONPATH=str(ROOT))
     written = (tmp_path / "project" / "report" / "index.html").read_text()
     assert written == report(tmp_path / "project", tmp_path / "again")
 
 
 def test_the_stage_shows_all_sections_of_the_parameters() -> None:
-    from stages.report import Params
-
     assert set(Params.model_fields) == set(yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 
 def test_every_kind_of_diagnostic_has_a_text() -> None:
     assert set(DIAGNOSTICS) == set(get_args(Kind))
+
+
+def test_the_page_without_the_study_names_it_in_one_line(project: Path, tmp_path: Path) -> None:
+    page = report(project, tmp_path / "report", with_study=False)
+    assert "Not on this page: `dvc repro` runs the study and writes study/index.html" in words(page)
+    costs = page[page.index("<h3>Training compute") : page.index("<h3>Parameters")]
+    assert 'id="scaling"' not in page and "scaling study" not in costs
+
+
+def test_a_study_without_a_law_is_one_line_with_its_next_command(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    runs = write_runs(tmp_path / "runs", widths=(8, 12, 16))
+    edit(runs, 8, val_nll=2.3)
+    folder = tmp_path / "project" / "scaling"
+    run_stage(runs, folder, (8, 12, 16))
+    forecast.main(forecast.Params(width=32, epochs=30, predict=[48]), folder / "law.json", folder / "forecast.json")
+    score.main(folder / "forecast.json", project / "metrics" / "train.json", folder / "score.json")
+    page = report(tmp_path / "project", tmp_path / "report")
+    line = words(page[page.index("<header") : page.index("<main>")])
+    assert "No scaling law: got usable runs of 2 widths (12, 16), expected at least 3" in line
+    assert "dvc exp run -S" in line and 'id="scaling"' not in page

@@ -210,3 +210,44 @@ def test_missing_metrics_are_skipped() -> None:
     assert lines["base: validation NLL"].differences == ["−50.0\u202f%"]
     assert lines["base: parameters"].values == ["100", "–"] and lines["base: parameters"].differences == ["–"]
     assert lines["base: test accuracy"].intervals == ["82.6\u202f% to 94.5\u202f%", ""]
+
+
+def test_results_older_than_their_parameters_are_marked_stale(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The experiments ran up to ``evaluate``: what follows from the base is as it was before."""
+    page = page_of(compared, monkeypatch, "HEAD", "narrow")
+    text = words(page)
+    assert "Stale: the parameters, code or data of a run changed" in text and "B: metrics/" in text
+    rows = {row[0]: row for row in re.findall(r'<tr><th scope="row">([^<]+)</th>(.*?)</tr>', page, re.DOTALL)}
+    assert "(stale)" in rows["shipped model: median latency"][1] and "<td>stale</td>" in rows["base: median latency"][1]
+    assert "stale" not in rows["base: test accuracy"][1]
+    capsys.readouterr()
+
+    shutil.copytree(compared, tmp_path / "clone", symlinks=True)
+    monkeypatch.chdir(tmp_path / "clone")
+    assert cli.main(["summary"]) == 0
+    assert "stale" not in capsys.readouterr().out
+    run_command("dvc", "exp", "run", "-S", "train.width=8", "evaluate", cwd=tmp_path / "clone")
+    assert cli.main(["summary", "--json"]) == 0
+    stale = set(json.loads(capsys.readouterr().out)["stale"])
+    assert {"export@base", "compare", "benchmark", "ship", "report"} <= stale and not stale & {
+        "train",
+        "evaluate",
+        "scaling",
+    }
+    assert cli.main(["summary"]) == 0
+    shown = capsys.readouterr().out
+    assert "report/index.html (stale)" in shown and "`dvc repro` updates the results" in " ".join(shown.split())
+    assert cli.main(["report"]) == 0
+    assert capsys.readouterr().err.startswith("warning: stale results: ")
+
+
+def test_a_comparison_is_no_output_of_the_pipeline(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(smoke)
+    for file, output in (("report/page.html", "report"), ("metrics/data.json", "metrics/data.json")):
+        assert cli.main(["report", "--compare", "HEAD", "--out", file]) == 1
+        expected = f"error: --out: got {file}, where the pipeline writes {output}; fix: choose another path\n"
+        assert capsys.readouterr().err == expected

@@ -196,3 +196,21 @@ def test_values_of_params_that_are_no_words_reach_no_command(mate: Path, params:
     assert "expected only letters, digits" in done.stdout + done.stderr
     assert not (mate / "PWNED").exists()
     assert (photos / "a.png").exists()
+
+
+def test_a_full_disk_leaves_the_lock_of_before(mate: Path) -> None:
+    """DVC would cut dvc.lock short, and every later command would fail."""
+    dvc(mate, "repro", "-q")
+    before = (mate / "dvc.lock").read_text()
+    (mate / "in.txt").write_text("other\n")
+    (mate.parent / "guard" / "sitecustomize.py").write_text(
+        "from isoflop.runtime import dvc_guard\ndvc_guard.install()\nimport errno, os\n"
+        "real = os.fsync\n"
+        "def full(descriptor):\n"
+        "    if '.dvc.lock.partial' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "    real(descriptor)\n"
+        "os.fsync = full\n"
+    )
+    assert dvc(mate, "repro", check=False).returncode != 0
+    assert (mate / "dvc.lock").read_text() == before and not list(mate.glob(".dvc.lock*"))

@@ -70,9 +70,17 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stage(project: Path, label: str, *numbers: str) -> subprocess.CompletedProcess[str]:
+def test_a_stage_of_its_own_writes_its_outputs_whatever_started_it(project: Path) -> None:
+    """The second task of a step of Slurm or of torchrun: only `train` on several devices shares its work."""
+    ranks = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}
+    done = run_stage(project, "sum", "one.txt", "two.txt", **ranks)
+    assert done.returncode == 0, done.stderr
+    assert (project / "out" / "total.txt").read_text() == "30"
+
+
+def run_stage(project: Path, label: str, *numbers: str, **env: str) -> subprocess.CompletedProcess[str]:
     options = ["--numbers", *numbers, "--label", label, "--folder", "out/folder", "--total", "out/total.txt"]
-    return run_command(sys.executable, "-m", "adder", *options, cwd=project, check=False)
+    return run_command(sys.executable, "-m", "adder", *options, cwd=project, check=False, **env)
 
 
 def test_an_error_names_the_key_that_the_variant_sets(tmp_path: Path) -> None:

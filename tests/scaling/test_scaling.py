@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ from isoflop.runtime.params import load_params
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.fitting import fit
 from isoflop.scaling.forms import L_ND, Floats
+from isoflop.scaling.law_file import read_law
 from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Planner, Sizes
+from isoflop.scaling.resampling import Design, bootstrap
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study, read_study
-from isoflop.scaling.uncertainty import Noise, Residuals, bootstrap, noise, prediction_interval
-from stages import scaling
+from isoflop.scaling.uncertainty import Noise, Residuals, noise, prediction_interval
+from stages import forecast, scaling, score
 from tests.conftest import ROOT
-from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, loss_at, run_stage, size, write_runs
+from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, edit, loss_at, run_stage, size, write_runs
 
 
 def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
@@ -35,15 +38,6 @@ def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
 
 def kinds(analysis: Analysis) -> set[str]:
     return {diagnostic.kind for diagnostic in analysis.diagnostics}
-
-
-def edit(runs: Path, width: int, **changes: Any) -> None:
-    """Change every run of a width."""
-    file = runs / f"width-{width}.json"
-    content = json.loads(file.read_text())
-    for row in content["runs"]:
-        row.update(changes)
-    file.write_text(json.dumps(content))
 
 
 def test_the_largest_width_is_held_out_and_predicted(tmp_path: Path) -> None:
@@ -63,7 +57,7 @@ def test_the_largest_width_is_held_out_and_predicted(tmp_path: Path) -> None:
     assert changed["held_out"]["predicted"] == held_out["predicted"]
     assert changed["held_out"]["covered"] is False and changed["held_out"]["actual"] == 2.0
     assert changed["parameters"] != metrics["parameters"]  # the law of all runs is fitted to it too
-    assert changed["trusted"] is False
+    assert set(changed["trusted_to"].values()) == {1}
     assert any(
         diagnostic["kind"] == "held_out_outside_interval" and "2" in diagnostic["message"]
         for diagnostic in changed["diagnostics"]
@@ -121,12 +115,48 @@ def test_diverged_runs_are_excluded_and_counted(tmp_path: Path) -> None:
     assert {"kind": "runs_excluded", "message": message, "values": {"diverged": 6.0}} in metrics["diagnostics"]
     edit(runs, 16, val_nll=float("inf"), diverged=False)
     assert run_stage(runs, tmp_path / "infinite") == metrics
-    edit(runs, 12, val_nll=None, diverged=True)
-    edit(runs, 8, val_nll=None, diverged=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "setting"),
+    [
+        ({"val_nll": None, "diverged": True}, "18 diverged", "recipe.gradient_clip=1.0"),
+        ({"val_nll": 2.3, "train_loss": 2.3}, "18 undertrained", "'sweep.runs.epochs=[24,48]'"),
+        ({"val_nll": 2.3, "train_loss": 0.1}, "18 overfitted", "'sweep.runs.epochs=[3,6]'"),
+        ({"val_nll": 2.3, "images_seen": 1220, "unique_images": 1220}, "18 overfitted", "augment.views=16"),
+    ],
+)
+def test_a_study_without_a_law_is_a_result_with_its_next_command(
+    tmp_path: Path, changes: dict[str, Any], reason: str, setting: str
+) -> None:
+    """All stages of the study write their outputs, with None for what does not exist."""
+    whole = run_stage(write_runs(tmp_path / "whole"), tmp_path / "law")
+    runs, out = write_runs(tmp_path / "runs"), tmp_path / "out"
+    for width in (8, 12, 16):
+        edit(runs, width, **changes)
+    found = run_stage(runs, out)
+    why = f"got usable runs of 2 widths (24, 32), expected at least 3; excluded: {reason}"
+    assert found["lacks"] == {"reason": why, "command": f"dvc exp run -S {setting}"}
+    assert whole["lacks"] is None and found.keys() == whole.keys() and found["runs"] == 12
+    assert {file.name for file in out.iterdir()} == set(OUTPUTS)
     with pytest.raises(
-        UserError, match=r"sweep\.widths: got usable runs of 2 widths \[24, 32\] \(excluded: 18 diverged"
+        UserError, match=rf"law\.json: no scaling law: got usable .*; fix: `dvc exp run -S {re.escape(setting)}`"
     ):
-        read_study(runs, WIDTHS)
+        read_law(out / "law.json")
+    forecast.main(forecast.Params(width=16, epochs=12, predict=[48]), out / "law.json", out / "forecast.json")
+    trained = {"epochs": 12, "val_nll": 0.3, "val_accuracy": 0.9}
+    (tmp_path / "train.json").write_text(json.dumps(trained))
+    score.main(out / "forecast.json", tmp_path / "train.json", out / "score.json")
+    scored = json.loads((out / "score.json").read_text())
+    assert (scored["predicted"], scored["actual"], scored["inside"]) == (None, 0.3, None)
+
+
+def test_a_study_of_which_nothing_is_usable_has_no_law(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs")
+    for width in WIDTHS:
+        edit(runs, width, val_nll=None, diverged=True)
+    found = run_stage(runs, tmp_path / "out")
+    assert found["lacks"]["reason"] == "got usable runs of 0 widths, expected at least 3; excluded: 30 diverged"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +204,7 @@ def test_small_studies_get_a_law_and_diagnostics(
     runs = write_runs(tmp_path / "runs", widths, fractions, seeds, spread)
     metrics = run_stage(runs, tmp_path / "out", widths)
     assert diagnostics <= {diagnostic["kind"] for diagnostic in metrics["diagnostics"]}
-    assert metrics["trusted"] is False or diagnostics == {"few_data_sizes"}
+    assert diagnostics == {"few_data_sizes"} or set(metrics["trusted_to"].values()) == {1}
     known = metrics["parameters"]
     assert {"E", "A", "alpha"} <= set(known) and ("beta" in known) == (len(fractions) > 1)
     assert ("no_noise_estimate" in diagnostics) == (known["alpha"]["low"] is None)
@@ -194,7 +224,8 @@ def test_zero_irreducible_loss_and_lack_of_fit_are_warnings(tmp_path: Path) -> N
     for width in WIDTHS:  # log loss is linear in size: E is not identifiable
         edit(runs, width, val_nll=float(np.exp(-2e-5 * size(width))))
     analysis = analysed(runs)
-    assert {"irreducible_loss_at_zero", "no_gain"} <= kinds(analysis) and not analysis.trusted
+    assert {"irreducible_loss_at_zero", "no_gain"} <= kinds(analysis)
+    assert set(analysis.law.reach.trusted_to.values()) == {1.0}
 
 
 def known_law(values: Floats) -> Law:
@@ -250,7 +281,9 @@ def test_prediction_intervals_cover(seeds: int, spread: float, misfit: float) ->
             misfit * rng.standard_normal(12)[configurations] + spread * rng.standard_normal(len(truth))
         )
         values, _ = fit(L_ND, levels, losses, OBJECTIVES["huber"])
-        replicates = bootstrap(L_ND, levels, losses, configurations, OBJECTIVES["huber"], values, 60, rng)
+        design = Design(configurations, np.arange(12) % 4, np.log(np.repeat([12_500.0, 25_000.0, 50_000.0], 4)))
+        objective = OBJECTIVES["huber"]
+        replicates = bootstrap(L_ND, levels, losses, design, objective, values, 60, rng, "residual").values
         residuals = np.log(losses / L_ND.predict(values[None], levels)[0])
         about = noise(Residuals.of(residuals, configurations), L_ND.size)
         bounds = prediction_interval(L_ND.predict(replicates, new)[:, 0], about.sd_of_mean(1), about.degrees_of_freedom)
@@ -268,7 +301,7 @@ def test_the_public_study_covers_its_largest_width_or_is_not_trusted() -> None:
     found = facts(analyse(Study(runs, all_samples=50_000), bootstraps=60, seed=0))
     held_out = found["held_out"]
     assert held_out["actual"] == pytest.approx(0.250181)
-    assert held_out["covered"] or not found["trusted"]
+    assert held_out["covered"] or found["trusted_to"]["parameters"] == 1
     assert {"irreducible_loss_at_zero", "single_seed"} <= {diagnostic["kind"] for diagnostic in found["diagnostics"]}
 
 

@@ -16,13 +16,13 @@ from benchmarks.scaling_coverage import coverage
 from isoflop.scaling.accuracy import accuracy_of_loss
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.diagnostics import diagnose
-from isoflop.scaling.fitting import fit
 from isoflop.scaling.forms import L_N, L_ND, Form, additive
+from isoflop.scaling.irreducible import irreducible_interval
 from isoflop.scaling.law_fitting import fit_law
 from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
 from isoflop.scaling.runs import Run, Study
-from isoflop.scaling.uncertainty import Noise, irreducible_loss_interval
+from isoflop.scaling.uncertainty import Noise
 from tests.scaling_tables import LAW, simulated
 
 
@@ -67,9 +67,12 @@ def test_the_interval_of_the_irreducible_loss_covers_it_at_any_noise(noise: floa
     hits = []
     for seed in range(20):
         losses = (0.5 + 30 / sizes**0.7) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(sizes)))
-        values, _ = fit(L_N, sizes[None], losses, OBJECTIVES["huber"])
-        bounds = irreducible_loss_interval(L_N, sizes[None], losses, np.repeat(np.arange(9), 3), values)
-        assert bounds is not None and bounds[1] - bounds[0] > 0.5 * noise * 0.5 / 3
+        pairs = enumerate(zip(sizes, losses, strict=True))
+        runs = tuple(Run(size, 1.0, 1.0, 1.0, index % 3, loss) for index, (size, loss) in pairs)
+        law = fit_law(Study(runs), 60, np.random.default_rng(seed), forms=[L_N])
+        assert law.sampled is not None
+        bounds = irreducible_interval(L_N, sizes[None], losses, OBJECTIVES["huber"], law.values, law.sampled)
+        assert bounds[0] <= law.values[0] <= bounds[1] and bounds[1] - bounds[0] > 0.5 * noise * 0.5 / 3
         hits.append(bounds[0] <= 0.5 <= bounds[1])
     assert np.mean(hits) >= 0.8
 

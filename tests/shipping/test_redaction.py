@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+import yaml
+
+from isoflop.cli import release
 from isoflop.download.fetching import url_name, without_secrets
 from isoflop.shipping.redaction import is_private, published
 
@@ -41,3 +46,26 @@ def test_messages_have_no_password_and_no_token() -> None:
 def test_private_training_is_recognized() -> None:
     assert is_private({"train": {"privacy": {"epsilon": 8}}})
     assert not is_private({"train": {"privacy": {"epsilon": None}}}) and not is_private({})
+
+
+@pytest.mark.parametrize(("epsilon", "in_model"), [(None, False), (8, False), (None, True)])
+def test_a_manifest_has_no_secrets_and_of_private_training_no_hash_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epsilon: float | None, in_model: bool
+) -> None:
+    monkeypatch.setattr(release, "_is_trained_privately", lambda _: in_model)
+    for folder in ("ship", "metrics"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "ship" / "choice.json").write_text('{"chosen": "base"}')
+    (tmp_path / "ship" / "model.onnx").write_bytes(b"model")
+    (tmp_path / "metrics" / "variants.json").write_text('{"base": {"accuracy": 0.9}}')
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "code.yaml").write_text("stages: {}\n")
+    outs = [{"path": "data/prepared/train", "md5": "0123.dir"}, {"path": "ship/model.onnx", "md5": "4567"}]
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"prepare": {"outs": outs}}}))
+    data = {"path": "/home/ada.lovelace/patients", "url": "http://ada:s3cret@intranet/a.zip?sig=TOKEN"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"data": data, "train": {"privacy": {"epsilon": epsilon}}}))
+    manifest = release._manifest(tmp_path)
+    assert manifest["params"]["data"] == {"path": "…/patients", "url": "…/a.zip"}
+    assert not [word for word in ("ada", "s3cret", "TOKEN", "intranet") if word in json.dumps(manifest)]
+    is_private = epsilon is not None or in_model
+    assert manifest["data"] == ({} if is_private else {"data/prepared/train": "0123.dir"})

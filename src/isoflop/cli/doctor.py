@@ -8,17 +8,18 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from isoflop.cli.demo_runtime import find_runtime
+from isoflop.cli.findings import Finding, outputs, results
 from isoflop.demo.onnxruntime_web import PACKAGE
 from isoflop.project.command_output import command_output, in_git
 from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
+from isoflop.runtime.dvc_guard import is_active
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import CODE_FILE, checkout, code_text, installed, stale_message, stale_stages
 from isoflop.training.cpu import computes_in_bf16, processor
@@ -26,16 +27,6 @@ from isoflop.training.cpu import computes_in_bf16, processor
 _MIN_FREE_BYTES = 2e9
 _TIMEOUT = 2.0  # seconds to wait for a server
 _RESUME = Path(".isoflop") / "resume"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``fail``: the pipeline cannot run; ``warn``: it can run, but something will not work."""
-
-    about: str
-    status: Literal["ok", "warn", "fail"]
-    found: str
-    cure: str = ""
 
 
 def examine_machine(folder: Path) -> list[Finding]:
@@ -60,6 +51,8 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _code,
         _git,
         _dvc,
+        outputs,
+        results,
         _remote,
         _disk,
         _demo,
@@ -206,6 +199,9 @@ def _dvc(project: Path) -> Finding:
         if "dvc.lock" in str(error):  # also written in place
             cure = "`rm dvc.lock && dvc repro`, which restores results from the run cache"
         return Finding("dvc", "fail", str(error)[:300], cure)
+    if not is_active():
+        cure = f"{_installation(project)} installs them"
+        return Finding("dvc", "warn", f"{metadata.version('dvc')} without isoflop's checks of what a remote has", cure)
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from isoflop.runtime.damage import locked_outputs
 from isoflop.runtime.errors import UserError
 
 
@@ -32,3 +33,15 @@ def project_here() -> Path:
         UserError: there is none.
     """
     return Path(os.path.relpath(find_project(Path.cwd())))
+
+
+def refuse_outputs(project: Path, file: Path, option: str) -> None:
+    """Refuse a file or folder to write that is an output of the pipeline of ``project``, in one, or around one.
+
+    Raises:
+        UserError: DVC would take the file for a change of that output.
+    """
+    for output in locked_outputs(project / "dvc.lock"):
+        made, wanted = (project / output).absolute(), file.absolute()  # not resolved: outputs may be links into a cache
+        if wanted.is_relative_to(made) or made.is_relative_to(wanted):
+            raise UserError(f"{option}: got {file}, where the pipeline writes {output}; fix: choose another path")

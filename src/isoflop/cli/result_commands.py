@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,12 +12,13 @@ from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
-from isoflop.cli.project_folder import find_project, project_around, project_here
+from isoflop.cli.project_folder import find_project, project_around, project_here, refuse_outputs
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
 _GOAL = Group("Goal: one of", sort_key=1, validator=LimitedChoice(0, 1))
 _COLUMNS = Group("Columns of the table", sort_key=1)
+_FIT = Parameter(group=Group("Fit", sort_key=2))
 
 Column = Annotated[str | None, Parameter(metavar="COLUMN")]
 Metric = Literal["loss", "accuracy", "error", "nll", "perplexity"]  # as in ``scaling.metrics``, which imports NumPy
@@ -58,10 +60,11 @@ def summary(*, as_json: Json = False) -> None:
     """Show the results of the last `dvc repro`.
 
     Prints accuracy, size and latency of the variants, the scaling law with predicted and measured losses, and the
-    path of the report.
+    paths of the report and of the study's page. Results that are older than the parameters, code or data are marked
+    stale.
 
     Args:
-        as_json: print a JSON object: variants, latency_of, scaling, forecast, report.
+        as_json: print a JSON object: variants, latency_of, scaling, forecast, report, stale.
     """
     from isoflop.cli.summary import print_summary
 
@@ -81,19 +84,24 @@ def report(
 
     Args:
         compare: git revisions or DVC experiments; a single one is compared with the workspace.
-        out: HTML file for the comparison; default: compare.html next to the report.
+        out: HTML file for the comparison, outside of the outputs of the pipeline; default: compare.html in the project.
     """
+    from isoflop.project.staleness import stale_note, stale_outputs
     from isoflop.report.compare import write_comparison
 
-    page = project_here() / "report" / "index.html"
+    project = project_here()
+    page = project / "report" / "index.html"
     if compare:
-        file = out or page.with_name("compare.html")
+        file = out or project / "compare.html"
+        refuse_outputs(project, file, "--out")
         print(f"{file}: {' and '.join(write_comparison(find_project(Path.cwd()), compare, file))}")
-    elif page.is_file():
-        check_outputs(page)
-        print(page)
-    else:
+        return
+    if not page.is_file():
         raise unmade(page)
+    check_outputs(page)
+    if stale := stale_outputs(project):
+        print(f"warning: stale results: {stale_note(stale.values())}", file=sys.stderr)
+    print(page)
 
 
 @command(RESULTS, example="dvc repro --pull && isoflop savings")
@@ -166,7 +174,13 @@ def fit(
     loss_is: Annotated[Metric | None, Parameter(group=_COLUMNS)] = None,
     where: list[str] | None = None,
     chance_loss: Positive | None = None,
-    objective: Literal["huber", "l1", "mse", "least_squares"] = "huber",
+    form: Annotated[Literal["auto", "additive", "multiplicative", "m4", "broken"], _FIT] = "auto",
+    fix: Annotated[list[str] | None, _FIT] = None,
+    tie: Annotated[Flag, _FIT] = False,
+    hold_out: Annotated[str | None, _FIT] = None,
+    trim: Annotated[Positive | None, _FIT] = None,
+    objective: Annotated[Literal["huber", "l1", "mse", "least_squares"], _FIT] = "huber",
+    bootstrap: Annotated[Literal["auto", "pairs", "wild", "residual", "cluster"], _FIT] = "auto",
     bootstraps: Bootstraps = 1000,
     bootstrap_seed: Natural = 0,
     predict: Path | None = None,
@@ -185,7 +199,14 @@ def fit(
         loss_is: what the column of --loss holds; accuracy becomes error, and perplexity its logarithm.
         where: keep only rows with COLUMN=VALUE, or <, >, <=, >=, != in place of =; may be repeated.
         chance_loss: loss of guessing; runs less than 10 % better are left out.
+        form: formula of the law; auto chooses by fit and backtests. m4 and broken are laws of one axis.
+        fix: parameter with a fixed value: E=0.
+        tie: fit one exponent for all axes, as in laws of over-training.
+        hold_out: test the law on the rows with COLUMN>VALUE, or on those where COLUMN is 1, in place of the largest.
+        trim: leave out runs that deviate from a first fit by more than this number of standard deviations.
         objective: huber (delta 0.001), l1 or mse of log loss, or least_squares of the loss.
+        bootstrap: what is resampled: configurations (pairs), signs of residuals (wild), residuals, or runs with
+            checkpoints (cluster); auto chooses by the residuals.
         bootstraps: number of bootstrap samples.
         bootstrap_seed: random seed of the bootstrap.
         predict: table of points with the same columns of sizes; writes predictions.csv with their columns and
@@ -194,17 +215,18 @@ def fit(
         force: write into a folder that is not empty.
         as_json: print the content of scaling.json.
     """
-    from isoflop.cli.fit import Points, fit_table, print_fit
+    from isoflop.cli.fit import Points, Settings, fit_table, print_fit
     from isoflop.scaling.tables import Columns, read_table
 
+    if project := project_around(Path.cwd()):
+        refuse_outputs(project, out, "--out")
     names = Columns(**asdict(columns))
-    study = read_table(table, names, where or [], chance_loss, loss_is)
+    study = read_table(table, names, where or [], chance_loss, loss_is, hold_out)
+    settings = Settings(objective, form, fix or [], tie, trim, bootstrap, bootstraps, bootstrap_seed)
     facts = fit_table(
         study,
         out,
-        loss=objective,
-        bootstraps=bootstraps,
-        seed=bootstrap_seed,
+        settings,
         force=force,
         points=Points(predict, names) if predict else None,
     )

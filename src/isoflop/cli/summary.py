@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isoflop.project.staleness import stale_note, stale_outputs
 from isoflop.report import formats
 from isoflop.report.facts import Facts, Variant, cell_in_words, read_facts, variants
 from isoflop.report.scaling_words import (
     budget_in_words,
     data_in_words,
+    lack_in_words,
     law_in_words,
     next_run_in_words,
     profile_in_words,
+    trust_in_words,
 )
 from isoflop.runtime.errors import unmade
 
@@ -25,13 +29,14 @@ if TYPE_CHECKING:
 
 _COLUMNS = 100  # widest line, also on wider terminals
 _LOW_RECALL = 0.7  # of the accuracy
-_TITLE = 10  # columns of the title of a line
+_TITLE = 11  # columns of the title of a line
+_STUDY = ("scaling", "score")  # files of the study that the summary shows
 
 Prediction = tuple[str, str, str, str, str]  # model, predicted loss, its 95 % interval, measured loss, error
 
 
 def print_summary(project: Path, *, as_json: bool) -> None:
-    """Print the variants, the scaling law with its predictions, and the path of the report of ``project``.
+    """Print the variants, the scaling law with its predictions, and the paths of the reports of ``project``.
 
     Raises:
         UserError: an output of `dvc repro` is missing.
@@ -40,35 +45,63 @@ def print_summary(project: Path, *, as_json: bool) -> None:
     measured = {name: read_facts(folder / f"{name}.json") for name in ("variants", "latency")}
     rows = variants(measured["variants"], measured["latency"], read_facts(project / "ship" / "choice.json")["chosen"])
     setting = measured["latency"]["conditions"]["headline"]
-    by_class = class_lines(next(measured["variants"][row.name] for row in rows if row.shipped))
-    if not as_json and not (folder / "scaling.json").is_file():  # after `dvc repro ship`
-        _print_variants(rows, setting)
-        print_lines(by_class)
-        print_lines([("study", "did not run, nor did the report and the demo; `dvc repro` runs the rest")])
-        return
-    law, score = (read_facts(folder / f"{name}.json") for name in ("scaling", "score"))
-    if not report.is_file():
+    has_study = (project / "scaling" / "scaling.json").is_file()
+    law, score = (read_facts(project / "scaling" / f"{name}.json") if has_study else None for name in _STUDY)
+    if has_study and not report.is_file():
         raise unmade(report)
+    stale = stale_outputs(project)
     if as_json:
-        found = {
-            "variants": [asdict(row) for row in rows],
-            "latency_of": setting,
-            "scaling": {name: law[name] for name in ("trusted", "diagnostics", "optimal")},
-            "forecast": score,
-            "report": str(report),
-        }
-        print(json.dumps(found, indent=1))
+        print(json.dumps(_as_json(rows, setting, law, score, report, stale), indent=1))
         return
-    _print_variants(rows, setting)
-    print_lines(by_class)
-    epochs = f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
-    print_predictions([held_out_row(law), _trained_row(score)], epochs)
-    lines = scaling_lines(law)
-    if not law["trusted"]:
+    _print_variants(rows, setting, stale)
+    print_lines(class_lines(next(measured["variants"][row.name] for row in rows if row.shipped)))
+    lines = [("stale", stale_note(stale.values()))] if stale else []
+    if law is None or score is None:
+        lines.append(("study", "did not run yet; `dvc repro` runs it"))
+    elif law.get("lacks"):
+        lines.append(("study", lack_in_words(law)))
+    else:
+        epochs = (
+            f"base: predicted for {formats.rounded(score['forecast_epochs'])} epochs, trained for {score['epochs']}"
+        )
+        mark = " (stale)" if "scaling/score.json" in stale else ""
+        print_predictions([held_out_row(law), _trained_row(score, mark)], epochs)
+        lines += _trusted_lines(law, " (stale)" if "scaling/scaling.json" in stale else "")
+    print_lines([*lines, *_pages(project, stale)])
+
+
+def _as_json(
+    rows: list[Variant], setting: str, law: Facts | None, score: Facts | None, report: Path, stale: Mapping[str, str]
+) -> Facts:
+    return {
+        "variants": [asdict(row) for row in rows],
+        "latency_of": setting,
+        "scaling": law and {name: law.get(name) for name in ("trusted_to", "diagnostics", "optimal", "lacks")},
+        "forecast": score,
+        "report": str(report),
+        "stale": sorted(set(stale.values())),
+    }
+
+
+def _trusted_lines(law: Facts, mark: str) -> list[tuple[str, str]]:
+    (title, form), *others = scaling_lines(law)
+    lines = [(title, form + mark), ("trusted", trust_in_words(law)), *others]
+    if max(law["trusted_to"].values()) <= 1:
         kinds = dict.fromkeys(diagnosis["kind"].replace("_", " ") for diagnosis in law["diagnostics"])
         warning = f"unreliable outside the range of its runs: {', '.join(kinds)}; the report explains each"
-        lines.insert(1, ("warning", warning))
-    print_lines([*lines, ("report", str(report))])
+        lines.insert(2, ("warning", warning))
+    return lines
+
+
+def _pages(project: Path, stale: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the path of each page, or the command that writes it."""
+    for folder in ("report", "study"):
+        page = project / folder / "index.html"
+        note = " (stale)" if folder in stale else ""
+        if page.is_file():
+            yield ("report" if folder == "report" else "study page"), f"{page}{note}"
+        elif folder == "report":
+            yield folder, "not written yet; `dvc repro report` writes it"
 
 
 def print_lines(lines: list[tuple[str, str]]) -> None:
@@ -128,9 +161,9 @@ def scaling_lines(law: Facts) -> list[tuple[str, str]]:
     return lines + [(title, line) for title, line in advice if line]
 
 
-def _trained_row(score: Facts) -> Prediction:
-    """Return the forecast for the trained base model, of metrics/score.json."""
-    return _prediction(f"width {score['width']} (base)", score)
+def _trained_row(score: Facts, mark: str) -> Prediction:
+    """Return the forecast for the trained base model, of scaling/score.json."""
+    return _prediction(f"width {score['width']} (base){mark}", score)
 
 
 def _prediction(name: str, facts: Facts) -> Prediction:
@@ -143,8 +176,10 @@ def _prediction(name: str, facts: Facts) -> Prediction:
     )
 
 
-def _print_variants(rows: list[Variant], setting: str) -> None:
-    table = _table(("variant", "accuracy", "parameters", "size", "latency", "speed-up"))
+def _print_variants(rows: list[Variant], setting: str, stale: Container[str]) -> None:
+    compared, timed = ("\nstale" if f"metrics/{name}.json" in stale else "" for name in ("variants", "latency"))
+    titles = *(name + compared for name in ("accuracy", "parameters", "size")), f"latency{timed}", f"speed-up{timed}"
+    table = _table(("variant", *titles))
     table.caption = f"latency: median, {cell_in_words(setting)}"
     for row in rows:
         cells = (
@@ -166,7 +201,7 @@ def _table(titles: tuple[str, ...]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
     for title in titles:
-        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
+        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=title != titles[0])
     return table
 
 

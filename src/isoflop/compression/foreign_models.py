@@ -186,7 +186,7 @@ def _read(folder: Path, pixels: Pixels, count: int) -> tuple[Inputs, int]:
         raise UserError(f"--images: got {count}, expected at least {_FEWEST_IMAGES}")
     if not folder.is_dir():
         raise UserError(f"{folder}: not a folder, expected one with images")
-    entries = [entry for entry in folder_entries(folder) if is_image(entry)]
+    entries = [entry for entry in folder_entries(folder, follows_links=True) if is_image(entry)]
     chosen = [
         entries[index] for index in np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int)
     ]

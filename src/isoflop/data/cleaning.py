@@ -12,11 +12,20 @@ from pydantic import AfterValidator, Field
 from isoflop.data import duplicates
 from isoflop.data.arrays import Resize
 from isoflop.data.duplicates import Catalogue
-from isoflop.data.splitting import assign_splits, check_every_class
+from isoflop.data.splitting import Assignment, assign_by_content, assign_splits, check_every_class
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section
 
+_MOST_LOST = 0.5  # share of a class; a rule that would drop more of it is off for that class
 REASONS = ("undecodable", "blank", "conflicting_labels", "leak", "exact_duplicate", "near_duplicate")
+
+_KEYS = {  # reason → the setting that keeps such images
+    "blank": "prepare.drop.blank: false",
+    "conflicting_labels": "prepare.drop.conflicting_labels: false",
+    "exact_duplicate": "prepare.drop.exact_duplicates: false",
+    "leak": "prepare.drop.leaks: false",
+    "near_duplicate": "prepare.drop.near_duplicate_distance: null",
+}
 
 
 def _increasing(values: list[float]) -> list[float]:
@@ -38,7 +47,9 @@ class Drop(Section):
     exact_duplicates: bool  # images with the same pixels as an earlier one of the same split and class
     leaks: bool  # images of train whose pixels are also in val or test, and of val whose pixels are also in test
     conflicting_labels: bool  # all images whose pixels occur under two or more labels
-    near_duplicate_distance: int | None = Field(ge=0, le=16)  # maximum distance in bits of a 64-bit hash; null: off
+    near_duplicate_distance: int | None = Field(
+        ge=0, le=16
+    )  # maximum distance in bits of a 64-bit hash; off for a class that would lose most of its images; null: off
 
 
 class Prepare(Section):
@@ -64,49 +75,77 @@ class Cleaning:
     kept: list[int] = field(default_factory=list)  # indices of images, in the order of the source
     dropped: dict[int, tuple[str, str]] = field(default_factory=dict)  # index → reason, detail
     splits: dict[int, str] = field(default_factory=dict)  # index → split, of the kept images
+    moved: dict[int, str] = field(default_factory=dict)  # index → split by its own content, see splitting.Assignment
+    blank: dict[int, str] = field(default_factory=dict)  # index → detail, of images of a single color
+    exempt: dict[str, dict[int, int]] = field(default_factory=dict)  # reason → label → images that it would drop
 
     def drop(self, reason: str, details: dict[int, str]) -> None:
         self.dropped.update({index: (reason, detail) for index, detail in details.items()})
         self.kept = [index for index in self.kept if index not in details]
 
 
-def drop_and_split(cleaning: Cleaning, classes: Sequence[str], params: Prepare) -> None:
-    """Drop duplicates, leaks and conflicting labels, then assign every kept image to a split.
+def drop_and_split(cleaning: Cleaning, classes: Sequence[str], params: Prepare, *, by_content: bool) -> None:
+    """Drop blank images, duplicates, leaks and conflicting labels, then assign every kept image to a split.
 
     If the source has no splits, duplicates are dropped before splits are drawn, so none can leak. Leaks are dropped
     once more after the draw: with ``exact_duplicates`` off, the draw can put duplicates into different splits.
+
+    Args:
+        by_content: split by the content of the images; else by stratified random draws.
 
     Raises:
         UserError: a class has too few images after cleaning, or none in some split.
     """
     catalogue, drop = cleaning.catalogue, params.drop
+    cleaning.drop("blank", _unless_most(cleaning, "blank", cleaning.blank))
     if drop.conflicting_labels:
         cleaning.drop("conflicting_labels", duplicates.conflicting_labels(cleaning.kept, catalogue, classes))
     if drop.leaks:
         cleaning.drop("leak", duplicates.leaks(cleaning.kept, catalogue))
     if drop.exact_duplicates:
         cleaning.drop("exact_duplicate", duplicates.exact_duplicates(cleaning.kept, catalogue))
+    before = cleaning.kept
     if drop.near_duplicate_distance is not None:
         within, across = duplicates.near_duplicates(
-            cleaning.kept, catalogue, drop.near_duplicate_distance, across_splits=drop.leaks
+            before, catalogue, drop.near_duplicate_distance, across_splits=drop.leaks
         )
-        cleaning.drop("near_duplicate", within)
-        cleaning.drop("leak", across)
+        near = _unless_most(cleaning, "near_duplicate", within | across)
+        cleaning.drop("near_duplicate", {index: near[index] for index in within if index in near})
+        cleaning.drop("leak", {index: near[index] for index in across if index in near})
     _check_counts(cleaning, classes, params.min_images_per_class)
-    cleaning.splits = assign_splits(
-        cleaning.kept,
-        catalogue.labels,
-        catalogue.splits,
-        classes,
-        val_fraction=params.val_fraction,
-        test_fraction=params.test_fraction,
-        seed=params.seed,
-    )
+    assigned = _assigned(cleaning, before, classes, params, by_content)
+    cleaning.splits, cleaning.moved = assigned.splits, assigned.moved
     if drop.leaks:
         catalogue.splits = [cleaning.splits.get(index) for index in range(len(catalogue))]
         cleaning.drop("leak", duplicates.leaks(cleaning.kept, catalogue))
         cleaning.splits = {index: cleaning.splits[index] for index in cleaning.kept}
         check_every_class(cleaning.splits, catalogue.labels, classes)
+
+
+def _assigned(
+    cleaning: Cleaning, before: Sequence[int], classes: Sequence[str], params: Prepare, by_content: bool
+) -> Assignment:
+    of = cleaning.catalogue
+    fractions = {"val_fraction": params.val_fraction, "test_fraction": params.test_fraction}
+    if not by_content:
+        return assign_splits(cleaning.kept, of.labels, of.splits, classes, **fractions, seed=params.seed)
+    similar = cleaning.exempt.get("near_duplicate", {})  # whole classes, which cannot be kept together
+    groups = duplicates.groups(before, of, params.drop.near_duplicate_distance, similar)
+    return assign_by_content(
+        cleaning.kept, of.labels, of.splits, classes, of.keys, groups, **fractions, seed=params.seed
+    )
+
+
+def _unless_most(cleaning: Cleaning, reason: str, details: dict[int, str]) -> dict[int, str]:
+    """Return the images to drop, without those of classes that would lose most of their images: the rule, made for
+    exceptions, does not suit them. ``cleaning.exempt`` counts these."""
+    labels = cleaning.catalogue.labels
+    sizes = Counter(labels[index] for index in cleaning.kept)
+    losses = Counter(labels[index] for index in details)
+    exempt = {label: count for label, count in losses.items() if count > _MOST_LOST * sizes[label]}
+    if exempt:
+        cleaning.exempt[reason] = exempt
+    return {index: detail for index, detail in details.items() if labels[index] not in exempt}
 
 
 def _check_counts(cleaning: Cleaning, classes: Sequence[str], needed: int) -> None:
@@ -120,4 +159,9 @@ def _check_counts(cleaning: Cleaning, classes: Sequence[str], needed: int) -> No
                 f"class {name!r}: got {counts[label]} images after cleaning"
                 + (f" (dropped: {why})" if why else "")
                 + f", expected at least {needed} (prepare.min_images_per_class)"
+                + (f"; fix: add images, or `{_KEYS[most]}` keeps them" if (most := _most(reasons)) in _KEYS else "")
             )
+
+
+def _most(reasons: Counter[str]) -> str:
+    return reasons.most_common(1)[0][0] if reasons else ""

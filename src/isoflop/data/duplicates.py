@@ -6,7 +6,7 @@ Each function takes the indices of the images ``kept`` so far and returns the in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -26,6 +26,7 @@ class Catalogue:
     splits: list[str | None] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)  # hash of the decoded pixels before resizing
     hashes: list[int] = field(default_factory=list)  # 64-bit perceptual hash
+    keys: list[bytes] = field(default_factory=list)  # hash of the file
 
     def __len__(self) -> int:
         return len(self.names)
@@ -110,6 +111,40 @@ def _near_owners(members: list[int], of: Catalogue, distance: int, *, across_spl
             owners[split, code] = index
         else:
             yield index, owner
+
+
+def groups(kept: Sequence[int], of: Catalogue, distance: int | None, exempt: Container[int]) -> dict[int, int]:
+    """Return index → the first image of its group, for images that are alike, directly or through others.
+
+    Alike: the same pixels, or the same label and perceptual hashes within ``distance`` bits (None: any).
+
+    Args:
+        exempt: labels whose images are not compared by perceptual hash.
+    """
+    roots = {index: index for index in kept}
+
+    def root(index: int) -> int:
+        while roots[index] != index:
+            roots[index] = roots[roots[index]]
+            index = roots[index]
+        return index
+
+    def join(left: int, right: int) -> None:
+        first, second = sorted((root(left), root(right)))
+        roots[second] = first
+
+    for group in _same_pixels(kept, of):
+        for index in group[1:]:
+            join(group[0], index)
+    firsts: dict[int, dict[int, int]] = defaultdict(dict)  # label → perceptual hash → its first image
+    for index in kept if distance is not None else ():
+        if of.labels[index] not in exempt:
+            join(firsts[of.labels[index]].setdefault(of.hashes[index], index), index)
+    for first in firsts.values():
+        unique = np.array(sorted(first), np.uint64)
+        for left, right in near_pairs(unique, distance or 0).tolist():
+            join(first[int(unique[left])], first[int(unique[right])])
+    return {index: found for index in kept if (found := root(index)) != index}
 
 
 def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> npt.NDArray[np.int64]:

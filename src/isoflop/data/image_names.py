@@ -1,4 +1,4 @@
-"""The table of prepared images: which file of the source each one was. CSV, one row an image, in order of its split.
+"""The table of prepared images: which file of the source each one was. CSV, in the order of each split.
 
 It is not part of a split: a renamed file changes no training.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.progress import tracked
 
 _COPY_BATCH = 1024  # images
+_MOST_MOVED = 20  # names in data.json
 _DECODE_BATCH = 64  # images per task of a thread
 _DECODE_BATCH_BYTES = 8 << 20  # a batch ends early at this size, which bounds the memory for large files
 
@@ -46,6 +48,7 @@ class DecodedImage:
 
     pixels: npt.NDArray[np.uint8] | None = None  # H, W, C, resized
     digest: bytes = b""
+    key: bytes = b""
     perceptual_hash: int = 0
     problem: str | None = None
 
@@ -76,7 +79,7 @@ def prepare(
         cleaning = decode_all(raw, params, scratch)
         if not len(cleaning.catalogue):
             raise UserError("data: got no images, expected some of each class")
-        drop_and_split(cleaning, classes, params)
+        drop_and_split(cleaning, classes, params, by_content=raw.can_grow)
         input_spec = _write_splits(cleaning, classes, params, folders, scratch)
         _draw_dropped(
             cleaning, classes, (params.image_size, params.image_size, params.channels), scratch, dropped_picture
@@ -84,6 +87,8 @@ def prepare(
     write_names(_placed(cleaning), names)
     _write_dropped(cleaning, dropped)
     print(_summary(cleaning), flush=True)
+    for line in _exempt_in_words(cleaning, classes):
+        print(f"warning: {line}", file=sys.stderr)
     return _metrics(cleaning, input_spec, params) | {"md5": {name: dvc_md5(folder) for name, folder in folders.items()}}
 
 
@@ -104,6 +109,17 @@ def _summary(cleaning: Cleaning) -> str:
     return f"{images}, {len(cleaning.dropped):,} dropped: {counted}" if counted else f"{images}, none dropped"
 
 
+def _exempt_in_words(cleaning: Cleaning, classes: list[str]) -> Iterator[str]:
+    """Yield for each class that a rule would drop most of, and therefore exempts."""
+    sizes = Counter(cleaning.catalogue.labels)
+    for reason, labels in cleaning.exempt.items():
+        for label, count in sorted(labels.items()):
+            yield (
+                f"class {classes[label]!r}: the rule for {reason.replace('_', ' ')} images would drop {count} of "
+                f"{sizes[label]} images, so it is off for this class; similar images can be in training and test"
+            )
+
+
 def decode_one(image: RawImage, params: Prepare) -> DecodedImage:
     """Decode and resize one image; compute the digest of its pixels and its perceptual hash.
 
@@ -121,10 +137,11 @@ def decode_one(image: RawImage, params: Prepare) -> DecodedImage:
             raise
         return DecodedImage(problem=error.why)
     picture = as_channels(picture, params.channels)
+    key = hashlib.blake2b(content, digest_size=16).digest() if isinstance(content, bytes) else b""
     digest = hashlib.blake2b(picture.tobytes(), digest_size=16, salt=b"%dx%d" % picture.size).digest()
     near = params.drop.near_duplicate_distance is not None
     pixels = fit_to_square(picture, params.image_size, params.channels, params.resize)
-    return DecodedImage(pixels, digest, perceptual_hash(picture) if near else 0)
+    return DecodedImage(pixels, digest, key, perceptual_hash(picture) if near else 0)
 
 
 def perceptual_hash(picture: Image.Image) -> int:
@@ -143,7 +160,7 @@ def decode_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> 
     cleaning = Cleaning()
     catalogue = cleaning.catalogue
     empty = bytes(params.image_size**2 * params.channels)  # fills the slot of an undecodable image
-    undecodable, blank = {}, {}
+    undecodable: dict[int, str] = {}
     for image, decoded in _decoded(raw, params):
         index = len(catalogue)
         catalogue.names.append(image.name)
@@ -151,15 +168,15 @@ def decode_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> 
         catalogue.splits.append(image.split)
         catalogue.digests.append(decoded.digest)
         catalogue.hashes.append(decoded.perceptual_hash)
+        catalogue.keys.append(decoded.key)
         if decoded.pixels is None:
             undecodable[index] = decoded.problem or "undecodable"
         elif params.drop.blank and (decoded.pixels == decoded.pixels[0, 0]).all():
             color = ", ".join(map(str, decoded.pixels[0, 0].tolist()))
-            blank[index] = f"every pixel of the resized image is {color}"
+            cleaning.blank[index] = f"every pixel of the resized image is {color}"
         scratch.write(empty if decoded.pixels is None else decoded.pixels.tobytes())
     cleaning.kept = list(range(len(catalogue)))
     cleaning.drop("undecodable", undecodable)
-    cleaning.drop("blank", blank)
     return cleaning
 
 
@@ -252,6 +269,20 @@ def _draw_dropped(
     write_dropped_picture(images, names, file)
 
 
+def _moved(cleaning: Cleaning) -> dict[str, object]:
+    """Return which images are not in the split of their own content, because of near duplicates or small classes."""
+    names = [
+        f"{cleaning.catalogue.names[index]}: {split} → {cleaning.splits[index]}"
+        for index, split in sorted(cleaning.moved.items())
+        if index in cleaning.splits
+    ]
+    return {"images": len(names), "first": [_escaped(name) for name in names[:_MOST_MOVED]]}
+
+
+def _escaped(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _metrics(cleaning: Cleaning, input_spec: InputSpec, params: Prepare) -> dict[str, object]:
     per_split = Counter(cleaning.splits.values())
     per_class = Counter((cleaning.catalogue.labels[index], split) for index, split in cleaning.splits.items())
@@ -268,6 +299,8 @@ def _metrics(cleaning: Cleaning, input_spec: InputSpec, params: Prepare) -> dict
         "std": input_spec.std,
         "images": {"source": len(cleaning.catalogue)} | {split: per_split[split] for split in SPLITS},
         "dropped": {"total": len(cleaning.dropped)} | {reason: reasons[reason] for reason in REASONS},
+        "exempt": {reason: sum(labels.values()) for reason, labels in cleaning.exempt.items()},
+        "moved": _moved(cleaning),
         "per_class": {
             name: {split: per_class[label, split] for split in SPLITS} for label, name in enumerate(input_spec.classes)
         },

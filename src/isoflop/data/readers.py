@@ -47,6 +47,11 @@ class RawDataset:
     def classes(self) -> list[str]:
         return self.manifest.classes
 
+    @property
+    def can_grow(self) -> bool:
+        """Whether these are a user's image files, to which others may be added; a published data set never changes."""
+        return any(isinstance(part, PackedPart) for part in self.manifest.parts)
+
     def __len__(self) -> int:
         return sum(part.images for part in self.manifest.parts)
 

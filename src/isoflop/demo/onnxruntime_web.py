@@ -8,11 +8,16 @@ from pathlib import Path
 from isoflop.download.archives import archive_entries, naming_damage
 from isoflop.download.fetching import Remote, fetched
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import file_sha256
 
 VERSION = "1.30.0"
 # the build without WebGPU, WebNN and WebGL, half the size of the others; the script includes the .wasm loader
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 FILES = (SCRIPT, WASM)
+_SHA256 = {
+    SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
 
 PACKAGE = Remote(
     f"onnxruntime-web-{VERSION}.tgz",
@@ -62,6 +67,19 @@ def vendor(folder: Path) -> None:
     except UserError as error:
         raise UserError(f"{error}; or disable the demo: set demo.enabled to false in params.yaml") from None
     (folder / "LICENSE").write_text(_LICENSE)
+
+
+def check_runtime(folder: Path) -> None:
+    """Check that ``folder`` has the files of the pinned package, which a browser will run: they may come from a cache.
+
+    Raises:
+        UserError: a file is missing or another one.
+    """
+    for name, sha256 in _SHA256.items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise UserError(
+                f"{folder / name}: not the file of onnxruntime-web {VERSION}; fix: `dvc repro --force onnxruntime_web`"
+            )
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import stat
 import sys
@@ -29,6 +30,8 @@ _SPLITS: dict[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
+# Words that names of split folders have in addition: training_set, seg_test, "Train Images", valset.
+_BESIDES = ("set", "data", "dataset", "images", "image", "imgs", "img", "photos", "pictures", "seg", "split", "folder")
 
 # A file with such a suffix is meant as an image. prepare reports those that it cannot decode.
 _SUFFIXES = (
@@ -42,22 +45,46 @@ _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r"})
 Place = tuple[SplitName | None, str]  # split and class of an image, as its path states them
 
 
-def folder_entries(folder: Path) -> Iterator[Entry]:
+def folder_entries(folder: Path, *, follows_links: bool = False) -> Iterator[Entry]:
     """Yield the files below ``folder``, sorted by name, without hidden ones.
 
+    Links into the cache of the DVC repository that ``folder`` is in count as files: DVC checks large data out so.
+
+    Args:
+        follows_links: take links to files anywhere, as in a sample of links, which is read here and now only.
+
     Raises:
-        UserError: a link to a folder, to nothing, or to a file outside of ``folder``.
+        UserError: a link to a folder, to nothing, or to a file outside of ``folder`` and of that cache.
     """
-    root = folder.resolve()
+    allowed = [Path(folder.resolve().anchor if follows_links else folder.resolve())]
     for path in files_below(folder):
-        if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(root)):
-            raise UserError(
-                f"{path}: got a link to {str(path.readlink())!r}, expected a file or a link to a file in {folder}; "
-                "fix: remove the link, or replace it with its target"
-            )
+        if path.is_symlink() and not _is_inside(path, allowed):
+            allowed += _cache(folder) if len(allowed) == 1 else []
+            if not _is_inside(path, allowed):
+                raise UserError(
+                    f"{path}: got a link to {str(path.readlink())!r}, expected a file or a link to a file in {folder}; "
+                    "fix: remove the link, or replace it with its target"
+                )
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
             yield Entry(path.relative_to(folder).as_posix(), status.st_size, partial(io.FileIO, path))
+
+
+def _is_inside(link: Path, folders: Iterable[Path]) -> bool:
+    target = link.resolve()
+    return target.is_file() and any(target.is_relative_to(folder) for folder in folders)
+
+
+def _cache(folder: Path) -> list[Path]:
+    """Return the folder of cached files of the DVC repository that ``folder`` is in, if there is one."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(Repo.find_root(str(folder))) as repo:
+            return [Path(repo.cache.local.path).resolve()]
+    except DvcException:
+        return []
 
 
 def files_below(folder: Path, unlisted: Callable[[OSError], None] | None = None) -> list[Path]:
@@ -143,36 +170,68 @@ def placed_images(names: list[str], source: str) -> dict[str, Place]:
             f"{source}: got no images, expected one folder of images for each class; "
             "fix: put them there, or set data.path, or data.url and data.sha256"
         )
-    depth = _wrapping_folders(names)
+    depth = _wrapping_folders([name.split("/") for name in names])
     below = {name: parts for name in names if (parts := name.split("/")[depth:])}
-    with_splits = _has_splits(list(below.values()), source)
-    places: dict[str, Place] = {}
-    for name, (top, *rest) in below.items():
-        if with_splits and len(rest) > 1:
-            places[name] = _SPLITS[top.lower()], class_name(rest[0])
-        elif not with_splits and rest:
-            places[name] = None, class_name(top)
+    if with_splits := _has_splits(list(below.values()), source):
+        places = _places_in_splits(below)
+    else:
+        places = {name: (None, class_name(parts[0])) for name, parts in below.items() if len(parts) > 1}
     if not places:
         where = "in train, val and test" if with_splits else "in it"
         raise UserError(f"{source}: got {len(names)} images but no folders {where}, expected one folder for each class")
     return places
 
 
-def _wrapping_folders(names: list[str]) -> int:
-    """Return how many folders enclose all class and split folders; archives often have one named like themselves."""
+def _places_in_splits(below: dict[str, list[str]]) -> dict[str, Place]:
+    """Return the places of images in class folders of split folders, or of folders around all classes of a split."""
+    places: dict[str, Place] = {}
+    for top in dict.fromkeys(parts[0] for parts in below.values() if len(parts) > 1):
+        inside = {name: parts[1:] for name, parts in below.items() if parts[0] == top}
+        depth, split = _wrapping_folders(list(inside.values()), around=_split(top)), _split(top)
+        classes = {name: parts[depth:] for name, parts in inside.items()}
+        places |= {name: (split, class_name(parts[0])) for name, parts in classes.items() if len(parts) > 1}
+    return {name: places[name] for name in below if name in places}
+
+
+def _split(folder: str) -> SplitName | None:
+    """Return the split that a folder's name stands for, such as training_set or seg_test; None for a class."""
+    words = _words(folder)
+    return _SPLITS.get(words[0]) if len(words) == 1 else None
+
+
+def _words(folder: str) -> list[str]:
+    """Return the words of a folder's name, in lower case, without those that names of split folders may have."""
+    words = [word for word in re.split(r"[\W_\d]+", folder.lower()) if word]
+    bare = [next((stem for end in _BESIDES if (stem := word.removesuffix(end)) in _SPLITS), word) for word in words]
+    return [word for word in bare if word not in _BESIDES]
+
+
+def _wrapping_folders(paths: list[list[str]], around: SplitName | None = None) -> int:
+    """Return how many folders enclose all class and split folders; archives often have one named like themselves.
+
+    Args:
+        around: the split whose folder the paths are in, which may be named so again.
+    """
     depth = 0
     while True:
-        deep = [parts for parts in (name.split("/")[depth:] for name in names) if len(parts) > 1]
+        deep = [parts for parts in (path[depth:] for path in paths) if len(parts) > 1]
         tops = {parts[0] for parts in deep}
-        if len(tops) != 1 or tops.pop().lower() in _SPLITS or all(len(parts) == 2 for parts in deep):
+        if len(tops) != 1 or all(len(parts) == 2 for parts in deep):
+            return depth
+        if not _is_wrapper(tops.pop(), around):
             return depth
         depth += 1
+
+
+def _is_wrapper(folder: str, around: SplitName | None) -> bool:
+    """Return whether a folder next to no other may be left out: not a split, and in a split not a class."""
+    return _split(folder) is None if around is None else _split(folder) == around or not _words(folder)
 
 
 def _has_splits(paths: list[list[str]], source: str) -> bool:
     """Return whether the top folders are train, val and test. A class may also be named so: a train next to a bus."""
     tops = {parts[0] for parts in paths if len(parts) > 1}
-    named = {top for top in tops if top.lower() in _SPLITS}
+    named = {top for top in tops if _split(top)}
     if not named or named == tops:
         return bool(named)
     if any(parts[0] in named and len(parts) == 2 for parts in paths):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -27,6 +28,11 @@ _IDX_FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 
+_OUTSIDE = (
+    "got the relative path {path} out of the project, which `dvc exp run --temp` and `--queue` do not find, because "
+    "they run in another folder; fix: an absolute path"
+)
+
 
 class Data(Section):
     """Section ``data``. Only the source ``images`` uses the other keys."""
@@ -37,12 +43,16 @@ class Data(Section):
     sha256: str | None  # SHA-256 of the archive at url or path
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
-        """Raise UserError if nothing is at ``path`` or DVC cannot list it: DVC hashes it, whatever the source."""
+        """Raise UserError if nothing is at ``path`` or DVC cannot list it: DVC hashes it, whatever the source.
+
+        Warn of a path that is elsewhere in a copy of the project.
+        """
         path = file.parent / self.path
         if path.is_dir():
             check_names(path, f"{file}: data.path")
         if path.exists():
-            return []
+            is_outside = not Path(self.path).is_absolute() and os.path.normpath(self.path).startswith("..")
+            return [f"{file}: data.path: {_OUTSIDE.format(path=self.path)}"] if is_outside else []
         in_dvc = path.with_name(f"{path.name}.dvc").is_file()
         cure = (
             "expected what DVC tracks there; fix: `dvc pull` restores it, `dvc repro --pull` its results too"

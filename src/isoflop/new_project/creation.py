@@ -66,14 +66,14 @@ def create_project(folder: Path, images: Path | None, *, preset: str | None, cop
             start = starting_params(start.text, found, path)
         (partial / "params.yaml").write_text(start.text)
         choices = {choice.key: choice for choice in [*start.choices, *(_make_quick(partial) if quick else [])]}
-        command_output(["dvc", "init", "-q"], partial)
+        command_output(["dvc", "init"], partial)
         (partial / ".dvc" / "config").write_text(_DVC_CONFIG)
         (partial / ".dvc" / "plots").mkdir(exist_ok=True)
         for name, text in plot_templates().items():
             (partial / name).write_text(text)
         if images is not None and found is not None and copy:
             _copy(images, found, partial / path)
-            command_output(["dvc", "add", "-q", path], partial)
+            command_output(["dvc", "add", path], partial)  # with -q it keeps the reason of an error to itself
         _check(partial)
         command_output(["git", "add", "-A"], partial)
         command_output(["git", "commit", "-q", "-m", "isoflop init"], partial)
@@ -97,7 +97,7 @@ def show(project: NewProject) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print("Next steps:")
     print(f"  cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
-    print("    runs the pipeline and prints the results; `dvc repro ship` skips the scaling study, report and demo")
+    print("    runs the pipeline and prints the results; the study runs last: `dvc repro report demo` leaves it out")
     if project.is_quick:
         print("  isoflop preset whole && dvc repro")
         print("    replaces the quick parameters with the full ones and runs the pipeline again")
@@ -132,7 +132,8 @@ def _repository_around(folder: Path) -> Iterator[str]:
 def _where(path: str) -> str:
     if path.startswith(_IMAGES.parts[0] + "/"):
         return "a copy of your images, tracked by DVC; with a DVC remote, `dvc push` and `dvc pull` share them"
-    return "your images stay there, and teammates need them at the same path; --copy lets DVC track and share them"
+    elsewhere = "" if Path(path).is_absolute() else "; `dvc exp run --temp` and `--queue` need an absolute path"
+    return f"your images stay there, and teammates need them at the same path{elsewhere}; --copy lets DVC share them"
 
 
 def _check_place(folder: Path, images: Path | None) -> None:

@@ -158,7 +158,7 @@ def _log_costs(axes: Axes, costs: Sequence[float]) -> None:
 def _label(axes: Axes, points: Sequence[Point], places: Mapping[Point, tuple[float, float]], several: bool) -> None:
     """Label the points in order, each at the nearest free place inside the axes; a far one gets a line to its point."""
     figure = axes.figure
-    figure.canvas.draw()  # settles the layout, which the places below depend on
+    figure.canvas.draw()  # computes the layout, on which the places below depend
     frame = axes.get_window_extent()
     taken = [_box(axes.transData.transform(place), 7.0, 7.0) for place in places.values()]
     for point in points:

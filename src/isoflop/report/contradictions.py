@@ -89,7 +89,7 @@ def _validation_and_test(one: Evidence) -> str | None:
         f"{percent(test)} ({count(images['test'])} images)"
     )
     if p_value >= _SIGNIFICANT:
-        return f"{stated}: few images, so chance can explain the difference (p = {p_value:.2f}); trust neither digit"
+        return f"{stated}: few images, so chance can explain the difference (p = {p_value:.2f})"
     cause = (
         "near-duplicates of training images in the validation split, or test images of another origin"
         if val > test
@@ -114,7 +114,7 @@ def _calibration(one: Evidence) -> str | None:
     if score["ece"] < 1.5 * chance:
         return (
             f"ECE {percent(score['ece'])}: with {count(total)} test images a calibrated model has about "
-            f"{percent(chance)}, so this tells little"
+            f"{percent(chance)}, so this one is no evidence of miscalibration"
         )
     direction = "underconfident" if mean < score["accuracy"] else "overconfident"
     return (
@@ -180,8 +180,10 @@ def _wide_forecast(one: Evidence) -> str | None:
     if not score["inside"]:
         return None
     where = f"The prediction for width {score['width']} tests nothing: "
-    if _spans(score["low"], score["high"]) > _WIDE:
-        return f"{where}its 95 % PI of the loss is {between(score['low'], score['high'])}, which any result meets"
+    factor = _spans(score["low"], score["high"])
+    if factor > _WIDE:
+        interval = between(score["low"], score["high"])
+        return f"{where}its 95 % PI of the loss, {interval}, spans a factor of {factor:.1f}"
     low, high = score["accuracy_low"], score["accuracy_high"]
     if low is not None and high - low > _WIDE_SHARE:
         return f"{where}its 95 % PI of the accuracy is {percent(low)} to {percent(high)}"
@@ -216,7 +218,7 @@ def _next_size(one: Evidence) -> str | None:
     if expected < score["actual"]:
         return None
     return (
-        f"The law promises no gain from {name}: predicted loss {loss(expected)}, but width {score['width']} already "
+        f"The law predicts no gain from {name}: predicted loss {loss(expected)}, but width {score['width']} already "
         f"measures {loss(score['actual'])}"
     )
 

@@ -52,7 +52,7 @@ DROP_REASONS = {
     "near_duplicate": "look the same as another image (perceptual hash)",
 }
 
-# metrics/scaling.json: parameter of the law → its meaning
+# scaling/scaling.json: parameter of the law → its meaning
 LAW_PARAMETERS = {
     "E": "irreducible loss: the limit for unlimited size and data",
     "A": "coefficient of the size term",
@@ -94,6 +94,8 @@ DIAGNOSTICS = {
     "held_out_without_interval": "the held-out prediction has no interval",
     "held_out_outside_interval": "the held-out loss is outside its prediction interval",
     "held_out_interval_too_wide": "the held-out prediction interval is too wide to test the law",
+    "parameter_at_bound": "the runs do not identify the bend of the law",
+    "backtest_missed": "a backtest lies outside its interval",
     "extrapolation": "the model is more than 4 times as large as the study’s largest",
     "optimum_extrapolated": "a compute-optimal size is outside the study",
     "optimum_unbounded": "a budget has no compute-optimal size",

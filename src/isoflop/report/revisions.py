@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from isoflop.project.command_output import in_git
+from isoflop.project.staleness import stale_in_lock, stale_outputs
 from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
 
-_FILES = ("params.yaml", "plots/confusion.csv", "plots/tradeoff.csv")
-_FOLDERS = ("metrics", "plots/training")
+_PARAMS = ("params.yaml", "code.yaml")
+_FILES = (*_PARAMS, "dvc.lock", "plots/confusion.csv", "plots/tradeoff.csv")
+_FOLDERS = ("metrics", "scaling", "plots/training")
 WORKSPACE = "workspace"
 
 
@@ -23,6 +27,7 @@ class Run:
     name: str
     commit: str  # abbreviated hash; empty for the workspace
     folder: Path
+    stale: frozenset[str] = frozenset()  # outputs that are older than the run's parameters, code or data
 
 
 def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
@@ -47,12 +52,12 @@ def read_runs(project: Path, names: Sequence[str], scratch: Path) -> list[Run]:
     for index, (name, commit) in enumerate(zip(names, commits, strict=True)):
         folder = scratch / str(index)
         _copy_results(project, name, commit, folder)
-        runs.append(Run(name, commit[:9], folder))
+        runs.append(Run(name, commit[:9], folder, _stale(folder)))
     if len(runs) > 1:
         return runs
     if not any((project / "metrics").glob("*.json")):
         raise UserError(f"--compare {names[0]}: metrics: not found in the {WORKSPACE}; fix: run `dvc repro`")
-    return [*runs, Run(WORKSPACE, "", project)]
+    return [*runs, Run(WORKSPACE, "", project, frozenset(stale_outputs(project)))]
 
 
 def _resolved(repo: Any, name: str) -> str:
@@ -69,6 +74,11 @@ def _resolved(repo: Any, name: str) -> str:
         ) from None
     except NoSCMError:
         raise UserError(f"--compare {name}: not a git repository, expected one that holds the revision") from None
+
+
+def _stale(folder: Path) -> frozenset[str]:
+    contents = {name: yaml.safe_load((folder / name).read_text()) for name in _PARAMS if (folder / name).is_file()}
+    return frozenset(stale_in_lock((folder / "dvc.lock").read_text(), contents))
 
 
 def _copy_results(project: Path, name: str, commit: str, folder: Path) -> None:

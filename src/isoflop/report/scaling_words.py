@@ -7,6 +7,7 @@ from typing import Any
 
 from isoflop.report.formats import between, loss, rounded, signed_percent, span
 from isoflop.report.glossary import DIAGNOSTICS
+from isoflop.scaling.forms import AXIS_NAMES
 
 Facts = dict[str, Any]
 _MAX_RATIO = 2.0  # of the ends of an interval that tests a prediction
@@ -23,6 +24,11 @@ def law_in_words(law: Facts) -> str:
     return f"{law['form']}; {', '.join(parts)}"
 
 
+def lack_in_words(law: Facts) -> str:
+    """What the study lacks for a law, and the command that changes it (scaling.json without a law)."""
+    return f"no scaling law: {law['lacks']['reason']}; next: `{law['lacks']['command']}`"
+
+
 def held_out_in_words(law: Facts) -> str:
     """Predicted and measured loss of the largest size, from a law fitted without it."""
     held_out = law["held_out"]
@@ -36,8 +42,19 @@ def held_out_in_words(law: Facts) -> str:
     )
 
 
+def trust_in_words(law: Facts) -> str:
+    """The factor beyond the runs to which the law is trusted, by axis."""
+    beyond = [
+        f"{factor:.2g} times the largest number of {AXIS_NAMES[axis]}"
+        for axis, factor in law["trusted_to"].items()
+        if factor > 1
+    ]
+    within = "within the range of the runs only: no backtest beyond it was both possible and passed"
+    return f"to {' and '.join(beyond)}, by backtests at that distance" if beyond else within
+
+
 def forecast_in_words(score: Facts) -> str:
-    """Predicted and measured loss of the trained width (metrics/score.json)."""
+    """Predicted and measured loss of the trained width (scaling/score.json)."""
     error = "undefined" if score["relative_error"] is None else signed_percent(score["relative_error"])
     return (
         f"width {score['width']}: predicted loss {loss(score['predicted'])}"

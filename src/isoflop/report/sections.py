@@ -20,9 +20,11 @@ from isoflop.report.scaling_words import (
     diagnostics_in_words,
     forecast_in_words,
     held_out_in_words,
+    lack_in_words,
     next_run_in_words,
     next_size_in_words,
     profile_in_words,
+    trust_in_words,
 )
 from isoflop.runtime.errors import unmade
 from isoflop.runtime.stage_code import project_code_sha256
@@ -36,7 +38,7 @@ _PLACES = {"interpolated": "no", "extrapolated": "yes", "unbounded": "no optimum
 
 
 def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -> dict[str, Any]:
-    """The shipped variant, why it was chosen, and the law's prediction for the next size."""
+    """The shipped variant and why it was chosen."""
     base = rows[0]
     chosen = next(row for row in rows if row.shipped)
     return {
@@ -49,10 +51,6 @@ def answer(facts: Mapping[str, Facts], choice: Facts, rows: Sequence[Variant]) -
         "difference": chosen.accuracy - base.accuracy,
         "accuracy_interval": share_interval(chosen.accuracy, facts["data"]["images"]["test"]),
         "latency_of": f"median, {cell_in_words(facts['latency']['conditions']['headline'])}",
-        "next_size": next_size_in_words(facts["scaling"], facts["forecast"]),
-        "forecast_result": forecast_in_words(facts["score"]),
-        "verdict": _verdict(facts["score"], facts["forecast"]["in_study"]),
-        "diagnostics": diagnostics_in_words(found["kind"] for found in facts["scaling"]["diagnostics"]),
     }
 
 
@@ -78,8 +76,6 @@ def training(facts: Mapping[str, Facts], curves: Mapping[str, Mapping[str, Point
     return {
         "train": facts["train"],
         "speed": facts["throughput"],
-        "forecast": facts["forecast"],
-        "score": facts["score"],
         "curves": [
             draw_curves(quantity, series)
             for quantity, series in curves.items()
@@ -100,7 +96,25 @@ def quality(evaluate: Facts, answers: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def law(found: Facts, flags: Sequence[str], pictures: Path) -> dict[str, Any]:
+def study(facts: Mapping[str, Facts], pictures: Path | None) -> dict[str, Any]:
+    """The scaling study: ``law`` and what follows from it, or None and in ``study_line`` why there is no law."""
+    found = facts.get("scaling")
+    if found is None:
+        return {"law": None, "study_line": "not on this page: `dvc repro` runs the study and writes study/index.html"}
+    if found.get("lacks"):
+        return {"law": None, "study_line": lack_in_words(found)}
+    return {
+        **_law(found, facts["forecast"]["flags"], pictures),
+        "forecast": facts["forecast"],
+        "score": facts["score"],
+        "next_size": next_size_in_words(found, facts["forecast"]),
+        "forecast_result": forecast_in_words(facts["score"]),
+        "verdict": _verdict(facts["score"], facts["forecast"]["in_study"]),
+        "diagnostics": diagnostics_in_words(diagnosis["kind"] for diagnosis in found["diagnostics"]),
+    }
+
+
+def _law(found: Facts, flags: Sequence[str], pictures: Path | None) -> dict[str, Any]:
     """The fitted law: its parameters, tests and predictions.
 
     Args:
@@ -109,8 +123,8 @@ def law(found: Facts, flags: Sequence[str], pictures: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder is missing.
     """
-    if not pictures.is_dir():
-        raise unmade(pictures)
+    if not (pictures and pictures.is_dir()):
+        raise unmade(pictures or Path("scaling/pictures"))
     drawn = {file.stem: read_picture(file) for file in sorted(pictures.glob("*.svg"))}
     rows = [
         {
@@ -130,6 +144,7 @@ def law(found: Facts, flags: Sequence[str], pictures: Path) -> dict[str, Any]:
         "places": _PLACES,
         "has_optimum": any(best["parameters"] is not None for best in (found["optimal"] or {}).values()),
         "held_out_result": held_out_in_words(found),
+        "trust": trust_in_words(found),
         "data_advice": data_in_words(found["data_question"]),
         "next_run": next_run_in_words(found["next_run"]),
         "profiles": [profile_in_words(profile) for profile in found["profiles"]],
@@ -189,7 +204,7 @@ def provenance(
 
     Args:
         trained: name → metrics of the models that the compression stages trained.
-        runs: runs of the study that the law was fitted to.
+        runs: runs of the study that the law was fitted to; empty on the page without the study.
     """
     costs = [{"what": "base", "epochs": facts["train"]["epochs"], "flops": facts["train"]["training_flops"],
               "seconds": facts["throughput"]["seconds"]}]  # fmt: skip
@@ -197,8 +212,9 @@ def provenance(
         {"what": name, "epochs": found["epochs"], "flops": found["training_flops"], "seconds": None}
         for name, found in trained.items()
     ]
-    study = sum(float(run["flops"]) for run in runs)
-    costs.append({"what": f"scaling study, {len(runs)} runs", "epochs": None, "flops": study, "seconds": None})
+    if runs:
+        study = sum(float(run["flops"]) for run in runs)
+        costs.append({"what": f"scaling study, {len(runs)} runs", "epochs": None, "flops": study, "seconds": None})
     return {
         "params": yaml.dump(
             published(params), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000

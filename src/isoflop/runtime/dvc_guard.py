@@ -16,12 +16,16 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from isoflop.runtime.files import sync
+from isoflop.runtime.terminal import printable
 
 _FIRST = "dvc.repo"  # every command that reads or restores anything imports it
 _RECORD = re.compile(r"runs/([0-9a-f]{2})/\1[0-9a-f]{62}/[0-9a-f]{64}")
@@ -33,7 +37,7 @@ def install() -> None:
     """Apply the checks as soon as this process imports DVC."""
     if _FIRST in sys.modules:
         apply()
-    else:
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
@@ -50,6 +54,7 @@ def apply() -> None:
     """
     from dvc import data_cloud, parsing, rwlock
     from dvc.stage import cache
+    from dvc.utils.serialize import _common, _yaml
     from dvc_data.hashfile import tree
 
     if getattr(tree.Tree, "isoflop_guard", False):
@@ -62,6 +67,8 @@ def apply() -> None:
         (data_cloud.DataCloud, "get_remote"): _verifying,
         (parsing.DataResolver, "__init__"): _checked_names,
         (rwlock, "_edit_rwlock"): _healing,
+        (_common, "_dump_data"): _whole,
+        (_yaml, "_dump_data"): _whole,
     }
     replaced = {(owner, name): replace(getattr(owner, name)) for (owner, name), replace in replacements.items()}
     for (owner, name), function in replaced.items():
@@ -263,6 +270,26 @@ def _healing(edit: Callable[..., Any]) -> Callable[..., Any]:
     return healing
 
 
+def _whole(dump: Callable[..., None]) -> Callable[..., None]:
+    """Write dvc.lock and other files next to their place and rename them, so that a kill cannot cut them short."""
+
+    def whole(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
+        if getattr(fs, "protocol", "local") != "local":
+            return dump(path, data, dumper, fs, **options)
+        final = Path(os.path.realpath(path))
+        partial = final.with_name(f".{final.name}.partial{os.getpid()}")
+        try:
+            dump(str(partial), data, dumper, **options)
+            if final.exists():
+                shutil.copymode(final, partial)
+            sync(partial)
+            os.replace(partial, final)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    return whole
+
+
 def _delete_if_cut(file: Path) -> None:
     from dvc.rwlock import SCHEMA
     from voluptuous import Invalid
@@ -277,5 +304,4 @@ def _delete_if_cut(file: Path) -> None:
 
 
 def _warn(message: str) -> None:
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-    print(f"warning: {shown}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)

@@ -34,6 +34,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes run the stage together."""
+        return any(value.is_shared for value in vars(self).values() if isinstance(value, Section))
+
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Check this section against the rest of ``params``, the content of ``file``; return warnings.
 

@@ -22,9 +22,10 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin
 from isoflop.runtime.damage import check_inputs
 from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.executions import log_execution
+from isoflop.runtime.git_tracking import check_not_in_git
 from isoflop.runtime.inputs_of_stage import inputs_of_stage
 from isoflop.runtime.params import PARAMS_FILE, Section, load_params, replaced_keys
-from isoflop.runtime.processes import is_first_process, process_name
+from isoflop.runtime.processes import is_first_process, process_name, work_alone
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
 from isoflop.runtime.stage_code import check_own_code
 
@@ -40,7 +41,8 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
 
     Exits with status 1 and one line on stderr for a mistake that the user can fix (UserError, a full disk, too little
     memory, an unreadable file) and with 130 on an interrupt; any other exception keeps its traceback. If several
-    processes train together, each runs the whole function, and only the outputs of the first are kept.
+    processes train together (``Section.is_shared``), each runs the whole function, and only the outputs of the first
+    are kept; any other stage is a process of its own, whatever started it.
     """
     arguments = contract(main)
     variant: str | None = None
@@ -54,16 +56,18 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         if whole_params:
             # by name: `project` is a layer above this one
             importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
+        process = process_name()
         sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
         inputs = _inputs(arguments, values)
         before = inputs_of_stage(sections, variant, inputs)
+        values |= _sections(arguments, variant)
+        for section in sections:
+            replaced |= replaced_keys(section, variant=variant)
         for name, annotation in arguments.items():
-            if isinstance(annotation, type) and issubclass(annotation, Section):
-                values[name] = load_params(annotation, variant=variant)
-                replaced |= replaced_keys(annotation, variant=variant)
-            elif annotation == Out:
+            if annotation == Out:
                 final = values[name]
-                values[name] = outputs[final] = _partial(final)
+                values[name] = outputs[final] = _partial(final, process)
+        check_not_in_git(outputs)
         check_inputs(inputs)
         main(**values)
         if is_first_process():
@@ -86,6 +90,18 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
     finally:
         for partial in outputs.values():
             _remove(partial)
+
+
+def _sections(arguments: dict[str, Any], variant: str | None) -> dict[str, Section]:
+    """Load the parameters of a stage, and leave the launcher that started this process if it shares its work."""
+    sections = {
+        name: load_params(kind, variant=variant)
+        for name, kind in arguments.items()
+        if isinstance(kind, type) and issubclass(kind, Section)
+    }
+    if not any(section.is_shared for section in sections.values()):
+        work_alone()
+    return sections
 
 
 def _inputs(arguments: dict[str, Any], values: dict[str, Any]) -> list[Path]:
@@ -120,9 +136,9 @@ def _parser(main: Callable[..., None], arguments: dict[str, Any]) -> argparse.Ar
     return parser
 
 
-def _partial(final: Path) -> Path:
+def _partial(final: Path, process: str) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.partial{process_name()}{final.suffix}")
+    partial = final.with_name(f".{final.name}.partial{process}{final.suffix}")
     _remove(partial)
     return partial
 

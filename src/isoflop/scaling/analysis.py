@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 from isoflop.scaling.accuracy import AccuracyOfLoss, accuracy_of_loss
 from isoflop.scaling.advice import DataQuestion, NextRun, data_question, next_run
 from isoflop.scaling.diagnostics import (
-    WARNINGS,
+    VOIDING,
     Diagnostic,
     diagnose,
     form_diagnostics,
@@ -19,6 +20,7 @@ from isoflop.scaling.diagnostics import (
     optimum_diagnostics,
     profile_diagnostics,
 )
+from isoflop.scaling.forms import AnyForm
 from isoflop.scaling.held_out import HeldOut, hold_out
 from isoflop.scaling.irreducible import irreducible_interval
 from isoflop.scaling.law_fitting import fit_law
@@ -59,23 +61,29 @@ class Analysis:
     accuracy: AccuracyOfLoss | None
     diagnostics: list[Diagnostic]
 
-    @property
-    def trusted(self) -> bool:
-        """Whether no diagnostic is a warning, so that the law may be used for the next size."""
-        return not WARNINGS & {diagnostic.kind for diagnostic in self.diagnostics}
 
-
-def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE) -> Analysis:
+def analyse(
+    study: Study,
+    bootstraps: int,
+    seed: int,
+    objective: str = OBJECTIVE,
+    *,
+    resampling: str = "auto",
+    forms: Sequence[AnyForm] | None = None,
+) -> Analysis:
     """Fit the law, predict the held-out size, find the compute-optimal sizes and collect the diagnostics.
 
     Args:
         bootstraps: number of bootstrap replicates.
         seed: of the replicates.
         objective: a key of ``objectives.OBJECTIVES``.
+        resampling: what the bootstrap resamples: ``auto``, or one of ``resampling.RESAMPLINGS``.
+        forms: the forms to choose from; by default all over the axes of the study.
     """
-    law = fit_law(study, bootstraps, np.random.default_rng([seed, 0]), objective)
+    first, second = (np.random.default_rng([seed, part]) for part in (0, 1))
+    law = fit_law(study, bootstraps, first, objective, resampling=resampling, forms=forms)
     irreducible = _irreducible_interval(study, law, objective)
-    held_out = hold_out(study, bootstraps, np.random.default_rng([seed, 1]), objective)
+    held_out = hold_out(study, bootstraps, second, objective, resampling=resampling, forms=forms)
     planner = Planner.of(law, study)
     has_optima = "parameters" in study.axes and study.data_axis in study.axes
     optima = {name: planner.optimum(flops) for name, flops in budgets(study).items()} if has_optima else {}
@@ -89,6 +97,9 @@ def analyse(study: Study, bootstraps: int, seed: int, objective: str = OBJECTIVE
         *form_diagnostics(study, law),
     ]
     rises = any(diagnostic.kind == "metric_rises" for diagnostic in diagnostics)  # advice to lower it makes no sense
+    if VOIDING & {diagnostic.kind for diagnostic in diagnostics}:
+        law = replace(law, reach=law.reach.within_runs())
+        planner = replace(planner, law=law)
     return Analysis(
         study, law, irreducible, planner, held_out, optima, isoflop,
         None if rises else data_question(planner, study), None if rises else next_run(planner, study),
@@ -101,7 +112,9 @@ def _irreducible_interval(study: Study, law: Law, objective: str) -> tuple[float
     if law.sampled is None or not law.noise.degrees_of_freedom:
         return None
     levels = study.levels(law.form.axes)
-    return irreducible_interval(law.form, levels, study.losses, OBJECTIVES[objective], law.values, law.sampled)
+    return irreducible_interval(
+        law.form, levels, study.losses, OBJECTIVES[objective], law.values, law.sampled, study.weights
+    )
 
 
 def read_profiles(study: Study, replicates: int, rng: np.random.Generator) -> list[Profile]:

@@ -22,11 +22,11 @@ Ranges = Mapping[str, tuple[float, float]]
 
 _FACTORS = (np.sqrt(2), 2.0, np.sqrt(8), 4.0)  # of the top of an axis that is held out
 _SLACK = 1.18  # a factor is reached by levels this much closer: widths of 24 and 32 differ by 1.78 in parameters
-_MIN_FACTOR = 1.7  # a shorter distance tests nothing
+MIN_FACTOR = 1.7  # a shorter distance tests nothing
 _SPAN = 4.0  # factor below the edge over which the slope of the law is taken
 _FAR = 0.6  # share of the distance of a backtest from which errors count
 _HELD = 0.9  # share of the groups of a backtest that must lie inside their 95 % intervals
-_PRIOR = (0.2, 0.8)  # median, and spread of the log, of the discrepancy's scale: see docs/explanation/scaling-law.md
+_PRIOR = (0.2, 0.45)  # median, and spread of the log, of the discrepancy's scale: see docs/explanation/scaling-law.md
 _INDEPENDENT = 2.0  # backtests that are independent: those of one axis share most of their runs
 _SCALES = np.geomspace(0.003, 3.0, 60)
 
@@ -61,7 +61,7 @@ class Backtest:
     factor: float  # distance: the largest level that was predicted over the largest that was fitted
     runs: int  # that were held out
     error: float  # mean of predicted / measured - 1 over the runs near that distance
-    half_width: float  # of the 95 % intervals there, relative
+    half_width: float  # factor - 1 on each side that the 95 % intervals there allow, by the other backtests
     held: bool
 
 
@@ -135,9 +135,10 @@ def trial(form: AnyForm, study: Study, split: Split, objective: Objective, near:
     if int(rest.configurations.max()) + 1 < form.free + 1:
         return None
     if isinstance(form, Form):
-        values = refit(form, levels, losses[None], objective, near)[0]
+        weights_RM = None if rest.weights is None else rest.weights[None]
+        values = refit(form, levels, losses[None], objective, near, weights_RM)[0]
     else:
-        values, _ = fit(form, levels, losses, objective)
+        values, _ = fit(form, levels, losses, objective, rest.weights)
     residuals = Residuals.of(np.log(losses / form.predict(values[None], levels)[0]), rest.configurations)
     variance = residuals.mean_variance(form.free)[0] or 0.0
     held = study.only((~split.fitted).tolist())
@@ -214,11 +215,11 @@ def tested(backtests: Sequence[Backtest]) -> dict[str, float]:
     failed: set[str] = set()
     for one in sorted(backtests, key=lambda backtest: backtest.factor):
         failed |= set() if one.held else {one.axis}
-        if one.factor >= _MIN_FACTOR and one.axis not in failed:
+        if one.factor >= MIN_FACTOR and one.axis not in failed:
             reached[one.axis] = one.factor
     return reached
 
 
 def backtest_weight(found: Sequence[Trial]) -> float:
     """The weight of a form by its backtests: the mean square error, to the power of minus half the independent ones."""
-    return float(np.mean([(one.errors**2).mean() for one in found]) ** (-_INDEPENDENT / 2))
+    return float(np.mean([(one.errors**2).mean() + 1e-12 for one in found]) ** (-_INDEPENDENT / 2))

@@ -13,7 +13,7 @@ import numpy as np
 
 from isoflop.scaling.descent import EASY_DELTA, Descent
 from isoflop.scaling.forms import M4, TINY, Broken, Floats, logit_of_m4
-from isoflop.scaling.objectives import Objective
+from isoflop.scaling.objectives import OBJECTIVES, Objective
 
 MAX_BEND = 10.0  # of M4's exponent a
 _MAX_EXPONENT = 10.0
@@ -37,6 +37,14 @@ class Bent(Descent):
         self.unit = float(np.exp(np.log(losses).mean()))
         self.centre = float(np.log(levels).mean())
         self._t_M = np.log(levels).ravel() - self.centre
+
+    @property
+    def lower(self) -> Floats:
+        return self._lower_P
+
+    @property
+    def upper(self) -> Floats:
+        return self._upper_P
 
     @abstractmethod
     def values(self, coordinates_RQ: Floats) -> Floats:
@@ -214,3 +222,18 @@ def bent(
     """The problem of a form for tables like ``losses`` [M] at ``levels`` [1, M], with ``weights`` [M] or [R, M]."""
     kind = BentM4 if isinstance(form, M4) else BentBroken
     return kind(levels, losses, objective, weights)
+
+
+def at_bounds(form: M4 | Broken, levels: Floats, losses: Floats, values: Floats) -> dict[str, float]:
+    """The parameters, by name, that lie at a bound of the fit which is not a limit of their meaning.
+
+    For M4 these are L0 at its largest and the bend; for the broken power law the level and the width of the break.
+    """
+    problem = bent(form, levels, losses, OBJECTIVES["mse"])
+    found = problem.coordinates(values[None])[0]
+    margin = 1e-4 * (problem.upper - problem.lower)
+    index = (1, 3) if isinstance(form, M4) else (4, 5)
+    low_too = not isinstance(form, M4)  # M4 with a = 0 is a power law, and L0 may be the largest loss
+    at = [one for one in index if found[one] > problem.upper[one] - margin[one]
+          or (low_too and found[one] < problem.lower[one] + margin[one])]  # fmt: skip
+    return {form.names[one]: float(values[one]) for one in at}

@@ -41,10 +41,10 @@ def profiles_panel(figure: Figure, axes: Axes, analysis: Analysis) -> str | None
     del figure
     if analysis.profiles:
         _draw_measured_profiles(axes, analysis)
-    elif any(best.parameters for best in analysis.optima.values()):
+    elif analysis.optima:
         _draw_predicted_profiles(axes, analysis)
     else:
-        return "no compute-optimal size: the study varies only one of size and samples, or the law has no minimum"
+        return "no compute-optimal size: the study varies only one of size and samples"
     axes.set(xlabel=AXIS_LABELS["parameters"], ylabel=LOSS_LABEL)
     log_sizes(axes)
     log_losses(axes)
@@ -68,18 +68,20 @@ def _draw_measured_profiles(axes: Axes, analysis: Analysis) -> None:
 
 def _draw_predicted_profiles(axes: Axes, analysis: Analysis) -> None:
     planner = analysis.planner
+    heights: list[float] = []
     for index, (name, best) in enumerate(analysis.optima.items()):
-        if best.parameters is None or best.loss is None:
-            continue
         colour = COLOURS[index % len(COLOURS)]
         grid = np.geomspace(planner.smallest / 4, planner.largest * 16, 200)
         losses = planner.law.predict(planner.levels(grid, planner.sizes.samples(best.flops, grid)))
         axes.plot(grid, losses, color=colour, lw=1.8, label=f"{name}: {best.flops:.2g} FLOPs")
+        heights.append(best.loss or float(losses.min()))
+        if best.parameters is None or best.loss is None:
+            continue
         axes.plot(best.parameters, best.loss, "D", ms=5, color=colour)
         bounds = best.parameters_interval
         if bounds:
             axes.plot(bounds, [best.loss] * 2, color=colour, lw=5, alpha=0.35, solid_capstyle="butt")
-    axes.set_ylim(0.9 * min(b.loss for b in analysis.optima.values() if b.loss), 1.3 * analysis.study.losses.max())
+    axes.set_ylim(0.9 * min(heights), 1.3 * analysis.study.losses.max())
 
 
 def _draw_interval(

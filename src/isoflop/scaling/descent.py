@@ -43,6 +43,10 @@ class Descent(ABC):
     ) -> tuple[Floats, Floats, Floats]:
         """Gradient [R, P] and Hessian [R, P, P] of the objective, and the scale [R, P] of each parameter."""
 
+    def _constrained(self, values_RP: Floats) -> Floats:
+        """The parameters [R, P] with those that are not free set by the others."""
+        return values_RP
+
     def _evaluate(
         self, values_RP: Floats, state_RFM: Floats, targets_RM: Floats, weights_RM: Floats, delta: float
     ) -> Floats:
@@ -103,7 +107,7 @@ class Descent(ABC):
                 | ~self.free_P
             )
             steps_RP = _step(gradient_RP, hessian_RPP, scale_RP, held_RP, damping_R[active])
-            tried_RP = np.clip(here_RP + steps_RP, self._lower_P, self._upper_P)
+            tried_RP = self._constrained(np.clip(here_RP + steps_RP, self._lower_P, self._upper_P))
             tried_RFM = self._state(tried_RP)
             reached_R = self._evaluate(tried_RP, tried_RFM, here_RM, weight_RM, delta)
             gain_R = objectives_R[active] - reached_R

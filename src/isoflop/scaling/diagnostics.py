@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from isoflop.scaling.bent import at_bounds
 from isoflop.scaling.fitting import fit
-from isoflop.scaling.forms import AXIS_NAMES, AnyForm, Floats
+from isoflop.scaling.forms import AXIS_NAMES, AnyForm, Floats, Form, point
 from isoflop.scaling.held_out import HeldOut
 from isoflop.scaling.laws import Law
 from isoflop.scaling.objectives import OBJECTIVES
@@ -27,7 +28,7 @@ _MIN_LEVELS = {"parameters": 4, "unique_samples": 3, "seen_samples": 3, "flops":
 _LACK_OF_FIT_CONFIDENCE = 0.99  # the F test has a false positive in 1 of 100 sound studies
 _NEGLIGIBLE = 1e-4  # relative to the lowest loss: a smaller E or term counts as zero
 _DISAGREEMENT = 0.05  # relative difference between forms that are not ruled out
-_MAX_INTERVAL_RATIO = 2.0  # upper / lower bound of a prediction interval; a wider one does not test the law
+_WIDEST = 0.5  # share of the range of losses seen; a wider held-out interval does not test the law
 _NOUNS = {
     "parameters": "model sizes",
     "unique_samples": "data sizes",
@@ -41,13 +42,17 @@ Kind = Literal[
     "forms_disagree", "no_held_out", "held_out_without_interval", "held_out_outside_interval",
     "held_out_interval_too_wide", "extrapolation", "optimum_extrapolated", "optimum_unbounded", "profile_rejected",
     "profile_disagrees", "more_samples_than_studied", "longer_than_studied",
-    "metric_rises", "metric_unclear", "units_disagree",
+    "metric_rises", "metric_unclear", "units_disagree", "parameter_at_bound", "backtest_missed",
 ]  # fmt: skip
 WARNINGS: frozenset[Kind] = frozenset(
     {"irreducible_loss_at_zero", "held_out_outside_interval", "held_out_interval_too_wide",
      "held_out_without_interval", "no_held_out", "lack_of_fit", "no_noise_estimate", "forms_disagree",
      "metric_rises"}
 )  # fmt: skip
+# kinds that void the trust in extrapolations, whatever the backtests showed
+VOIDING: frozenset[Kind] = frozenset(
+    {"irreducible_loss_at_zero", "held_out_outside_interval", "lack_of_fit", "no_noise_estimate", "metric_rises"}
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def diagnose(study: Study, law: Law, irreducible: tuple[float, float] | None) ->
         irreducible: 95 % interval of the irreducible loss E.
     """
     parameters = _parameters(study, law.form, law.values, irreducible)
-    return [*_design(study), *_noise(study, law.form, law.noise), *parameters, *_lack_of_fit(study, law.form)]
+    bounds = [*_bounds(study, law), *_backtests(law)]
+    return [*_design(study), *_noise(study, law.form, law.noise), *parameters, *bounds, *_lack_of_fit(study, law.form)]
 
 
 def _design(study: Study) -> Iterator[Diagnostic]:
@@ -142,6 +148,29 @@ def _gain(study: Study, form: AnyForm, values: Floats, axis: str) -> float:
     return float(1 - most / least)
 
 
+def _bounds(study: Study, law: Law) -> Iterator[Diagnostic]:
+    """Parameters of M4 or the broken power law at a bound of the fit: the runs do not identify them."""
+    if isinstance(law.form, Form):
+        return
+    found = at_bounds(law.form, study.levels(law.form.axes), study.losses, law.values)
+    if found:
+        each = " and ".join(f"{name} = {value:.3g}" for name, value in found.items())
+        message = f"the fit of {law.form.label} ends at a bound of {each}: the runs do not identify the bend"
+        yield Diagnostic("parameter_at_bound", message, found)
+
+
+def _backtests(law: Law) -> Iterator[Diagnostic]:
+    for one in law.backtests:
+        if not one.held:
+            yield Diagnostic(
+                "backtest_missed",
+                f"backtest: without the runs beyond 1/{one.factor:.3g} of the largest number of "
+                f"{AXIS_NAMES[one.axis]}, the law predicts them with an error of {one.error:+.1%}, beyond the "
+                f"factor of {1 + one.half_width:.3g} on each side that the other backtests led to",
+                {"factor": one.factor, "error": one.error},
+            )
+
+
 def _lack_of_fit(study: Study, form: AnyForm) -> Iterator[Diagnostic]:
     """The F test of lack of fit: do configuration means deviate from the law by more than their seed noise?
 
@@ -178,10 +207,10 @@ def held_out_diagnostics(study: Study, held_out: HeldOut | None) -> list[Diagnos
     if last.covered is None:
         message = f"held-out {held_out.name} has no prediction interval: too few other runs to estimate the noise"
         diagnostics.append(Diagnostic("held_out_without_interval", message))
-    if last.low and last.high and last.high > _MAX_INTERVAL_RATIO * last.low:
+    if last.low and last.high and _too_wide(study, held_out, last.low, last.high):
         message = (
             f"the 95 % prediction interval of held-out {held_out.name}, {last.low:.3g} to {last.high:.3g}, is too wide "
-            "to test the law"
+            "to test the law: wider than half of the range of losses seen, or than the reducible loss on each side"
         )
         diagnostics.append(Diagnostic("held_out_interval_too_wide", message, {"ratio": last.high / last.low}))
     missed, count = sum(one.covered is False for one in held_out.comparisons), len(held_out.comparisons)
@@ -199,6 +228,13 @@ def held_out_diagnostics(study: Study, held_out: HeldOut | None) -> list[Diagnos
         far = extrapolation(held_out.level, max(others), f"held-out {held_out.name}")
         diagnostics += [far] if far else []
     return diagnostics
+
+
+def _too_wide(study: Study, held_out: HeldOut, low: float, high: float) -> bool:
+    """Whether an interval is wider than half of the range of losses seen, or twice the reducible loss."""
+    seen = [run.loss for run in study.runs if not held_out.includes(run)]
+    reducible = held_out.comparisons[-1].predicted - float(held_out.law.values[0])
+    return high - low > _WIDEST * (max(seen) - min(seen)) or high - low > 2 * reducible
 
 
 def _more_than_chance(missed: int, count: int) -> bool:
@@ -247,7 +283,7 @@ def form_diagnostics(study: Study, law: Law) -> list[Diagnostic]:
     factor = {axis: MAX_EXTRAPOLATION if axis == study.axes[0] else 1.0 for axis in axes}
     levels: dict[str, Floats | float] = {axis: by * float(getattr(largest, axis)) for axis, by in factor.items()}
     levels["flops"] = MAX_EXTRAPOLATION * largest.flops
-    losses = [Law((one,), law.noise).predict(levels)[0] for one in law.fits]
+    losses = [float(one.form.predict(one.values[None], point(one.form, levels))[0, 0]) for one in law.fits]
     difference = max(losses) / min(losses) - 1
     if difference < _DISAGREEMENT:
         return []

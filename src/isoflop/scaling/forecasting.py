@@ -1,12 +1,13 @@
 """Forecast loss and accuracy of a width from the law alone, and score the forecast after the training.
 
-``metrics/forecast.json`` holds the forecast for ``train.width`` at its top level and those for ``scaling.predict`` in
+``scaling/forecast.json`` holds the forecast for ``train.width`` at its top level and those for ``scaling.predict`` in
 ``widths``. A forecast: ``width``, ``in_study``, ``parameters``, ``unique_samples`` (the full training split),
 ``epochs``, ``val_nll`` with ``low`` and ``high`` (95 % prediction interval of one run; None if the noise is not
 identifiable), ``val_accuracy`` with ``val_accuracy_low`` and ``_high``, ``extrapolation`` (parameters / the study's
-largest model), ``trusted``, and ``flags``: the kinds of the diagnostics of the law and of this forecast.
+largest model), ``trusted`` (whether backtests held at that distance), and ``flags``: the kinds of the diagnostics of
+the law and of this forecast. If the study has no law, all predictions are None.
 
-``metrics/score.json`` compares it with the training: ``predicted``, ``low``, ``high``, ``actual`` (measured),
+``scaling/score.json`` compares it with the training: ``predicted``, ``low``, ``high``, ``actual`` (measured),
 ``relative_error`` (predicted / actual - 1) and ``inside`` (the interval), and the same for the accuracy.
 """
 
@@ -22,6 +23,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.scaling.diagnostics import extrapolation
 from isoflop.scaling.law_file import KnownLaw, read_law
 from isoflop.scaling.results import rounded
+from isoflop.scaling.without_law import forecast_without_law, read_lack
 
 _SAME = 1.01  # up to this factor above the study's maximum, samples do not count as extrapolated
 
@@ -35,6 +37,8 @@ def forecast(law_file: Path, width: int, others: Sequence[int], epochs: int) -> 
     Raises:
         UserError: the law's file is missing or malformed, or the number of parameters of a width is unknown.
     """
+    if read_lack(law_file):
+        return forecast_without_law(width)
     law = read_law(law_file)
     forecasts = [_forecast(law, one, epochs, key) for one, key in
               [(width, "train.width"), *((other, "scaling.predict") for other in others)]]  # fmt: skip
@@ -82,7 +86,7 @@ def _forecast(known: KnownLaw, width: int, epochs: int, key: str) -> dict[str, A
         "high": high,
         **_accuracy(known, levels, predicted),
         "extrapolation": parameters / largest,
-        "trusted": known.trusted and diagnostic is None,
+        "trusted": bool(law.reach.trusts(levels)[0]),
         "flags": flags,
     }
 

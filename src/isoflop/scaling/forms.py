@@ -36,11 +36,13 @@ class Form:
     ``Form((("parameters",), ("unique_samples",)))`` is the additive L(N, D) = E + A/N^α + B/D^β (Hoffmann et al.
     2022, eq. 2); ``Form((("parameters", "unique_samples"),))`` is the multiplicative E + A/(N^α D^β). The parameters
     of a law with T terms and K axes are an array [P], P = 1 + T + K: E, the coefficients, the exponents. Without
-    ``irreducible``, E is fixed at 0.
+    ``irreducible``, E is fixed at 0. With ``tied``, all exponents are equal: then the loss is a power of compute at any
+    fixed ratio of samples to parameters, the law of over-training of Gadre et al. 2024 (eq. 4).
     """
 
     terms: tuple[tuple[str, ...], ...]
     irreducible: bool = True
+    tied: bool = False
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class Form:
     @property
     def free(self) -> int:
         """Number of parameters that are fitted."""
-        return self.size - (not self.irreducible)
+        return self.size - (not self.irreducible) - (len(self.axes) - 1 if self.tied else 0)
 
     @property
     def names(self) -> list[str]:
@@ -73,9 +75,12 @@ class Form:
         """The formula, such as ``L(N, D) = E + A/N^α + B/D^β``."""
         terms = []
         for term in self.terms:
-            powers = " ".join(f"{_LETTERS[axis][0]}^{GREEK[_LETTERS[axis][2]]}" for axis in term)
+            powers = " ".join(f"{_LETTERS[axis][0]}^{self._exponent(axis)}" for axis in term)
             terms.append(f"{_LETTERS[term[0]][1]}/{powers}" if len(term) == 1 else f"{_LETTERS[term[0]][1]}/({powers})")
         return f"{_function_of(self.axes)} = {' + '.join(['E'] * self.irreducible + terms)}"
+
+    def _exponent(self, axis: str) -> str:
+        return GREEK[_LETTERS[self.axes[0] if self.tied else axis][2]]
 
     def predict(self, values: Floats, levels: Floats) -> Floats:
         """Predict the losses [R, M] of R laws at M points.
@@ -224,7 +229,7 @@ def point(form: AnyForm, levels: Mapping[str, Floats | float]) -> Floats:
 def form_to_json(form: AnyForm) -> dict[str, Any]:
     """Encode a form for JSON; ``form_from_json`` is the inverse."""
     if isinstance(form, Form):
-        return {"terms": [list(term) for term in form.terms], "irreducible": form.irreducible}
+        return {"terms": [list(term) for term in form.terms], "irreducible": form.irreducible, "tied": form.tied}
     return {("m4" if isinstance(form, M4) else "broken"): form.axis}
 
 
@@ -236,7 +241,9 @@ def form_from_json(content: dict[str, Any]) -> AnyForm:
     """
     form: AnyForm
     if "terms" in content:
-        form = Form(tuple(tuple(term) for term in content["terms"]), bool(content["irreducible"]))
+        form = Form(
+            tuple(tuple(term) for term in content["terms"]), bool(content["irreducible"]), bool(content["tied"])
+        )
     else:
         form = M4(content["m4"]) if "m4" in content else Broken(content["broken"])
     if not form.axes or not set(form.axes) <= set(AXES):

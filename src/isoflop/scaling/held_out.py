@@ -1,12 +1,14 @@
-"""Hold out the study's largest level, predict its loss by extrapolation from the rest, and compare with the runs."""
+"""Hold out the top factor of two of a study's first axis, predict it from the rest, and compare with the runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from isoflop.scaling.forms import AXIS_NAMES
+from isoflop.scaling.backtests import MIN_FACTOR
+from isoflop.scaling.forms import AXIS_NAMES, AnyForm
 from isoflop.scaling.law_fitting import fit_law
 from isoflop.scaling.laws import Law
 from isoflop.scaling.runs import MIN_WIDTHS, SAME, Run, Study
@@ -36,42 +38,70 @@ class Comparison:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The largest level of the study's first axis, predicted by ``law``, which is fitted to the other runs.
+    """The top levels of the study's first axis, predicted by ``law``, which is fitted to the runs up to ``edge``.
 
-    ``comparisons`` are in ascending order of unique samples and samples seen.
+    ``comparisons`` are in ascending order of the level, unique samples and samples seen.
     """
 
     name: str
     axis: str
-    level: float
+    level: float  # the largest
+    edge: float  # the largest that the law is fitted to
     width: int | None
     law: Law
     comparisons: list[Comparison]
 
+    chosen: bool = False  # the user named the runs
+
     def includes(self, run: Run) -> bool:
         """Whether a run is held out, so that ``law`` was not fitted to it."""
-        return float(getattr(run, self.axis)) > self.level / SAME
+        if self.chosen:
+            return run.held
+        return float(getattr(run, self.axis)) > self.edge
 
 
-def hold_out(study: Study, bootstraps: int, rng: np.random.Generator, objective: str) -> HeldOut | None:
-    """Predict the largest level of the first axis from the others; None if fewer than 3 levels would remain."""
+def hold_out(
+    study: Study,
+    bootstraps: int,
+    rng: np.random.Generator,
+    objective: str,
+    *,
+    resampling: str = "auto",
+    forms: Sequence[AnyForm] | None = None,
+) -> HeldOut | None:
+    """Predict the top levels of the first axis from the others; None if fewer than 3 levels would remain.
+
+    If the study names runs to hold out, they are predicted instead. Otherwise the largest level is about twice the
+    largest that is fitted, or more: a shorter distance tests nothing.
+    """
     axis = study.axes[0]
-    level = max(study.column(axis))
-    rest = study.only([getattr(run, axis) <= level / SAME for run in study.runs])
+    chosen = any(run.held for run in study.runs)
+    largest = max(study.column(axis))
+    rest = study.only([not run.held if chosen else getattr(run, axis) <= largest / MIN_FACTOR for run in study.runs])
     if not rest.runs or len(rest.level_values(axis)) < MIN_WIDTHS:
         return None
-    law = fit_law(rest, bootstraps, rng, objective)
+    kept = None if forms is None else [form for form in forms if set(form.axes) <= set(rest.axes)]
+    if kept == []:
+        return None
+    law = fit_law(rest, bootstraps, rng, objective, resampling=resampling, forms=kept)
+    edge = float(max(rest.column(axis)))
+    outside = [run for run in study.runs if (run.held if chosen else getattr(run, axis) > edge)]
+    level = max(float(getattr(run, axis)) for run in outside)
     constant = [name for name in study.axes if name not in rest.axes]
-    groups: dict[tuple[float, float], list[Run]] = {}
-    for run in study.runs:
-        same = all(getattr(run, name) == getattr(rest.runs[0], name) for name in constant)
-        if getattr(run, axis) > level / SAME and same:
-            groups.setdefault((run.unique_samples, run.seen_samples), []).append(run)
+    levels = np.array(study.level_values(axis))
+    groups: dict[tuple[int, float, float], list[Run]] = {}
+    for run in outside:
+        if chosen or all(getattr(run, name) == getattr(rest.runs[0], name) for name in constant):
+            place = int(np.searchsorted(levels, getattr(run, axis), side="right"))
+            groups.setdefault((place, run.unique_samples, run.seen_samples), []).append(run)
     comparisons = [_comparison(law, runs) for _, runs in sorted(groups.items())]
-    widths = {run.width for run in study.runs if getattr(run, axis) > level / SAME}
+    widths = {run.width for run in outside}
+    single = int((levels > edge * SAME).sum()) == 1
     name = study.size_name(level) if axis == "parameters" else f"{level:.3g} {AXIS_NAMES[axis]}"
+    name = name if single else f"{AXIS_NAMES[axis]} above {edge:.3g}"
+    name = f"{len(outside)} runs ({study.held_out})" if chosen else name
     width = widths.pop() if len(widths) == 1 else None
-    return HeldOut(name, axis, level, width, law, comparisons) if comparisons else None
+    return HeldOut(name, axis, level, edge, width, law, comparisons, chosen) if comparisons else None
 
 
 def _comparison(law: Law, runs: list[Run]) -> Comparison:

@@ -15,27 +15,39 @@ _RESAMPLED = 200  # replicates at most that the limit is taken from
 
 
 def irreducible_interval(
-    form: AnyForm, levels: Floats, losses: Floats, objective: Objective, values: Floats, replicates: Replicates
+    form: AnyForm,
+    levels: Floats,
+    losses: Floats,
+    objective: Objective,
+    values: Floats,
+    replicates: Replicates,
+    observed: Floats | None = None,
 ) -> tuple[float, float]:
     """The 95 % profile interval of E. It contains the best E, and its lower end is 0 if E = 0 is not rejected.
 
     The profile is the least objective at each fixed E. It is allowed to exceed the minimum by what the same excess
     reaches in 95 % of the bootstrap replicates, where the true E is known: that of the fit. So the limit follows from
     the objective and the noise of the runs, and a bound at 0 needs no special case.
+
+    Args:
+        observed: weights [M] of the runs.
     """
     tables = replicates.losses[:_RESAMPLED]
     weights = None if replicates.weights is None else replicates.weights[:_RESAMPLED]
     reached_R = objective_values(form, replicates.values[:_RESAMPLED], levels, tables, objective, weights)
     at_best_R = least_at(form, levels, tables, objective, values, np.full(len(tables), values[0]), weights)
-    scale_R = 1.0 if weights is None else len(losses) / weights.sum(axis=1)
+    total = len(losses) if observed is None else observed.sum()
+    scale_R = 1.0 if weights is None else total / weights.sum(axis=1)
     allowed = float(np.quantile(np.maximum(at_best_R - reached_R, 0) * scale_R, 0.95, method="higher"))
-    least = float(objective_values(form, values[None], levels, losses[None], objective)[0])
+    least = float(objective_values(form, values[None], levels, losses[None], objective, observed)[0])
     highest = 0.999 * float(losses.max() if isinstance(form, Form) else losses.min())
     centre = min(float(values[0]), highest)
 
     def within(fixed_F: Floats) -> Floats:
         tables_FM = np.repeat(losses[None], len(fixed_F), axis=0)
-        return fixed_F[least_at(form, levels, tables_FM, objective, values, fixed_F) <= least + allowed * (1 + 1e-9)]
+        weights_FM = None if observed is None else np.repeat(observed[None], len(fixed_F), axis=0)
+        reached_F = least_at(form, levels, tables_FM, objective, values, fixed_F, weights_FM)
+        return fixed_F[reached_F <= least + allowed * (1 + 1e-9)]
 
     steps = highest * 2.0 ** -np.arange(_STEPS)
     fixed_F = np.unique(np.clip(np.concatenate([centre - steps, [centre], centre + steps]), 0, highest))

@@ -20,6 +20,7 @@ from isoflop.scaling.planning import Planner, Sizes
 from isoflop.scaling.reach import Reach
 from isoflop.scaling.results import rounded
 from isoflop.scaling.uncertainty import Noise
+from isoflop.scaling.without_law import read_lack
 
 _DIGITS = 10  # of parameters: coefficients and exponents are so correlated that six digits would change the curve
 
@@ -32,7 +33,6 @@ class KnownLaw:
     accuracy: AccuracyOfLoss | None
     parameters_of_width: dict[int, int]
     max_unique_samples: float  # of the study's runs; below ``planner.all_samples`` if no fraction is 1
-    trusted: bool
     diagnostics: list[str]  # their kinds
     metric: str = "loss"  # what the losses were made from, see ``metrics``
     metric_scale: float = 1.0  # 100 for accuracies in percent
@@ -63,7 +63,6 @@ def write_law(analysis: Analysis, file: Path) -> None:
         "accuracy": asdict(analysis.accuracy) if analysis.accuracy else None,
         "parameters_of_width": {str(run.width): run.parameters for run in study.runs if run.width is not None},
         "max_unique_samples": max(run.unique_samples for run in study.runs),
-        "trusted": analysis.trusted,
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
         "metric": study.metric,
         "metric_scale": study.metric_scale,
@@ -79,7 +78,6 @@ def known_law(analysis: Analysis) -> KnownLaw:
         analysis.accuracy,
         {run.width: round(run.parameters) for run in study.runs if run.width is not None},
         max(run.unique_samples for run in study.runs),
-        analysis.trusted,
         [diagnostic.kind for diagnostic in analysis.diagnostics],
         study.metric,
         study.metric_scale,
@@ -90,9 +88,11 @@ def read_law(file: Path) -> KnownLaw:
     """Read the file that ``write_law`` wrote.
 
     Raises:
-        UserError: the file is missing or malformed, or differs from dvc.lock.
+        UserError: the file is missing or malformed, or differs from dvc.lock, or the study has no law.
     """
     check_outputs(file)
+    if missing := read_lack(file):
+        raise UserError(f"{file}: no scaling law: {missing.reason}; fix: `{missing.command}`")
     try:
         content = json.loads(file.read_text())
         ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
@@ -108,7 +108,6 @@ def read_law(file: Path) -> KnownLaw:
             AccuracyOfLoss(**content["accuracy"]) if content["accuracy"] else None,
             {int(width): int(size) for width, size in content["parameters_of_width"].items()},
             float(content["max_unique_samples"]),
-            bool(content["trusted"]),
             [diagnostic["kind"] for diagnostic in content["diagnostics"]],
             str(content["metric"]),
             float(content["metric_scale"]),

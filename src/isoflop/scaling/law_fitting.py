@@ -45,7 +45,8 @@ def fit_law(
 ) -> Law:
     """Fit every form that the study's axes allow, weight each by BIC and backtests, and bootstrap those that remain.
 
-    The form with the highest weight is the law; the others widen its intervals. BIC (Schwarz 1978; Raftery 1995) uses
+    The form with the highest weight is the law; the others, such as that with E = 0, widen its intervals.
+    BIC (Schwarz 1978; Raftery 1995) uses
     only the runs that are fitted, so it is multiplied by the weight of the form's backtests. The fit is to single runs,
     not to means over seeds: every run counts alike even if a configuration has lost a seed, and Huber's loss can limit
     the effect of a single outlier.
@@ -57,17 +58,19 @@ def fit_law(
     """
     count = int(study.configurations.max()) + 1
     usable = _usable(candidates(study.axes) if forms is None else forms, study, count)
-    fitted = {form: fit(form, study.levels(form.axes), study.losses, OBJECTIVES[objective])[0] for form in usable}
+    chosen_objective, weights_M = OBJECTIVES[objective], study.weights
+    fitted = {form: fit(form, study.levels(form.axes), study.losses, chosen_objective, weights_M)[0] for form in usable}
     bic = dict(zip(usable, _bic_weights(usable, study, count), strict=True))
     likely = [form for form in usable if bic[form] >= _MIN_WEIGHT]
     trials = {form: _trials(form, fitted[form], study, objective) for form in likely}
     weights = _combined(bic, trials)
-    kept = sorted((form for form in likely if weights[form] >= _MIN_WEIGHT), key=lambda form: -weights[form])
+    kept = [form for form in likely if weights[form] >= _MIN_WEIGHT]
+    kept.sort(key=lambda form: (_without_floor(form), -weights[form]))
     chosen = _resampling(kept[0], fitted[kept[0]], study) if resampling == "auto" else cast(Resampling, resampling)
     sampled = {
         form: bootstrap(
-            form, study.levels(form.axes), study.losses, Design.of(study), OBJECTIVES[objective], fitted[form],
-            bootstraps, rng, chosen,
+            form, study.levels(form.axes), study.losses, Design.of(study), chosen_objective, fitted[form],
+            bootstraps, rng, chosen, weights_M,
         )
         for form in tracked(kept, f"fitting and {bootstraps} bootstraps", "forms of the law")
     }  # fmt: skip
@@ -109,8 +112,7 @@ def _useful(law: Law, axis: str, factor: float) -> bool:
     levels = {**highest, axis: highest[axis] * factor}
     band = law.prediction_band(levels)
     least = float(law.predict(highest)[0])
-    fixed = isinstance(law.form, Form) and not law.form.irreducible
-    if band is None or (law.values[0] < _LEAST_E * least and not fixed):
+    if band is None or (law.values[0] < _LEAST_E * least and not _without_floor(law.form)):
         return False
     width = float(band[1][0] - band[0][0])
     seen = float(law.predict(lowest)[0]) - least
@@ -118,8 +120,9 @@ def _useful(law: Law, axis: str, factor: float) -> bool:
 
 
 def _usable(forms: Sequence[AnyForm], study: Study, count: int) -> list[AnyForm]:
-    smallest = min(form.free for form in forms)
-    return [form for form in forms if form.free <= max(count - 1, smallest) and _identifiable(form, study)]
+    known = [form for form in forms if _identifiable(form, study)] or list(forms)
+    smallest = min(form.free for form in known)
+    return [form for form in known if form.free <= max(count - 1, smallest)]
 
 
 def _trials(form: AnyForm, values: Floats, study: Study, objective: str) -> list[Trial]:
@@ -136,9 +139,16 @@ def _combined(bic: Mapping[AnyForm, float], trials: Mapping[AnyForm, Sequence[Tr
     return {form: weight / total for form, weight in weights.items()}
 
 
+def _without_floor(form: AnyForm) -> bool:
+    """Whether E is fixed at 0: such a form bounds the extrapolation from below, but is no law unless asked for."""
+    return isinstance(form, Form) and not form.irreducible
+
+
 def _identifiable(form: AnyForm, study: Study) -> bool:
-    """Whether the study has enough levels for the form: the five parameters of M4 need seven."""
-    return isinstance(form, Form) or len(study.level_values(form.axis)) >= form.size + 2
+    """Whether the study has enough levels for the form: the five parameters of M4 need seven, E = 0 needs evidence."""
+    if isinstance(form, Form):
+        return form.irreducible or len(study.level_values(form.axes[0])) >= form.size + 2
+    return len(study.level_values(form.axis)) >= form.size + 2
 
 
 def _bic_weights(forms: Sequence[AnyForm], study: Study, count: int) -> list[float]:
@@ -146,7 +156,7 @@ def _bic_weights(forms: Sequence[AnyForm], study: Study, count: int) -> list[flo
     scores = []
     for form in forms:
         levels = study.levels(form.axes)
-        values, _ = fit(form, levels, study.losses, OBJECTIVES["mse"])
+        values, _ = fit(form, levels, study.losses, OBJECTIVES["mse"], study.weights)
         residuals_M = np.log(study.losses) - np.log(form.predict(values[None], levels)[0])
         means_C = Residuals.of(residuals_M, study.configurations).means
         # residuals below 1e-6, the precision of losses written with six digits, are no evidence

@@ -19,6 +19,7 @@ from isoflop.scaling.laws import Law
 from isoflop.scaling.plot_axes import (
     AXIS_LABELS,
     LOSS_LABEL,
+    draw_sizes,
     legend,
     log_losses,
     log_sizes,
@@ -160,16 +161,14 @@ def _draw_compute(figure: Figure, axes: Axes, analysis: Analysis) -> None:
         levels = planner.levels(sizes, spent / (planner.sizes.cost * sizes**planner.sizes.growth))
         axes.plot(spent, planner.law.predict(levels), color=COLOURS[0], lw=1.6, label="compute-optimal")
         _draw_bands(axes, planner.law, levels, spent, COLOURS[0])
-    for index, size in enumerate(reversed(study.sizes)):
-        runs = [run for run in study.runs if run.parameters == size]
-        axes.plot([run.flops for run in runs], [run.loss for run in runs], "o", ms=4,
-                  color=COLOURS[(index + 1) % len(COLOURS)], label=f"N = {short(size)}")  # fmt: skip
+    draw_sizes(axes, study.column("parameters"), flops, study.losses)
     shade_beyond(axes, MAX_EXTRAPOLATION * flops.max(), end, "run")
     axes.set(xlabel=AXIS_LABELS["flops"], ylabel=LOSS_LABEL, xlim=(0.8 * flops.min(), end))
     log_sizes(axes)
     axes.set_ylim(max(axes.get_ylim()[0], 0.5 * study.losses.min()), min(axes.get_ylim()[1], 1.5 * study.losses.max()))
     log_losses(axes)
-    legend(axes)
+    if axes.get_legend_handles_labels()[0]:
+        legend(axes)
 
 
 def draw_held_out(analysis: Analysis, file: Path) -> None:

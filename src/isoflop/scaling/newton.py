@@ -40,6 +40,8 @@ class Problem(Descent):
         self._members_TK = (np.arange(len(form.terms))[:, None] == self._of[None]).astype(np.float64)
         self._axes_of_term = [np.flatnonzero(self._of == term) for term in range(len(form.terms))]
         self._first = first  # index of the first exponent
+        if form.tied:
+            self.free_P[first + 1 :] = False  # they follow the first
 
     def unit(self, losses: Floats) -> float:
         """The geometric mean of the losses, their unit inside the problem."""
@@ -62,6 +64,8 @@ class Problem(Descent):
 
     def grid(self) -> Floats:
         """The grid of exponents [S, K]."""
+        if self._form.tied:
+            return np.repeat(np.array(_GRID)[:, None], len(self._of), axis=1)
         return np.array(list(product(_GRID, repeat=len(self._of))))
 
     def project(self, exponents_SK: Floats, targets_SM: Floats) -> Floats:
@@ -158,8 +162,23 @@ class Problem(Descent):
             hessian_RPP[:, exponent, coefficient] += mixed_RK[:, axis]
             for other in self._axes_of_term[term]:
                 hessian_RPP[:, self._first + other, exponent] += twice_RKK[:, other, axis]
+        if self._form.tied:
+            _fold(gradient_RP[:, None], self._first)
+            _fold(hessian_RPP, self._first)
+            _fold(np.swapaxes(hessian_RPP, 1, 2), self._first)
+            _fold(jacobian_RPM.swapaxes(1, 2), self._first)
         scale_RP = np.sqrt((jacobian_RPM**2).sum(axis=2))
         return gradient_RP, hessian_RPP, scale_RP
+
+    def _constrained(self, values_RP: Floats) -> Floats:
+        if self._form.tied:
+            values_RP[:, self._first :] = values_RP[:, self._first, None]
+        return values_RP
+
+
+def _fold(array: Floats, first: int) -> None:
+    """Add the derivatives of all exponents, along the last axis, to those of the first: they move together."""
+    array[..., first] = array[..., first:].sum(axis=-1)
 
 
 def _non_negative(gram_RFF: Floats, moment_RF: Floats) -> tuple[Floats, Floats]:

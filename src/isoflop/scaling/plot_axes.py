@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoflop.plotting import new_figure, save
+from isoflop.plotting import COLOURS, new_figure, save
+from isoflop.scaling.forms import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 4.1, 3.6  # inches: text of 9 points stays legible on a phone
 _DPI = 180  # of a PNG
-
+_MAX_LEGEND = 6  # sizes in a legend; more would cover the runs
 LOSS_LABEL = "Validation loss"
 AXIS_LABELS = {
     "parameters": "Parameters N",
@@ -82,6 +83,25 @@ def log_sizes(axes: Axes, which: str = "x") -> None:
         )
         axis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
         axis.set_minor_formatter(NullFormatter())
+
+
+def draw_sizes(axes: Axes, sizes: Floats, across: Floats, losses: Floats) -> None:
+    """Draw runs [M] in a color per model size: a legend for few sizes, else a color bar over log N."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    different = sorted(set(sizes.tolist()), reverse=True)
+    if len(different) <= _MAX_LEGEND:
+        for index, size in enumerate(different):
+            at = sizes == size
+            colour = COLOURS[(index + 1) % len(COLOURS)]
+            axes.plot(across[at], losses[at], "o", ms=4, color=colour, label=f"N = {short(size)}")
+        return
+    norm = LogNorm(different[-1], different[0])
+    dots = axes.scatter(across, losses, c=sizes, cmap="viridis", norm=norm, s=14, zorder=2)
+    bar = axes.figure.colorbar(dots, ax=axes, label=AXIS_LABELS["parameters"])
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def short(number: float) -> str:

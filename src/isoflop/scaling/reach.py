@@ -35,6 +35,10 @@ class Reach:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # least and largest level
     trusted_to: Mapping[str, float] = field(default_factory=dict)  # of each axis that the runs vary
 
+    def within_runs(self) -> Reach:
+        """The same ranges, with no trust beyond them."""
+        return Reach(self.ranges, dict.fromkeys(self.trusted_to, 1.0))
+
     def distance(self, axis: str, levels: Floats | float) -> Floats:
         """The factor [M] by which levels lie outside the range of the runs; 1 inside."""
         low, high = self.ranges[axis]

@@ -107,6 +107,7 @@ def bootstrap(
     replicates: int,
     rng: np.random.Generator,
     resampling: Resampling,
+    weights: Floats | None = None,
 ) -> Replicates:
     """Bootstrap replicates of the parameters [R, P].
 
@@ -119,11 +120,13 @@ def bootstrap(
     if resampling in ("pairs", "cluster"):
         groups = design.configurations if resampling == "pairs" else design.series[design.configurations]
         weights_RM = rng.exponential(size=(replicates, int(groups.max()) + 1))[:, groups] + 1e-9
+        weights_RM = weights_RM if weights is None else weights_RM * weights
         losses_RM = np.repeat(losses[None], replicates, axis=0)
         return Replicates(refit(form, levels, losses_RM, objective, values, weights_RM), losses_RM, weights_RM)
     noise_RM = _noise(form, levels, np.log(losses / fitted_M), design, replicates, rng, resampling)
     tables_RM = fitted_M * np.exp(np.clip(noise_RM, -_MAX_NOISE, _MAX_NOISE))
-    return Replicates(refit(form, levels, tables_RM, objective, values), tables_RM, None)
+    kept_RM = None if weights is None else np.repeat(weights[None], replicates, axis=0)
+    return Replicates(refit(form, levels, tables_RM, objective, values, kept_RM), tables_RM, kept_RM)
 
 
 def _noise(

@@ -1,7 +1,8 @@
-"""Write an analysis for users and programs: metrics/scaling.json and the CSV of runs.
+"""Write an analysis for users and programs: scaling/scaling.json and the CSV of runs.
 
-``facts`` builds metrics/scaling.json. Its keys are stable; a value is None if it does not exist:
+``facts`` builds scaling/scaling.json. Its keys are stable; a value is None if it does not exist:
 
+- ``lacks``: None, or, for a study without a law, its ``reason`` and a ``command`` that would change it;
 - ``form`` (formula), ``objective`` and its value ``objective_value``; ``runs``, ``excluded`` (number by reason),
   ``configurations``;
 - ``parameters``: ``value``, ``low`` and ``high`` of each parameter of the law of all runs (E, A, alpha, ...), with 95 %
@@ -19,7 +20,11 @@
 - ``dropped``: the rows of a table that were left out, with the reason; ``metric``: what its losses were made from;
   ``unit``: what its samples are called;
 - ``data_question``, ``next_run``: see ``advice``;
-- ``trusted``: whether no diagnostic is a warning; ``diagnostics``: a list of {kind, message, values}.
+- ``resampling``: what the bootstrap resampled; ``discrepancy``: the scale of the law's own error, see
+  ``backtests.Discrepancy``;
+- ``trusted_to``: for each axis, the factor beyond the runs to which backtests held (1: nothing beyond the runs);
+  ``backtests``: what each held out, at which factor, with its error and whether it held;
+- ``diagnostics``: a list of {kind, message, values}.
 """
 
 from __future__ import annotations
@@ -45,9 +50,10 @@ from isoflop.scaling.uncertainty import interval
 
 
 def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:
-    """The content of metrics/scaling.json, see the module's docstring."""
+    """The content of scaling/scaling.json, see the module's docstring."""
     law, study = analysis.law, analysis.study
     content: dict[str, Any] = {
+        "lacks": None,
         "form": law.form.label,
         "objective": objective,
         "objective_value": _objective_value(law, study, objective),
@@ -68,7 +74,10 @@ def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:
         "exponents": exponents(analysis.planner, analysis.profiles),
         "data_question": asdict(analysis.data_question) if analysis.data_question else None,
         "next_run": asdict(analysis.next_run) if analysis.next_run else None,
-        "trusted": analysis.trusted,
+        "resampling": law.resampling,
+        "discrepancy": law.discrepancy.scale,
+        "trusted_to": dict(law.reach.trusted_to),
+        "backtests": [asdict(one) for one in law.backtests],
         "diagnostics": [asdict(diagnostic) for diagnostic in analysis.diagnostics],
     }
     return {name: rounded(value) for name, value in content.items()}
@@ -82,7 +91,7 @@ def _objective_value(law: Law, study: Study, objective: str) -> float:
 
 
 def write_facts(analysis: Analysis, file: Path, objective: str = OBJECTIVE) -> None:
-    """Write metrics/scaling.json."""
+    """Write scaling/scaling.json."""
     write_json(file, facts(analysis, objective))
 
 

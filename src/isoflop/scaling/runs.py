@@ -36,6 +36,8 @@ class Run:
     width: int | None = None
     body_parameters: float | None = None  # excluding embedding and head
     weight: float = 1.0  # in the fit, relative to the other runs
+    held: bool = False  # chosen to be held out, to test the law
+    row: int = field(default=0, compare=False)  # of the table
 
     @property
     def epochs(self) -> float:
@@ -47,7 +49,7 @@ class Study:
     """The runs to fit, the number of excluded runs by reason, and the size of the full training split."""
 
     runs: tuple[Run, ...]
-    excluded: Mapping[str, int] = field(default_factory=dict)  # number of runs by reason: diverged, undertrained
+    excluded: Mapping[str, int] = field(default_factory=dict)  # number of runs by reason, see exclusion_reason
     all_samples: float = 0.0
     assumed: str = ""  # what a table lacked and what was assumed, such as C = 6 N S (Kaplan et al. 2020)
     dropped: tuple[tuple[int, str], ...] = ()  # row of a table and why it was left out
@@ -55,6 +57,9 @@ class Study:
     metric: str = "loss"  # what the losses were made from, see ``metrics``
     metric_scale: float = 1.0  # 100 for accuracies in percent
     loss_column: str | None = None  # its name in a table
+    held_out: str | None = None  # condition of the runs that are held out; None: the largest level
+    fewest_epochs: int = 1  # of all runs, the excluded ones included
+    most_epochs: int = 1
 
     @property
     def sizes(self) -> list[float]:
@@ -143,25 +148,20 @@ def read_study(folder: Path, widths: Sequence[int]) -> Study:
     """Read the files ``width-W.json`` of ``widths`` and ignore files of other widths.
 
     Raises:
-        UserError: a file is missing or malformed, or fewer than 3 widths have a usable run.
+        UserError: a file is missing or malformed.
     """
     runs: list[Run] = []
     reasons: Counter[str] = Counter()
     largest = 0.0
+    epochs: list[int] = []
     for width in sorted(set(widths)):
         for run, reason, whole in _read_runs(folder / f"width-{width}.json"):
             largest = max(largest, whole)
             reasons[reason] += bool(reason)
             runs += [run] if run and not reason else []
-    study = Study(tuple(runs), +reasons, all_samples=largest)
-    if len(study.sizes) < MIN_WIDTHS:
-        widths_left = sorted({run.width for run in study.runs if run.width is not None})
-        why = f" (excluded: {format_counts(study.excluded)})" if study.excluded else ""
-        raise UserError(
-            f"sweep.widths: got usable runs of {len(widths_left)} widths {widths_left}{why}, "
-            f"expected at least {MIN_WIDTHS}"
-        )
-    return study
+            epochs += [max(1, round(run.epochs))] if run else []
+    fewest, most = min(epochs, default=1), max(epochs, default=1)
+    return Study(tuple(runs), +reasons, all_samples=largest, fewest_epochs=fewest, most_epochs=most)
 
 
 def format_counts(excluded: Mapping[str, int]) -> str:
@@ -179,16 +179,21 @@ def discard_other_widths(folder: Path, widths: Sequence[int]) -> None:
         file.unlink()
 
 
-def exclusion_reason(loss: float | None, chance: float | None) -> str:
-    """Why a run is excluded: ``diverged`` (no finite positive loss), ``undertrained`` (loss above 0.9 of the chance
-    loss), or an empty string if it is kept.
+def exclusion_reason(loss: float | None, chance: float | None, train_loss: float | None = None) -> str:
+    """Why a run is excluded, or an empty string if it is kept.
+
+    ``diverged``: no finite positive loss. ``undertrained``: the loss is above 0.9 of the chance loss. ``overfitted``:
+    so it is, but the loss on the training images is not.
 
     Args:
         chance: the loss of random guessing, if known: log(number of classes) for the NLL.
+        train_loss: the loss on the training images, if known.
     """
     if loss is None or not (math.isfinite(loss) and loss > 0):
         return "diverged"
-    return "undertrained" if chance is not None and loss > _MAX_SHARE_OF_CHANCE * chance else ""
+    if chance is None or loss <= _MAX_SHARE_OF_CHANCE * chance:
+        return ""
+    return "overfitted" if train_loss is not None and train_loss <= _MAX_SHARE_OF_CHANCE * chance else "undertrained"
 
 
 def _read_runs(file: Path) -> list[tuple[Run | None, str, float]]:
@@ -206,7 +211,9 @@ def _read_runs(file: Path) -> list[tuple[Run | None, str, float]]:
 
 def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str, float]:
     loss = row["val_nll"]
-    reason = "diverged" if row["diverged"] else exclusion_reason(loss, float(content["chance_nll"]))
+    reason = (
+        "diverged" if row["diverged"] else exclusion_reason(loss, float(content["chance_nll"]), row.get("train_loss"))
+    )
     whole = float(row["unique_images"]) / float(row["fraction"])
     if reason == "diverged":
         return None, reason, whole

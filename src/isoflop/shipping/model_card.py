@@ -24,6 +24,23 @@ _DATA_SETS = {  # data.source → name of the data set
     "images": "a folder of images",
 }
 
+_SQUARES = {  # resize → Python code that makes ``picture`` a square, as data.images.fit_to_square does
+    "crop": """\
+side = min(picture.size)
+left, top = (picture.width - side) / 2, (picture.height - side) / 2
+picture = picture.resize(({size}, {size}), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))""",
+    "pad": """\
+scale = {size} / max(picture.size)
+width, height = (max(1, round(scale * side)) for side in picture.size)
+inner = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)).reshape(height, width, -1)
+border = np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]])
+square = np.tile(np.median(border, axis=0).astype(np.uint8), ({size}, {size}, 1))
+left, top = ({size} - width) // 2, ({size} - height) // 2
+square[top : top + height, left : left + width] = inner
+picture = square""",
+    "stretch": "picture = picture.resize(({size}, {size}), Image.Resampling.BICUBIC)",
+}
+
 
 def model_card(
     name: str,
@@ -142,7 +159,6 @@ def _usage(file: Path, data: dict[str, Any]) -> str:
     classifier = open_classifier(file)
     size, channels, batch = classifier.image_size, classifier.channels, classifier.batch or "batch"
     mode = "L" if channels == 1 else "RGB"
-    reshaped = f".reshape(1, {size}, {size}, {channels})"
     return f"""## Use
 
 - Input `images`: uint8 [{batch}, {size}, {size}, {channels}], pixels from 0 to 255; the graph normalizes them
@@ -151,17 +167,20 @@ def _usage(file: Path, data: dict[str, Any]) -> str:
 
 ```python
 import json
-import numpy as np, onnxruntime
-from PIL import Image
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("model.onnx")
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-picture = Image.open("picture.png").convert("{mode}").resize(({size}, {size}))
-(probabilities,) = session.run(["probabilities"], {{"images": np.asarray(picture, np.uint8){reshaped}}})
-print(classes[probabilities[0].argmax()])
+picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("{mode}")  # upright
+{_SQUARES[classifier.resize].format(size=size)}
+pixels = np.asarray(picture, np.uint8).reshape(1, {size}, {size}, {channels})
+(probabilities,) = session.run(["probabilities"], {{"images": pixels}})
+print(classes[probabilities[0].argmax()], probabilities[0].max())
 ```
 
-The snippet stretches the image to a square. `isoflop predict model.onnx picture.png` resizes it exactly as in training.
-`sha256sum -c SHA256SUMS` verifies the files.
+The snippet prepares 8-bit pictures without transparency exactly as the training did; `isoflop predict model.onnx
+picture.png` does so for all. `sha256sum -c SHA256SUMS` verifies the files.
 """
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.training.cpu import computes_in_bf16
@@ -55,6 +57,7 @@ def trainer_options(on: Hardware, precision: str) -> dict[str, Any]:
     several = on.nodes > 1 or (on.devices != 1 and not (on.devices == "auto" and not gpu))
     strategy = "ddp" if on.strategy == "auto" and several else on.strategy
     return {
+        **({"plugins": [LightningEnvironment()]} if not _started_by_others(several) else {}),
         "accelerator": on.accelerator,
         "devices": on.devices,
         "num_nodes": on.nodes,
@@ -62,6 +65,15 @@ def trainer_options(on: Hardware, precision: str) -> dict[str, Any]:
         "precision": lightning_precision(precision, "cuda" if gpu else "cpu"),
         "accumulate_grad_batches": on.accumulate_grad_batches,
     }
+
+
+def _started_by_others(several: bool) -> bool:
+    """Return whether a launcher may have started the processes of a training, and Lightning is to look for it.
+
+    A batch job of Slurm has the variables of several tasks, but only ``srun`` starts them.
+    """
+    in_batch = "SLURM_NTASKS" in os.environ and not {"SLURM_STEP_ID", "SLURM_STEPID"} & os.environ.keys()
+    return several and not in_batch
 
 
 def on_gpu(on: Hardware) -> bool:

@@ -77,3 +77,7 @@ class Train(Section):
     patience: int | None = Field(ge=1)  # early stopping: epochs without a better validation NLL; null: never
     privacy: Privacy
     logger: Literal["tensorboard", "mlflow", "wandb"] | None = untracked()  # writes to .isoflop/logs; null: none
+
+    @property
+    def is_shared(self) -> bool:
+        return self.devices != 1 or self.nodes > 1
