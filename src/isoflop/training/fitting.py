@@ -156,12 +156,12 @@ def _trainer(
     checkpoint = options.get("checkpoint")
     if checkpoint:
         every.append(ModelCheckpoint(checkpoint, _CHECKPOINT, every_n_epochs=1, enable_version_counter=False))
+    hardware = trainer_options(on, recipe.precision)
     return pl.Trainer(
-        **trainer_options(on, recipe.precision),
+        **hardware | {"plugins": [*hardware.get("plugins", []), VerifiedCheckpoints()]},
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.gradient_clip or None,
         callbacks=every,
-        plugins=[VerifiedCheckpoints()],
         logger=False,
         enable_checkpointing=checkpoint is not None,
         enable_progress_bar=False,
