@@ -47,6 +47,8 @@ def recipe(**changes: Any) -> Recipe:
         "learning_rate": 0.003,
         "momentum": 0.9,
         "weight_decay": 0.01,
+        "class_weights": "none",
+        "logit_adjustment": 0.0,
         "schedule": "cosine",
         "warmup_fraction": 0.1,
         "epochs": 3,

@@ -15,7 +15,10 @@ from isoflop.evaluation.plots import draw_confusion
 from isoflop.evaluation.reporting import Evaluated
 from isoflop.evaluation.scores import (
     Evaluate,
+    balanced_accuracy,
+    class_recalls,
     expected_calibration_error,
+    macro_f1,
     reliability,
     scores,
     worst_mistakes,
@@ -95,3 +98,14 @@ def test_names_in_any_script_stay_text(tmp_path: Path) -> None:
     texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     for name in ("猫", "犬", "🐈‍⬛ café", "x" * 17 + "…", "a\\x1b\\u202e\\udce9"):
         assert texts.count(name) == 2
+
+
+def test_every_class_counts_the_same_in_balanced_accuracy_and_macro_f1() -> None:
+    labels_N = np.array([0] * 98 + [1] * 2)
+    logits_NK = np.zeros((100, 3))
+    logits_NK[:, 0] = 1  # always class 0
+    np.testing.assert_array_equal(class_recalls(logits_NK, labels_N), [1.0, 0.0, np.nan])
+    assert balanced_accuracy(logits_NK, labels_N) == 0.5
+    assert macro_f1(logits_NK, labels_N) == pytest.approx((2 * 0.98 / 1.98 + 0) / 2)
+    logits_NK[98, 1] = 2
+    assert balanced_accuracy(logits_NK, labels_N) == 0.75

@@ -35,8 +35,14 @@ def test_keys_are_renamed_and_comments_kept(tmp_path: Path) -> None:
     (tmp_path / "presets").mkdir()
     for file in (tmp_path / "params.yaml", tmp_path / "presets" / "own.yaml"):
         file.write_text(OLD)
-    assert len(migrate(tmp_path)) == 4
+    done = migrate(tmp_path)
+    assert len([line for line in done if "renamed" in line]) == 4
+    assert [line for line in done if "added" in line][:2] == [
+        'params.yaml: added recipe.class_weights: "none"',
+        "params.yaml: added recipe.logit_adjustment: 0.0",
+    ]
     renamed = OLD.replace("skip_easy", "infobatch").replace("micro_batches", "accumulate_grad_batches")
+    renamed = renamed.replace("flip: none\n", "flip: none\n  class_weights: none\n  logit_adjustment: 0.0\n")
     assert (tmp_path / "params.yaml").read_text() == (tmp_path / "presets" / "own.yaml").read_text() == renamed
     assert migrate(tmp_path) == []
 

@@ -31,9 +31,11 @@ def candidate(name: str, val_accuracy: float, latency_ms: float, size: int, **ch
     return Candidate(name, val_accuracy=val_accuracy, latency_ms=latency_ms, bytes=size, **values)
 
 
-def params(objective: str, max_accuracy_drop: float, max_latency_ms: float | None = None) -> Ship:
-    values = {"objective": objective, "max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms}
-    return Ship.model_validate(values)
+def params(
+    objective: str, max_accuracy_drop: float, max_latency_ms: float | None = None, metric: str = "accuracy"
+) -> Ship:
+    limits = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms}
+    return Ship.model_validate({"objective": objective, "metric": metric} | limits)
 
 
 MANY = 1_000_000  # validation images: every difference is significant
@@ -155,7 +157,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped(measured: Path, folder: Path, **changes: Any) -> list[Candidate]:
-    wanted = Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 1.0, "max_latency_ms": None} | changes)
+    values = {"objective": "bytes", "metric": "accuracy", "max_accuracy_drop": 1.0, "max_latency_ms": None}
+    wanted = Ship.model_validate(values | changes)
     variants, latency, data = (measured / f"{name}.json" for name in ("variants", "latency", "data"))
     return ship(variants, latency, data, measured / "onnx", wanted, "digits", **ship_files(folder))
 
@@ -212,6 +215,8 @@ def test_the_card_has_valid_hub_metadata(measured: Path, tmp_path: Path) -> None
     results = {result.metric_type: result for result in card.data.eval_results or []}
     assert {kind: result.metric_value for kind, result in results.items()} == {
         "accuracy": facts["accuracy"],
+        "balanced_accuracy": facts["balanced_accuracy"],
+        "f1": facts["macro_f1"],
         "nll": facts["nll"],
     }
     assert all((one.dataset_type, one.dataset_split) == ("digits", "test") for one in results.values())
@@ -248,4 +253,20 @@ def test_inconsistent_metrics_are_refused(measured: Path, tmp_path: Path) -> Non
 )
 def test_an_invalid_section_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Ship.model_validate({"objective": "bytes", "max_accuracy_drop": 0.01, "max_latency_ms": None} | values)
+        Ship.model_validate(params("bytes", 0.01).model_dump() | values)
+
+
+def test_balanced_accuracy_chooses_by_the_recall_of_every_class() -> None:
+    block = {"accuracy": 0.9, "val_nll": 0.1, "bytes": 10, "parameters": 10}
+    variants = {
+        "base": block | {"val_accuracy": 0.98, "val_balanced_accuracy": 0.9},
+        "slim": block | {"val_accuracy": 0.99, "val_balanced_accuracy": 0.5},  # never finds the rare class
+    }
+    times = {name: {"one": {"p50_ms": ms, "speedup_low": 1 / ms}} for name, ms in (("base", 1.0), ("slim", 0.5))}
+    latency = times | {"conditions": {"headline": "one"}}
+    by_accuracy = choose(candidates(variants, latency), params("latency", 0.01), MANY)
+    by_recall = choose(
+        candidates(variants, latency, "balanced_accuracy"), params("latency", 0.01, metric="balanced_accuracy"), MANY
+    )
+    assert (by_accuracy.chosen.name, by_recall.chosen.name) == ("slim", "base")
+    assert by_recall.verdicts["slim"].startswith("loses 40.00 pp of balanced validation accuracy")

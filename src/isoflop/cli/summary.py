@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COLUMNS = 100  # widest line, also on wider terminals
+_LOW_RECALL = 0.7  # of the accuracy
 _TITLE = 11  # columns of the title of a line
 _STUDY = ("scaling", "score")  # files of the study that the summary shows
 
@@ -60,6 +61,7 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         )
         return
     _print_variants(rows, setting, stale)
+    print_lines(class_lines(next(measured["variants"][row.name] for row in rows if row.shipped)))
     lines = [("stale", stale_note(stale.values()))] if stale else []
     if law is None or score is None:
         lines.append(("study", "did not run yet; `dvc repro` runs it"))
@@ -126,6 +128,21 @@ def print_lines(lines: list[tuple[str, str]]) -> None:
                 line, width, initial_indent=f"{title:{_TITLE}}", subsequent_indent=" " * _TITLE, break_on_hyphens=False
             )
         )
+
+
+def class_lines(shipped: Facts) -> list[tuple[str, str]]:
+    """Return a line if the shipped model finds the images of a class far less often than its accuracy suggests.
+
+    Args:
+        shipped: its block of metrics/variants.json.
+    """
+    lowest = shipped.get("lowest_recall", shipped["accuracy"])
+    if lowest >= _LOW_RECALL * shipped["accuracy"]:
+        return []
+    name = shipped["lowest_recall_class"]
+    found = f"finds {formats.percent(lowest)} of the test images of {name!r}" if lowest else f"never finds {name!r}"
+    cure = "collect images of it, or set recipe.class_weights: balanced and ship.metric: balanced_accuracy"
+    return [("recall", f"{found}; balanced accuracy {formats.percent(shipped['balanced_accuracy'])}; {cure}")]
 
 
 def print_predictions(rows: list[Prediction | None], note: str | None = None) -> None:

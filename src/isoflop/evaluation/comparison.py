@@ -15,7 +15,15 @@ import numpy as np
 
 from isoflop.data.arrays import Labels, Split, read_split
 from isoflop.evaluation.paired import class_changes, paired
-from isoflop.evaluation.scores import accuracy, expected_calibration_error, mean_nll, reliability
+from isoflop.evaluation.scores import (
+    accuracy,
+    balanced_accuracy,
+    class_recalls,
+    expected_calibration_error,
+    macro_f1,
+    mean_nll,
+    reliability,
+)
 from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, open_classifier
 from isoflop.models.model_files import Model, load_model
 from isoflop.runtime.errors import UserError
@@ -45,10 +53,11 @@ def compare(
     Returns the blocks of ``metrics/variants.json`` by file stem, the test split, and the predicted classes [N] of each
     file for the test images.
 
-    In a block, ``network`` is the model that the file was exported from. ``ship`` chooses by ``val_accuracy`` and
-    ``val_nll``; the scores on the test split are only reported. ``parameters`` and ``macs`` are those of the network,
-    also for a quantized file. All blocks but the base's have ``against_base``, measured on the test images:
-    ``paired.Paired``, and in ``worst_classes`` the change in recall of the five classes that lost most.
+    In a block, ``network`` is the model that the file was exported from. ``ship`` chooses by ``val_accuracy`` or
+    ``val_balanced_accuracy``, and ``val_nll``; the scores on the test split are only reported. ``parameters`` and
+    ``macs`` are those of the network, also for a quantized file. All blocks but the base's have ``against_base``,
+    measured on the test images: ``paired.Paired``, and in ``worst_classes`` the change in recall of the five classes
+    that lost most.
 
     Args:
         models: model folders, each named as the ``variant`` in the metadata of the files exported from it.
@@ -101,13 +110,20 @@ def _facts(
     test, val = splits["test"], splits["val"]
     val_logits_NK = classifier.logits(val.images)
     content = file.read_bytes()
+    recalls_K = class_recalls(logits_NK, test.labels)
+    worst = int(np.nanargmin(recalls_K))
     agrees_N = logits_NK.argmax(1) == reference.test_logits_NK.argmax(1)
     return {
         "network": classifier.variant,
         "accuracy": round(accuracy(logits_NK, test.labels), 6),
+        "balanced_accuracy": round(balanced_accuracy(logits_NK, test.labels), 6),
+        "macro_f1": round(macro_f1(logits_NK, test.labels), 6),
+        "lowest_recall": round(float(recalls_K[worst]), 6),
+        "lowest_recall_class": test.input_spec.classes[worst],
         "nll": round(mean_nll(logits_NK, test.labels), 6),
         "ece": round(expected_calibration_error(reliability(logits_NK.astype(np.float64), test.labels, _ECE_BINS)), 6),
         "val_accuracy": round(accuracy(val_logits_NK, val.labels), 6),
+        "val_balanced_accuracy": round(balanced_accuracy(val_logits_NK, val.labels), 6),
         "val_nll": round(mean_nll(val_logits_NK, val.labels), 6),
         "parameters": reference.parameters,
         "macs": reference.macs,

@@ -65,6 +65,27 @@ def accuracy(logits_NK: Logits, labels_N: Labels) -> float:
     return float((logits_NK.argmax(1) == labels_N).mean())
 
 
+def class_recalls(logits_NK: Logits, labels_N: Labels) -> Floats:
+    """Recall [K]: the share of the images of each class that are classified correctly; NaN for a class without any."""
+    correct_N, classes = logits_NK.argmax(1) == labels_N, logits_NK.shape[1]
+    images_K = np.bincount(labels_N, minlength=classes).astype(np.float64)
+    found_K = np.bincount(labels_N, correct_N, minlength=classes)
+    recalls_K: Floats = np.divide(found_K, images_K, out=np.full(classes, np.nan), where=images_K > 0)
+    return recalls_K
+
+
+def balanced_accuracy(logits_NK: Logits, labels_N: Labels) -> float:
+    """Mean recall of the classes that have images: every class counts the same, however few its images are."""
+    return float(np.nanmean(class_recalls(logits_NK, labels_N)))
+
+
+def macro_f1(logits_NK: Logits, labels_N: Labels) -> float:
+    """Mean F1 of the classes that have images; 0 for a class that is never predicted."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels_N, logits_NK.argmax(1), labels=np.unique(labels_N), average="macro", zero_division=0))
+
+
 def mean_nll(logits_NK: Logits, labels_N: Labels) -> float:
     """Mean negative log-likelihood of the labels, in nats."""
     from scipy.special import log_softmax
@@ -88,6 +109,7 @@ def scores(logits_NK: Floats, labels_N: Labels, classes: list[str], ece_bins: in
     return {
         "images": len(labels_N),
         "accuracy": _rounded(accuracy(logits_NK, labels_N)),
+        "balanced_accuracy": _rounded(balanced_accuracy(logits_NK, labels_N)),
         "nll": _rounded(mean_nll(logits_NK, labels_N)),
         "precision": precision,
         "recall": recall,

@@ -14,6 +14,7 @@ from isoflop.runtime.errors import UserError
 
 _KEPT = 0.9  # assumed share of images after duplicates and damaged ones are dropped
 _SMALLEST_BATCH = 8  # smaller batches are too small for the statistics of batch normalization
+_UNEVEN = 10  # times as many images in the largest class as in the smallest
 _SMALLEST_SIDE = 8  # pixels
 _MOST_PATCHES = 8  # per side of an image, of a vit
 _FIXED_SIZE = ("mlp", "vit")  # families that take images of one size only
@@ -80,6 +81,7 @@ def starting_params(preset: str, survey: Survey, path: str, wishes: Wishes = NOT
         *_choose_pixels(params, survey, wishes.image_size),
         *_choose_sample_range(params, survey),
         *_choose_least(params, {name: sum(counts.values()) for name, counts in sizes.items()}),
+        *_choose_balance(params, {name: counts["train"] for name, counts in sizes.items()}),
         *_choose_batch(params, training),
         *([] if wishes.epochs else _choose_epochs(params, training)),
         *given,
@@ -215,6 +217,23 @@ def _choose_least(params: Any, class_sizes: Mapping[str, int]) -> list[Choice]:
     prepare["min_images_per_class"] = least
     why = f"class {name!r} has {size} images, of which cleaning may drop a few"
     return [Choice("prepare.min_images_per_class", least, why)]
+
+
+def _choose_balance(params: Any, class_sizes: Mapping[str, int]) -> list[Choice]:
+    """Weight the classes if the largest has many times the images of the smallest."""
+    (rare, fewest), (common, most) = (pick(class_sizes.items(), key=lambda item: item[1]) for pick in (min, max))
+    if most < _UNEVEN * max(1, fewest):
+        return []
+    params["recipe"]["class_weights"] = "balanced"
+    params["ship"]["metric"] = "balanced_accuracy"
+    share = 100 * most / sum(class_sizes.values())
+    times = f"class {common!r} has {most / max(1, fewest):.0f} times as many training images as {rare!r}"
+    return [
+        Choice("recipe.class_weights", "balanced", f"{times}; with none, training would favor {common!r}"),
+        Choice(
+            "ship.metric", "balanced_accuracy", f"always predicting {common!r} would reach an accuracy of {share:.1f} %"
+        ),
+    ]
 
 
 def _choose_batch(params: Any, training: int) -> list[Choice]:

@@ -1,4 +1,4 @@
-"""What ``isoflop upgrade`` rewrites in a project of version 0.1, so that its results stay valid and nothing retrains.
+"""What ``isoflop upgrade`` rewrites in a project of version 0.1 or 0.2, so that its results stay valid.
 
 To be deleted in version 0.3, with ``isoflop.runtime.params.RENAMED``.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
@@ -24,6 +25,14 @@ _UNCHANGED = (
 )  # fmt: skip
 
 
+_ADDED: dict[str, Any] = {  # keys that are new since version 0.2, with the values that change nothing
+    "prepare.sample_range": None,
+    "recipe.class_weights": "none",
+    "recipe.logit_adjustment": 0.0,
+    "ship.metric": "accuracy",
+}
+
+
 def unchanged_stages(project: Path) -> list[str]:
     """Return the stages of ``project`` that have results in dvc.lock and compute the same as in version 0.1."""
     lock = project / "dvc.lock"
@@ -33,7 +42,7 @@ def unchanged_stages(project: Path) -> list[str]:
 
 
 def migrate(project: Path) -> list[str]:
-    """Rename keys of params.yaml, presets and distillation metrics of ``project``; return one line for each change.
+    """Rename and add keys of params.yaml, presets and metrics of ``project``; return one line for each change.
 
     Raises:
         UserError: a params.yaml or preset is not valid YAML.
@@ -75,6 +84,11 @@ def _rename_params(file: Path, name: Path) -> list[str]:
             keys.ca.items[after] = keys.ca.items.pop(before)
         keys.insert(list(keys).index(before), after, keys.pop(before))
         done.append(f"{name}: renamed {section}.{before} to {section}.{after}")
+    for dotted, value in _ADDED.items():
+        section, _, key = dotted.partition(".")
+        if isinstance(content, dict) and isinstance(content.get(section), dict) and key not in content[section]:
+            content[section][key] = value
+            done.append(f"{name}: added {dotted}: {json.dumps(value)}")
     if done:
         write_atomically(file, dump(content))
     return done

@@ -21,6 +21,7 @@ from isoflop.shipping.model_card import model_card
 _LARGE_DROP = 0.2  # of accuracy; more was probably meant in percent
 _TIE = 1.03  # times the lowest latency or size: a smaller difference is noise, or not worth any accuracy
 SHIPPED = ("MODEL_CARD.md", "choice.json", "model.onnx")  # listed in ship/SHA256SUMS
+_BY_CLASS = ("balanced_accuracy", "macro_f1", "lowest_recall", "lowest_recall_class")  # of the chosen one, test split
 Blocks = dict[str, dict[str, Any]]  # variants.json or latency.json
 
 
@@ -28,7 +29,8 @@ class Ship(Section):
     """Section ``ship``. Latency is that of the benchmark's headline setting: smallest batch, fewest threads."""
 
     objective: Literal["latency", "bytes"]  # ship the fastest or the smallest variant
-    max_accuracy_drop: float = Field(ge=0, le=1)  # validation accuracy against the base; 0.01: 1 percentage point
+    metric: Literal["accuracy", "balanced_accuracy"]  # balanced: the mean recall of the classes, for uneven classes
+    max_accuracy_drop: float = Field(ge=0, le=1)  # of metric on validation, against the base; 0.01: 1 percentage point
     max_latency_ms: float | None = Field(gt=0)  # median latency, ms; null: no limit
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
@@ -48,7 +50,7 @@ class Candidate:
 
     name: str
     accuracy: float  # test split; reported, not used to choose
-    val_accuracy: float
+    val_accuracy: float  # of ship.metric
     val_nll: float
     latency_ms: float
     speedup_low: float  # lower end of the 95 % CI of base latency / latency; 1 for the base
@@ -66,8 +68,8 @@ class Choice:
     qualifies: dict[str, bool]
 
 
-def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
-    """Return the variants in the order of ``variants``, the base first.
+def candidates(variants: Blocks, latency: Blocks, metric: str = "accuracy") -> list[Candidate]:
+    """Return the variants in the order of ``variants``, the base first, with the validation ``metric`` of each.
 
     Raises:
         UserError: ``variants`` and ``latency`` do not hold the same variants, or hold none.
@@ -84,7 +86,7 @@ def candidates(variants: Blocks, latency: Blocks) -> list[Candidate]:
         Candidate(
             name,
             block["accuracy"],
-            block["val_accuracy"],
+            block[f"val_{metric}"],
             block["val_nll"],
             timed[name][cell]["p50_ms"],
             timed[name][cell]["speedup_low"],
@@ -152,7 +154,7 @@ def _gain(chosen: Candidate, base: Candidate, params: Ship) -> str:
     lost = 100 * (base.val_accuracy - chosen.val_accuracy)
     return (
         f"{_cost(chosen, params.objective)} instead of {_cost(base, params.objective)} for {base.name} ({gain:.2f}×), "
-        f"{f'{lost:.2f} pp lower validation accuracy' if lost > 0 else 'no loss of validation accuracy'}"
+        f"{f'{lost:.2f} pp lower {_measure(params)}' if lost > 0 else f'no loss of {_measure(params)}'}"
     )
 
 
@@ -161,7 +163,7 @@ def _why_none(base: Candidate, params: Ship) -> str:
     limit = f", takes at most {params.max_latency_ms:.4g} ms" if params.max_latency_ms else ""
     return (
         f"{base.name} ships because no variant is {'faster' if params.objective == 'latency' else 'smaller'}{limit} "
-        f"and loses at most {100 * params.max_accuracy_drop:.4g} pp of validation accuracy"
+        f"and loses at most {100 * params.max_accuracy_drop:.4g} pp of {_measure(params)}"
         + (f"; its own {too_slow}" if too_slow else "")
     )
 
@@ -193,8 +195,8 @@ def ship(
         UserError: a metrics file is unreadable, or the chosen variant has no ONNX file.
     """
     scores, timings, facts_of_data = _read(variants), _read(latency), _read(data)
-    choices = candidates(scores, timings)
-    made = choose(choices, params, facts_of_data["images"]["val"])
+    choices = candidates(scores, timings, params.metric)
+    made = choose(choices, params, _independent_images(facts_of_data, params.metric))
     source = onnx / f"{made.chosen.name}.onnx"
     if not source.is_file():
         raise UserError(f"{source}: not found, expected an ONNX file for each variant in variants.json")
@@ -204,16 +206,28 @@ def ship(
         "chosen": made.chosen.name,
         "why": made.why,
         "objective": params.objective,
+        "metric": params.metric,
         "max_accuracy_drop": params.max_accuracy_drop,
         "max_latency_ms": params.max_latency_ms,
         "latency_of": headline,
         "candidates": [_reported(item, choices[0], made) for item in choices],
-    }
+    } | {name: scores[made.chosen.name][name] for name in _BY_CLASS}
     write_json(choice, facts)
     card.write_text(model_card(made.chosen.name, made.why, scores, timings, facts_of_data, data_source, model))
     listed = dict(zip(SHIPPED, (card, choice, model), strict=True))
     sums.write_text("".join(f"{file_sha256(file)}  {name}\n" for name, file in listed.items()))
     return [made.chosen, *(item for item in choices if item is not made.chosen)]
+
+
+def _independent_images(data: Mapping[str, Any], metric: str) -> int:
+    """Return the number of images in classes of equal size that would give ``metric`` its standard error.
+
+    The variance of a mean of recalls r of K classes with n images each is sum(r (1 - r) / n) / K^2.
+    """
+    if metric == "accuracy":
+        return int(data["images"]["val"])
+    images: list[int] = [row["val"] for row in data["per_class"].values() if row["val"]]
+    return max(1, int(len(images) ** 2 / sum(1 / count for count in images)))
 
 
 def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
@@ -233,7 +247,7 @@ def _refusal(candidate: Candidate, base: Candidate, params: Ship) -> str | None:
         return None
     drop, allowed = base.val_accuracy - candidate.val_accuracy, params.max_accuracy_drop
     if drop > allowed + 1e-9:  # accuracies are rounded to 6 digits
-        return f"loses {100 * drop:.2f} pp of validation accuracy; max_accuracy_drop is {100 * allowed:.4g} pp"
+        return f"loses {100 * drop:.2f} pp of {_measure(params)}; max_accuracy_drop is {100 * allowed:.4g} pp"
     if _refusal(base, base, params):  # a base that is too slow need not be beaten
         return None
     if params.objective == "latency" and candidate.speedup_low <= 1:
@@ -243,6 +257,10 @@ def _refusal(candidate: Candidate, base: Candidate, params: Ship) -> str | None:
         sizes = f"{_cost(candidate, params.objective)} instead of {_cost(base, params.objective)}"
         return f"not smaller than {base.name}: {sizes}"
     return None
+
+
+def _measure(params: Ship) -> str:
+    return f"{'balanced ' if params.metric == 'balanced_accuracy' else ''}validation accuracy"
 
 
 def _value(candidate: Candidate, objective: str) -> float:

@@ -77,6 +77,8 @@ def _metadata(name: str, facts: dict[str, Any], data: dict[str, Any], source: st
     images = data["images"]["test"]
     metrics = [
         {"type": "accuracy", "name": f"Top-1 accuracy on {images} test images", "value": facts["accuracy"]},
+        {"type": "balanced_accuracy", "name": "Mean recall of the classes", "value": facts["balanced_accuracy"]},
+        {"type": "f1", "name": "Macro F1", "value": facts["macro_f1"]},
         {"type": "nll", "name": "Mean negative log-likelihood (nats)", "value": facts["nll"]},
     ]
     task = {"type": _TASK, "name": "Image classification"}
@@ -139,6 +141,9 @@ def _results(name: str, variants: dict[str, Any], latency: dict[str, Any]) -> st
     return (
         f"## Results\n\n- Top-1 accuracy on the test split: {100 * facts['accuracy']:.2f} % "
         f"({base}: {100 * variants[base]['accuracy']:.2f} %); NLL {facts['nll']:.4f}\n{against}"
+        f"- By class: balanced accuracy {100 * facts['balanced_accuracy']:.2f} %, macro F1 "
+        f"{100 * facts['macro_f1']:.2f} %; lowest recall {100 * facts['lowest_recall']:.2f} % "
+        f"({_escaped(facts['lowest_recall_class'])})\n"
         f"- {facts['parameters']:,} parameters, {facts['macs']:,} MACs per image, "
         f"{facts['bytes']:,} bytes ({facts['gzip_bytes']:,} gzipped)\n"
         f"- ONNX Runtime and torch predict the same class for {100 * facts['agreement']:.2f} % of the test images\n\n"

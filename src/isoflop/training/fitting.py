@@ -26,7 +26,7 @@ from isoflop.training.callbacks import BestWeights, Curves, History, LossesByIma
 from isoflop.training.checkpoints import VerifiedCheckpoints, is_intact
 from isoflop.training.hardware import Hardware, keep_freed_memory, largest_batch, trainer_options
 from isoflop.training.lightning_module import Data, Plan, Training
-from isoflop.training.losses import Teacher
+from isoflop.training.losses import Teacher, class_balance
 from isoflop.training.privacy import Mechanism, per_image_gradients
 from isoflop.training.recipe import Recipe
 
@@ -95,7 +95,8 @@ def fit(
     keep_freed_memory()
     flops_per_image = count_training_flops(net, val, recipe.progressive_resizing)
     flops_per_image += 2 * count_macs(teacher.net, val) if teacher else 0
-    training = Training(net, width, val, recipe, _plan(len(images), recipe, options), teacher, private)
+    classes = class_balance(images.split.labels[images.indices], images.split.num_classes, recipe)
+    training = Training(net, width, val, recipe, _plan(len(images), recipe, options), teacher, private, classes)
     history = History(training, recipe.learning_rate, _logs(options))
     best = BestWeights(training, history, options.get("patience"))
     losses = LossesByImage(training, len(images.split)) if recipe.infobatch else None
@@ -155,12 +156,12 @@ def _trainer(
     checkpoint = options.get("checkpoint")
     if checkpoint:
         every.append(ModelCheckpoint(checkpoint, _CHECKPOINT, every_n_epochs=1, enable_version_counter=False))
+    hardware = trainer_options(on, recipe.precision)
     return pl.Trainer(
-        **trainer_options(on, recipe.precision),
+        **hardware | {"plugins": [*hardware.get("plugins", []), VerifiedCheckpoints()]},
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.gradient_clip or None,
         callbacks=every,
-        plugins=[VerifiedCheckpoints()],
         logger=False,
         enable_checkpointing=checkpoint is not None,
         enable_progress_bar=False,

@@ -19,6 +19,7 @@ from isoflop.data.normalization import normalize
 from isoflop.runtime.errors import UserError
 from isoflop.training.batches import Batch, Floats, TrainingBatches
 from isoflop.training.losses import (
+    ClassBalance,
     Teacher,
     distillation_loss,
     logits_and_features,
@@ -58,6 +59,7 @@ class Training(pl.LightningModule):
         plan: Plan,
         teacher: Teacher | None = None,
         private: Mechanism | None = None,
+        classes: ClassBalance | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -66,6 +68,7 @@ class Training(pl.LightningModule):
         self.clock = Timer()  # a callback; its reading is in the checkpoint, so the schedule continues after a resume
         self.images_seen = 0  # by this process; images from before a resume do not count
         self._width, self._val, self._recipe, self._private = width, val, recipe, private
+        self._classes = classes
         self._teacher = [teacher] if teacher else []  # in a list, so that its weights are not parameters of this module
         self._loss_sum, self._batches = torch.zeros(()), 0  # of this epoch
 
@@ -98,13 +101,13 @@ class Training(pl.LightningModule):
     def _losses(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         resized_BCHW = self._resized(images_BCHW)
         if not self._teacher:
-            return supervised_loss(self.net(resized_BCHW).float(), labels_B, self._recipe)
+            return supervised_loss(self.net(resized_BCHW).float(), labels_B, self._recipe, self._classes)
         (teacher,) = self._teacher
         logits_BK, features_BF = logits_and_features(self.net, resized_BCHW)
         with torch.no_grad():  # at full size: the size that the teacher was trained for
             wanted_BK, teacher_BG = logits_and_features(teacher.net, images_BCHW)
         imitation_B = distillation_loss(logits_BK, wanted_BK, teacher.temperature)
-        supervised_B = supervised_loss(logits_BK, labels_B, self._recipe)
+        supervised_B = supervised_loss(logits_BK, labels_B, self._recipe, self._classes)
         loss_B = teacher.alpha * imitation_B + (1 - teacher.alpha) * supervised_B
         return loss_B + teacher.features * similarity_loss(features_BF, teacher_BG) if teacher.features else loss_B
 

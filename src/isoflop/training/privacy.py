@@ -97,6 +97,13 @@ def check_private(family: str, recipe: Recipe, on: Hardware) -> None:
     expected: list[tuple[str, object, bool, str]] = [
         ("model.family", family, family in ("mlp", "vit"), "mlp or vit, as batch norms mix the images of a batch"),
         ("recipe.infobatch", recipe.infobatch, not recipe.infobatch, "0.0, as image losses are not private"),
+        ("recipe.class_weights", recipe.class_weights, recipe.class_weights == "none", "none, as they are not private"),
+        (
+            "recipe.logit_adjustment",
+            recipe.logit_adjustment,
+            not recipe.logit_adjustment,
+            "0.0, as class sizes are not private",
+        ),
         ("recipe.gradient_clip", recipe.gradient_clip, not recipe.gradient_clip, "0.0, as each image's is clipped"),
         ("recipe.precision", recipe.precision, recipe.precision != "bf16", "auto or fp32"),
         ("train.devices", on.devices, on.devices == 1 and on.nodes == 1, "1, and 1 node"),

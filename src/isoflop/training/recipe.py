@@ -23,6 +23,8 @@ class Recipe(Section):
 
     loss: Literal["cross_entropy", "mse"]  # mse: of the logits to one-hot labels
     label_smoothing: float = Field(ge=0, lt=1)  # probability spread evenly over the classes; 0 with mse
+    class_weights: Literal["none", "balanced", "effective"]  # of the loss; balanced: 1 / images of the class
+    logit_adjustment: float = Field(ge=0, le=4)  # in training, times log(share of the class) is added; 0: none
     optimizer: Literal["sgd", "momentum", "adam", "adamw", "muon"]  # sgd: without momentum
     learning_rate: float = Field(gt=0)  # at width 16; at other widths it is scaled by layer
     momentum: float = Field(ge=0, lt=1)  # of momentum and muon; beta 1 of adam and adamw
@@ -43,7 +45,7 @@ class Recipe(Section):
     ]  # fractions of the image side, each for an equal share of the training; ends with 1.0
     precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 if the hardware computes in it, else fp32
 
-    @field_validator("label_smoothing")
+    @field_validator("logit_adjustment", "label_smoothing")
     @classmethod
     def _none_with_mse(cls, smoothing: float, others: ValidationInfo) -> float:
         if smoothing and others.data.get("loss") == "mse":
