@@ -241,7 +241,9 @@ def form_from_json(content: dict[str, Any]) -> AnyForm:
     """
     form: AnyForm
     if "terms" in content:
-        form = Form(tuple(tuple(term) for term in content["terms"]), bool(content["irreducible"]), bool(content["tied"]))
+        form = Form(
+            tuple(tuple(term) for term in content["terms"]), bool(content["irreducible"]), bool(content["tied"])
+        )
     else:
         form = M4(content["m4"]) if "m4" in content else Broken(content["broken"])
     if not form.axes or not set(form.axes) <= set(AXES):
