@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.asking import predict_table
 from isoflop.scaling.compute_optimal_plots import draw_profiles, draw_surface
+from isoflop.scaling.fit_options import forms_of, trimmed
 from isoflop.scaling.law_file import known_law, write_law
 from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.results import write_facts, write_points
@@ -33,15 +36,26 @@ class Points:
     columns: Columns
 
 
-def fit_table(
-    study: Study, folder: Path, *, loss: str, bootstraps: int, seed: int, force: bool, points: Points | None
-) -> Facts:
+@dataclass(frozen=True)
+class Settings:
+    """How to fit: the objective, the form with what is fixed about it, and the bootstrap."""
+
+    objective: str
+    form: str
+    fix: Sequence[str]
+    tie: bool
+    trim: float | None  # standard deviations
+    resampling: str
+    bootstraps: int
+    seed: int
+
+
+def fit_table(study: Study, folder: Path, settings: Settings, *, force: bool, points: Points | None) -> Facts:
     """Analyze a study, write law.json, scaling.json, scaling.csv and figures to ``folder``; return scaling.json.
 
     Files are moved into ``folder`` only after all of them have been written.
 
     Args:
-        loss: objective of the fit: huber, l1, mse or least_squares.
         points: to predict; the predictions are written to predictions.csv.
 
     Raises:
@@ -51,14 +65,25 @@ def fit_table(
         raise UserError(f"{folder}: got a folder with files, expected a new or empty one; fix: --force writes into it")
     if points:
         read_points(points.file, points.columns)  # before a fit of minutes
-    analysis = analyse(study, bootstraps, seed, loss)
+    with warnings.catch_warnings():  # of NumPy, SciPy and matplotlib; the diagnostics state what limits the law
+        warnings.simplefilter("ignore")
+        _fit_into(study, folder, settings, points)
+    return read_facts(folder / "scaling.json")
+
+
+def _fit_into(study: Study, folder: Path, settings: Settings, points: Points | None) -> None:
+    forms = forms_of(study, settings.form, settings.fix, settings.tie)
+    if settings.trim is not None:
+        study = trimmed(study, settings.trim, settings.objective, forms)
+    analysis = analyse(
+        study, settings.bootstraps, settings.seed, settings.objective, resampling=settings.resampling, forms=forms
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        _write_analysis(analysis, Path(temporary) / "all", loss, points)
+        _write_analysis(analysis, Path(temporary) / "all", settings.objective, points)
         folder.mkdir(exist_ok=True)
         for file in (Path(temporary) / "all").iterdir():
             shutil.move(file, folder / file.name)
-    return read_facts(folder / "scaling.json")
 
 
 def print_fit(facts: Facts, folder: Path, as_json: bool) -> None:

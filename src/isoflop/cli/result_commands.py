@@ -6,16 +6,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import ArgumentCollection, Group, Parameter
 from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
 from isoflop.cli.project_folder import find_project, project_around, project_here
-from isoflop.runtime.errors import UserError, unmade
+from isoflop.runtime.errors import unmade
 
-_GOAL = Group("Goal: one of", sort_key=1, validator=LimitedChoice(0, 1))
+
+def _one_goal(arguments: ArgumentCollection) -> None:
+    """Accept one goal, a size with its samples, or a latency with a budget; else raise as ``LimitedChoice``."""
+    given = {argument.name for argument in arguments.filter_by(value_set=True)}
+    if not any(given == set(pair) for pair in _PAIRS):
+        LimitedChoice(1, 1)(arguments)
+
+
+_PAIRS = (
+    ("--parameters", "--samples"),
+    ("--latency-ms", "--flops"),
+    ("--latency-ms", "--hours"),
+    ("--latency-ms", "--loss"),
+)
+_GOAL = Group("Goal: one of, or --parameters with --samples", sort_key=1, validator=_one_goal)
 _COLUMNS = Group("Columns of the table", sort_key=1)
+_FIT = Parameter(group=Group("Fit", sort_key=2))
 
 Column = Annotated[str | None, Parameter(metavar="COLUMN")]
 Metric = Literal["loss", "accuracy", "error", "nll", "perplexity"]  # as in ``scaling.metrics``, which imports NumPy
@@ -119,9 +134,11 @@ def plan(
     loss: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     parameters: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     latency_ms: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
-    samples: Positive | None = None,
+    samples: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
+    hours: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     epochs: Positive | None = None,
     law: Path | None = None,
+    apply: Flag = False,
     as_json: Json = False,
 ) -> None:
     """Predict the compute-optimal model size and its loss from the scaling law.
@@ -136,19 +153,23 @@ def plan(
         parameters: number of parameters of the model.
         latency_ms: median latency in ms in the report's main setting, converted to a size with the benchmark.
         samples: unique training samples of one training, for its loss.
+        hours: time of the training, at the measured FLOP/s of the last one.
         epochs: passes over --samples; default: the most of the study.
         law: file law.json of `isoflop fit`; default: that of the project.
+        apply: write width, epochs and the latency limit of the plan into params.yaml, and print what to expect.
         as_json: print a JSON object: size, loss, intervals, diagnostics.
     """
-    from isoflop.cli.plan import plan_training, print_plan
+    from isoflop.cli.plan import Limits, apply_plan, plan_training, print_plan
     from isoflop.scaling.asking import Goal
 
     goal = Goal(flops, loss, parameters, samples, epochs)
-    if latency_ms is None and goal == Goal(epochs=epochs):
-        raise UserError("plan: got no goal, expected one of --flops, --loss, --parameters, --latency-ms or --samples")
     project = project_here() if law is None else project_around(Path.cwd())
     file = law or project_here() / "scaling" / "law.json"
-    print_plan(*plan_training(file, goal, latency_ms, project), as_json=as_json)
+    known, found, most = plan_training(file, goal, Limits(latency_ms, hours), project)
+    if apply:
+        apply_plan(project_here(), known, found, most, latency_ms)
+    else:
+        print_plan(known, found, as_json=as_json)
 
 
 @command(
@@ -164,7 +185,13 @@ def fit(
     loss_is: Annotated[Metric | None, Parameter(group=_COLUMNS)] = None,
     where: list[str] | None = None,
     chance_loss: Positive | None = None,
-    objective: Literal["huber", "l1", "mse", "least_squares"] = "huber",
+    form: Annotated[Literal["auto", "additive", "multiplicative", "m4", "broken"], _FIT] = "auto",
+    fix: Annotated[list[str] | None, _FIT] = None,
+    tie: Annotated[Flag, _FIT] = False,
+    hold_out: Annotated[str | None, _FIT] = None,
+    trim: Annotated[Positive | None, _FIT] = None,
+    objective: Annotated[Literal["huber", "l1", "mse", "least_squares"], _FIT] = "huber",
+    bootstrap: Annotated[Literal["auto", "pairs", "wild", "residual", "cluster"], _FIT] = "auto",
     bootstraps: Bootstraps = 1000,
     bootstrap_seed: Natural = 0,
     predict: Path | None = None,
@@ -183,7 +210,14 @@ def fit(
         loss_is: what the column of --loss holds; accuracy becomes error, and perplexity its logarithm.
         where: keep only rows with COLUMN=VALUE, or <, >, <=, >=, != in place of =; may be repeated.
         chance_loss: loss of guessing; runs less than 10 % better are left out.
+        form: formula of the law; auto chooses by fit and backtests. m4 and broken are laws of one axis.
+        fix: parameter with a fixed value: E=0.
+        tie: fit one exponent for all axes, as in laws of over-training.
+        hold_out: test the law on the rows with COLUMN>VALUE, or on those where COLUMN is 1, in place of the largest.
+        trim: leave out runs that deviate from a first fit by more than this number of standard deviations.
         objective: huber (delta 0.001), l1 or mse of log loss, or least_squares of the loss.
+        bootstrap: what is resampled: configurations (pairs), signs of residuals (wild), residuals, or runs with
+            checkpoints (cluster); auto chooses by the residuals.
         bootstraps: number of bootstrap samples.
         bootstrap_seed: random seed of the bootstrap.
         predict: table of points with the same columns of sizes; writes predictions.csv with their columns and
@@ -192,17 +226,16 @@ def fit(
         force: write into a folder that is not empty.
         as_json: print the content of scaling.json.
     """
-    from isoflop.cli.fit import Points, fit_table, print_fit
+    from isoflop.cli.fit import Points, Settings, fit_table, print_fit
     from isoflop.scaling.tables import Columns, read_table
 
     names = Columns(**asdict(columns))
-    study = read_table(table, names, where or [], chance_loss, loss_is)
+    study = read_table(table, names, where or [], chance_loss, loss_is, hold_out)
+    settings = Settings(objective, form, fix or [], tie, trim, bootstrap, bootstraps, bootstrap_seed)
     facts = fit_table(
         study,
         out,
-        loss=objective,
-        bootstraps=bootstraps,
-        seed=bootstrap_seed,
+        settings,
         force=force,
         points=Points(predict, names) if predict else None,
     )

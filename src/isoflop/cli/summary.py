@@ -149,7 +149,7 @@ def _table(titles: tuple[str, ...]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
     for title in titles:
-        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
+        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=title != titles[0])
     return table
 
 

@@ -104,7 +104,8 @@ def _noise(study: Study, form: AnyForm, noise: Noise) -> Iterator[Diagnostic]:
             "single_seed", "one seed per configuration: seed noise and misfit of the law cannot be separated"
         )
     runs = list(zip(study.configurations.tolist(), (run.seed for run in study.runs), strict=True))
-    if noise.seed is not None and (repeated := len(runs) - len(set(runs))):
+    seeds_known = len({seed for _, seed in runs}) > 1  # a table may lack them
+    if noise.seed is not None and seeds_known and (repeated := len(runs) - len(set(runs))):
         yield Diagnostic(
             "repeated_seed",
             f"runs with the configuration and seed of another run: {repeated}; if they are copies, the seed noise is "

@@ -10,6 +10,7 @@ from typing import Any
 from isoflop.scaling.analysis import OBJECTIVE, Analysis, analyse
 from isoflop.scaling.asking import Answer, Goal, answer, predictions
 from isoflop.scaling.diagnostics import Diagnostic
+from isoflop.scaling.fit_options import forms_of
 from isoflop.scaling.law_file import known_law, write_law
 from isoflop.scaling.metrics import Metric
 from isoflop.scaling.planning import Optimum
@@ -89,7 +90,12 @@ def fit(
     weight: str | None = None,
     loss_is: Metric | None = None,
     where: Sequence[str] = (),
+    form: str = "auto",
+    fix: Sequence[str] = (),
+    tie: bool = False,
+    hold_out: str | None = None,
     objective: str = OBJECTIVE,
+    resampling: str = "auto",
     bootstraps: int = 1000,
     bootstrap_seed: int = 0,
 ) -> FittedLaw:
@@ -100,6 +106,11 @@ def fit(
         loss, parameters, samples, seen, epochs, flops, seed, accuracy, weight: names of columns, see ``Columns``.
         loss_is: what the column ``loss`` holds; accuracies become errors, and perplexities their logarithm.
         where: conditions on rows, such as "depth=2".
+        form: auto, additive, multiplicative, m4 or broken.
+        fix: parameters with a fixed value: "E=0".
+        tie: whether all exponents are equal, as in laws of over-training (Gadre et al. 2024).
+        hold_out: condition of the runs to test the law on, such as "flops>1e20"; default: the largest level.
+        resampling: of the bootstrap: auto, pairs, wild, residual or cluster.
         objective: huber (δ = 0.001), l1 or mse of log loss, or least_squares of the loss.
         bootstraps: number of bootstrap replicates, drawn with ``bootstrap_seed``.
 
@@ -107,5 +118,7 @@ def fit(
         UserError: the table is not usable; the message names the row and the cure.
     """
     columns = Columns(loss, parameters, samples, seen, epochs, flops, seed, accuracy, weight)
-    study = read_table(frame, columns, where, loss_is=loss_is)
-    return FittedLaw(analyse(study, bootstraps, bootstrap_seed, objective), columns, objective)
+    study = read_table(frame, columns, where, loss_is=loss_is, hold_out=hold_out)
+    forms = forms_of(study, form, fix, tie)
+    analysis = analyse(study, bootstraps, bootstrap_seed, objective, resampling=resampling, forms=forms)
+    return FittedLaw(analysis, columns, objective)

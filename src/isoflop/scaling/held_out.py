@@ -53,8 +53,12 @@ class HeldOut:
     law: Law
     comparisons: list[Comparison]
 
+    chosen: bool = False  # the user named the runs
+
     def includes(self, run: Run) -> bool:
         """Whether a run is held out, so that ``law`` was not fitted to it."""
+        if self.chosen:
+            return run.held
         return float(getattr(run, self.axis)) > self.edge
 
 
@@ -69,11 +73,13 @@ def hold_out(
 ) -> HeldOut | None:
     """Predict the top levels of the first axis from the others; None if fewer than 3 levels would remain.
 
-    The largest level is about twice the largest that is fitted, or more: a shorter distance tests nothing.
+    If the study names runs to hold out, they are predicted instead. Otherwise the largest level is about twice the
+    largest that is fitted, or more: a shorter distance tests nothing.
     """
     axis = study.axes[0]
-    level = max(study.column(axis))
-    rest = study.only([getattr(run, axis) <= level / MIN_FACTOR for run in study.runs])
+    chosen = any(run.held for run in study.runs)
+    largest = max(study.column(axis))
+    rest = study.only([not run.held if chosen else getattr(run, axis) <= largest / MIN_FACTOR for run in study.runs])
     if not rest.runs or len(rest.level_values(axis)) < MIN_WIDTHS:
         return None
     kept = None if forms is None else [form for form in forms if set(form.axes) <= set(rest.axes)]
@@ -81,21 +87,23 @@ def hold_out(
         return None
     law = fit_law(rest, min(bootstraps, _BOOTSTRAPS), rng, objective, resampling=resampling, forms=kept)
     edge = float(max(rest.column(axis)))
+    outside = [run for run in study.runs if (run.held if chosen else getattr(run, axis) > edge)]
+    level = max(float(getattr(run, axis)) for run in outside)
     constant = [name for name in study.axes if name not in rest.axes]
     levels = np.array(study.level_values(axis))
     groups: dict[tuple[int, float, float], list[Run]] = {}
-    for run in study.runs:
-        same = all(getattr(run, name) == getattr(rest.runs[0], name) for name in constant)
-        if getattr(run, axis) > edge and same:
+    for run in outside:
+        if chosen or all(getattr(run, name) == getattr(rest.runs[0], name) for name in constant):
             place = int(np.searchsorted(levels, getattr(run, axis), side="right"))
             groups.setdefault((place, run.unique_samples, run.seen_samples), []).append(run)
     comparisons = [_comparison(law, runs) for _, runs in sorted(groups.items())]
-    widths = {run.width for run in study.runs if getattr(run, axis) > edge}
+    widths = {run.width for run in outside}
     single = int((levels > edge * SAME).sum()) == 1
     name = study.size_name(level) if axis == "parameters" else f"{level:.3g} {AXIS_NAMES[axis]}"
     name = name if single else f"{AXIS_NAMES[axis]} above {edge:.3g}"
+    name = f"{len(outside)} runs ({study.held_out})" if chosen else name
     width = widths.pop() if len(widths) == 1 else None
-    return HeldOut(name, axis, level, edge, width, law, comparisons) if comparisons else None
+    return HeldOut(name, axis, level, edge, width, law, comparisons, chosen) if comparisons else None
 
 
 def _comparison(law: Law, runs: list[Run]) -> Comparison:

@@ -36,6 +36,8 @@ class Run:
     width: int | None = None
     body_parameters: float | None = None  # excluding embedding and head
     weight: float = 1.0  # in the fit, relative to the other runs
+    held: bool = False  # chosen to be held out, to test the law
+    row: int = field(default=0, compare=False)  # of the table
 
     @property
     def epochs(self) -> float:
@@ -55,6 +57,7 @@ class Study:
     metric: str = "loss"  # what the losses were made from, see ``metrics``
     metric_scale: float = 1.0  # 100 for accuracies in percent
     loss_column: str | None = None  # its name in a table
+    held_out: str | None = None  # condition of the runs that are held out; None: the largest level
 
     @property
     def sizes(self) -> list[float]:

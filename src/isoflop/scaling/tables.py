@@ -48,6 +48,7 @@ def read_table(
     where: Sequence[str] = (),
     chance: float | None = None,
     loss_is: Metric | None = None,
+    hold_out: str | None = None,
 ) -> Study:
     """Read the study of the rows that meet all conditions ``where``, such as "depth=2" or "flops>1e20".
 
@@ -57,6 +58,7 @@ def read_table(
     Args:
         table: file (CSV, TSV, JSON, JSONL or Parquet, gzipped or not), data frame, columns by name, or rows.
         loss_is: what the column ``loss`` holds; accuracies become errors, and perplexities their logarithm.
+        hold_out: condition of the runs to test the law on, such as "flops>1e20", or a column that is 1 for them.
 
     Raises:
         UserError: the file or a column is missing, a size or loss is not a positive number, or too few rows remain.
@@ -69,7 +71,12 @@ def read_table(
     metric: Metric = loss_is or "loss"
     scale = _scale_of_accuracy(kept, columns.loss) if metric == "accuracy" else 1.0
     seeds = _seeds(kept, columns.seed)
+    held = set(matching(kept, [_condition(hold_out, columns)], "--hold-out")) if hold_out else set()
     rows = [_read_row(kept, index, columns, (metric, scale), chance, seeds[index]) for index in range(len(kept.rows))]
+    rows = [
+        replace(row, held=index in held, row=kept.lines[index]) if isinstance(row, Run) else row
+        for index, row in enumerate(rows)
+    ]
     repeated = copies([row if isinstance(row, Run) else None for row in rows])
     reasons = [
         row if isinstance(row, str) else "copy of another row" if index in repeated else ""
@@ -86,9 +93,19 @@ def read_table(
         metric=metric,
         metric_scale=scale,
         loss_column=columns.loss,
+        held_out=hold_out,
     )
     _check_levels(study, kept.source)
+    if hold_out and not 0 < sum(run.held for run in runs) < len(runs):
+        raise UserError(f"--hold-out: got {hold_out}, which {'no' if not held else 'every'} run meets, expected some")
     return study
+
+
+def _condition(hold_out: str, columns: Columns) -> str:
+    """The condition on the table: a bare column means 1, and an option's name such as ``flops`` its column."""
+    condition = hold_out if any(sign in hold_out for sign in "=<>") else f"{hold_out}=1"
+    name = condition.split("=")[0].split("<")[0].split(">")[0].rstrip("! ")
+    return condition.replace(name, getattr(columns, name, None) or name, 1)
 
 
 def read_points(table: Any, columns: Columns) -> tuple[Table, dict[str, Floats]]:
