@@ -19,10 +19,7 @@ LAW = np.array([0.05, 20.0, 30.0, 0.5, 0.7])
 WIDTHS = (8, 12, 16, 24, 32)
 
 
-PICTURES = ("scaling.png", "held_out.png", "isoflop.png", "surface.png")
-
-
-OUTPUTS = ("law.json", "scaling.json", "scaling.csv", *PICTURES)
+OUTPUTS = ("law.json", "scaling.json", "scaling.csv", "pictures")
 
 
 def size(width: int) -> int:
