@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.cli import main as cli
+from isoflop.cli.summary import class_lines
 from isoflop.report.formats import loss, signed_percent
 from tests.report_project import VARIANTS, project
 from tests.scaling_runs import edit, run_stage, write_runs
@@ -113,3 +114,12 @@ def test_no_line_is_wider_than_100_columns(
     assert cli.main(["summary"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100 and not any("…" in line for line in lines)
+
+
+def test_a_class_that_is_never_found_is_named() -> None:
+    block = {"accuracy": 0.993, "balanced_accuracy": 0.5, "lowest_recall": 0.0, "lowest_recall_class": "defect"}
+    ((title, line),) = class_lines(block)
+    assert title == "recall" and line.startswith("never finds 'defect'; balanced accuracy 50.0\u202f%; ")
+    ((_, line),) = class_lines(block | {"lowest_recall": 0.25})
+    assert line.startswith("finds 25.0\u202f% of the test images of 'defect'; ")
+    assert class_lines(block | {"lowest_recall": 0.9}) == []

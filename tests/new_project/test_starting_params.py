@@ -509,3 +509,16 @@ def test_a_relative_path_is_named_where_dvc_does_not_find_it(
         assert cli.main(["check"]) == 0
         assert ("data.path: got the relative path ../photos out of the project" in capsys.readouterr().err) == warned
         monkeypatch.chdir(place)
+
+
+def test_uneven_classes_are_weighted() -> None:
+    survey = of(0, train=0)
+    for name, count in (("good", 1500), ("defect", 12)):
+        survey.places.update({f"{name}/{index}.png": (None, name) for index in range(count)})
+    start = starting_params(PRESET, survey, "photos")
+    params = yaml.safe_load(start.text)
+    assert (params["recipe"]["class_weights"], params["ship"]["metric"]) == ("balanced", "balanced_accuracy")
+    (why,) = [choice.why for choice in start.choices if choice.key == "ship.metric"]
+    assert why == "always predicting 'good' would reach an accuracy of 99.2 %"
+    even = yaml.safe_load(starting_params(PRESET, of(100), "photos").text)
+    assert (even["recipe"]["class_weights"], even["ship"]["metric"]) == ("none", "accuracy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from isoflop.cli import main as cli
+from isoflop.project import yaml_text
 from isoflop.scaling.forms import L_ND
 from tests.scaling_runs import LAW, WIDTHS, loss_at, run_stage, size, write_runs
 
@@ -189,7 +191,59 @@ def test_a_law_answers_outside_of_any_project(
     assert "got no --parameters, on which the loss depends" in capsys.readouterr().err
     assert cli.main(["plan", *law, "--latency-ms", "1"]) == 1
     assert "--latency-ms: got no project" in capsys.readouterr().err
-    assert cli.main(["plan", *law]) == 1
-    assert "plan: got no goal" in capsys.readouterr().err
+    assert cli.main(["plan", *law]) == 2
+    assert "Exactly 1 of {--flops, --loss, --parameters" in capsys.readouterr().err
     assert cli.main(["plan", "--law", "none.json", "--flops", "1e11"]) == 1
     assert capsys.readouterr().err.startswith("error: none.json: not found")
+
+
+PARAMS = """# a comment
+train:
+  width: 16  # of the base
+recipe:
+  epochs: 3
+ship:
+  max_latency_ms: null
+"""
+
+
+@pytest.fixture
+def apply(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project with params.yaml and a measured throughput, whose study varies the epochs."""
+    for name in ("metrics", "dvc.yaml"):
+        source = project / name
+        shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
+    run_stage(write_runs(tmp_path / "runs", epochs=(3, 6, 12, 24), spread=0.005), tmp_path / "scaling")
+    (tmp_path / "metrics" / "throughput.json").write_text('{"flops_per_s": 1e8}')
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_apply_writes_the_plan_and_says_what_to_expect(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--latency-ms", "0.2", "--hours", "1", "--apply"]) == 0
+    shown = capsys.readouterr().out
+    text = (apply / "params.yaml").read_text()
+    params = yaml_text.load(text)
+    assert "# a comment" in text and "# of the base" in text and params["ship"]["max_latency_ms"] == 0.2
+    assert params["train"]["width"] == 16  # the largest of at most 20,000 parameters, those of 0.2 ms
+    flops = 384.0 * size(16) * 1220 * params["recipe"]["epochs"]
+    assert flops == pytest.approx(3600 * 1e8, rel=0.1)  # the budget that the time pays for
+    assert "params.yaml: train.width 16, recipe.epochs" in shown and "predicted loss" in shown
+    (apply / "params.yaml").write_text(PARAMS)
+    assert cli.main(["plan", "--hours", "0.1", "--apply"]) == 0
+    assert yaml_text.load((apply / "params.yaml").read_text())["ship"]["max_latency_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parameters", "40000", "--samples", "900"], "--apply: got a single training, expected a goal"),
+        (["--latency-ms", "0.001", "--hours", "1"], "--apply: got a plan for"),
+    ],
+)
+def test_a_plan_that_cannot_be_applied_changes_nothing(
+    apply: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.main(["plan", *arguments, "--apply"]) == 1
+    assert message in capsys.readouterr().err and (apply / "params.yaml").read_text() == PARAMS

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from isoflop.cli.plan import parameters_for
+from isoflop.cli.apply import flops_in
+from isoflop.cli.plan import Limits, parameters_for
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import flops, loss, percent, rounded, seconds
 from isoflop.runtime.errors import UserError
@@ -63,7 +64,7 @@ class AnswerByRuns:
         return [*lines, f"to measure more: `{self.command}`{cost}"]
 
 
-def answer_by_runs(project: Path, goal: Goal, latency_ms: float | None) -> AnswerByRuns | None:
+def answer_by_runs(project: Path, goal: Goal, limits: Limits) -> AnswerByRuns | None:
     """Return the best measured configuration for a goal of ``isoflop plan``, and the next runs.
 
     None if the runs are not in the workspace.
@@ -76,8 +77,10 @@ def answer_by_runs(project: Path, goal: Goal, latency_ms: float | None) -> Answe
         study = read_study(folder, params["sweep"]["widths"])
     except UserError:  # of other widths, or damaged, which `dvc repro` reports
         return None
-    if latency_ms is not None:
-        goal = replace(goal, parameters=_size_at(latency_ms, project))
+    if limits.hours is not None:
+        goal = replace(goal, flops=flops_in(limits.hours, project))
+    if limits.latency_ms is not None and goal == Goal(epochs=goal.epochs):
+        goal = replace(goal, parameters=_size_at(limits.latency_ms, project))
     known = configurations(study)
     best = best_measured(known, goal)
     setting = _next_setting(study, goal, params["sweep"]["widths"])
