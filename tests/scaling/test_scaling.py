@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.scaling_fit import GRID, published
 from isoflop.runtime.errors import UserError
@@ -29,7 +28,7 @@ from isoflop.scaling.runs import Run, Study, read_study
 from isoflop.scaling.uncertainty import Noise, Residuals, noise, prediction_interval
 from stages import forecast, scaling, score
 from tests.conftest import ROOT
-from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, edit, loss_at, run_stage, size, write_runs
+from tests.scaling_runs import LAW, OUTPUTS, WIDTHS, edit, loss_at, run_stage, size, write_runs
 
 
 def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
@@ -86,13 +85,10 @@ def test_figures_are_drawn_and_all_outputs_are_reproducible(tmp_path: Path, frac
     run_stage(runs, tmp_path / "two")
     for name in OUTPUTS:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    for name in PICTURES:
-        with Image.open(tmp_path / "one" / name) as picture:
-            assert (
-                picture.size[0] >= 800
-                and picture.size[1] >= 550
-                and len(np.unique(np.asarray(picture.convert("L")))) > 20
-            )
+    one, two = (
+        {file.name: file.read_bytes() for file in (tmp_path / name / "pictures").iterdir()} for name in ("one", "two")
+    )
+    assert one == two and "held_out.svg" in one
 
 
 def test_only_the_widths_in_params_are_read(tmp_path: Path) -> None:
@@ -138,7 +134,7 @@ def test_a_study_without_a_law_is_a_result_with_its_next_command(
     why = f"got usable runs of 2 widths (24, 32), expected at least 3; excluded: {reason}"
     assert found["lacks"] == {"reason": why, "command": f"dvc exp run -S {setting}"}
     assert whole["lacks"] is None and found.keys() == whole.keys() and found["runs"] == 12
-    assert {file.name for file in out.iterdir()} == set(OUTPUTS)
+    assert {file.name for file in out.iterdir()} >= set(OUTPUTS)
     with pytest.raises(
         UserError, match=rf"law\.json: no scaling law: got usable .*; fix: `dvc exp run -S {re.escape(setting)}`"
     ):

@@ -90,10 +90,10 @@ def _of_study(project: Path, params: Mapping[str, Any]) -> Iterator[Imperative]:
 
 def _of_choice(project: Path, params: Mapping[str, Any]) -> Iterator[Imperative]:
     """A faster variant beyond the limit of accuracy, or a more accurate one that is slower."""
-    blocks = [_read(project / "metrics" / f"{name}.json") for name in ("variants", "latency")]
+    variants, latency = (_read(project / "metrics" / f"{name}.json") for name in ("variants", "latency"))
     images = _read(project / "metrics" / "data.json")["images"]["val"]
     limits = Ship.model_validate(params["ship"])
-    measured = candidates(*blocks, metric=limits.metric)
+    measured = candidates(variants, latency, limits.metric)
     chosen = choose(measured, limits, images).chosen
     drops = {0.0} | {math.ceil(1000 * (measured[0].val_accuracy - one.val_accuracy)) / 1000 for one in measured}
     for drop in sorted(drop for drop in drops if 0 <= drop <= 10 * limits.max_accuracy_drop):
