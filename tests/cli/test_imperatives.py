@@ -59,7 +59,7 @@ def test_a_wider_network_and_more_images_if_the_study_measured_a_gain(project: P
     whole, half = (sum(row["val_accuracy"] for row in rows if row["fraction"] == part) / 2 for part in (1.0, 0.5))
     wider = named(found, "train.width=24")
     assert wider.value == pytest.approx(whole - 0.8) and "measured in the study" in wider.effect
-    more = named(found, "add images to photos")
+    more = named(found, "adding images to photos")
     assert more.value == pytest.approx((whole - half) / 2) and "610 to 1220 training images" in more.effect
     write(project / "metrics" / "train.json", {"val_accuracy": whole})  # nothing is better than the base
     assert not [one for one in imperatives(project) if "train.width" in one.command]

@@ -85,7 +85,7 @@ def _of_study(project: Path, params: Mapping[str, Any]) -> Iterator[Imperative]:
     if params["data"]["source"] == "images" and most and (gain := _gain(longest, most, least)):
         images = f"{most.unique_samples:.0f} to {longest.unique_samples:.0f} training images"
         effect = f"{images} gave {pp(gain)} validation accuracy at width {longest.width} in the study"
-        yield Imperative(f"add images to {params['data']['path']} && dvc repro", effect, gain / 2)
+        yield Imperative(f"dvc repro  # after adding images to {params['data']['path']}", effect, gain / 2)
 
 
 def _of_choice(project: Path, params: Mapping[str, Any]) -> Iterator[Imperative]:
