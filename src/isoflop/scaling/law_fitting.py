@@ -102,7 +102,7 @@ def _tested(
 
 
 def _useful(law: Law, axis: str, factor: float) -> bool:
-    """Whether the law is informative at the tested distance.
+    """Whether the interval at the tested distance is narrow enough to be of use.
 
     The data must determine E; the interval must be narrow against the range of losses seen, and its half-width against
     the reducible loss there.
