@@ -80,7 +80,7 @@ def apply_training(project: Path, training: Training, latency_ms: float | None) 
     changes = {("train", "width"): training.width, ("recipe", "epochs"): training.epochs}
     if latency_ms is not None:
         changes[("ship", "max_latency_ms")] = latency_ms  # type: ignore[assignment]
-    is_longer = params.get("recipe", {}).get("epochs") != training.epochs
+    is_longer = bool(params.get("recipe", {}).get("epochs") != training.epochs)
     for (section, key), value in changes.items():
         if section not in params or key not in params[section]:
             raise UserError(
