@@ -121,7 +121,7 @@ def bootstrap(
     resampling: Resampling,
     weights: Floats | None = None,
 ) -> Replicates:
-    """Bootstrap replicates of the parameters [R, P]; fewer than ``replicates`` for bent forms and for thousands of runs.
+    """Bootstrap replicates of the parameters [R, P]; fewer than ``replicates`` for bent forms and thousands of runs.
 
     ``pairs`` and ``cluster`` give each configuration, or each series, a random weight (Rubin 1981): like a resampling
     of runs (Besiroglu et al. 2024), but no replicate loses a whole level. The others keep the design and resample
