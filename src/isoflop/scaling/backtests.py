@@ -28,7 +28,7 @@ _FAR = 0.6  # share of the distance of a backtest from which errors count
 _HELD = 0.9  # share of the groups of a backtest that must lie inside their 95 % intervals
 # The prior of the discrepancy's scale: weight, median and spread of the log, for a law that is off and for one that is
 # correct. Chosen on published curves: see docs/explanation/scaling-law.md
-_PRIOR = ((0.9, 0.23, 0.4), (0.1, 0.03, 0.6))
+_PRIOR = ((0.9, 0.25, 0.4), (0.1, 0.03, 0.6))
 _INDEPENDENT = 2.0  # backtests that are independent: those of one axis share most of their runs
 _NORMAL = 1.959964  # the 97.5 % quantile of a normal distribution
 _SCALES = np.geomspace(0.003, 3.0, 60)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.scaling.fitting import refit
-from isoflop.scaling.forms import AnyForm, Floats
+from isoflop.scaling.forms import AnyForm, Floats, Form
 from isoflop.scaling.objectives import Objective
 from isoflop.scaling.runs import Study
 from isoflop.scaling.uncertainty import Residuals
@@ -21,6 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 _MAX_NOISE = 25.0  # of log loss, for runs that follow no law: e^25 is finite and as good as infinite
 _MIN_PAIRS = 40  # configurations from which whole configurations are resampled
+_MOST_BENT = 300  # replicates of M4 and the broken power law, whose fits take longer
 _FEWEST, _MOST_RESIDUALS = 100, 500_000  # replicates; and runs over all of them, which bounds the time
 _MIN_SERIES = 20  # runs with checkpoints from which whole runs are resampled
 _MIN_NEIGHBOURS = 8  # pairs of neighbors that an autocorrelation is estimated from
@@ -120,14 +121,15 @@ def bootstrap(
     resampling: Resampling,
     weights: Floats | None = None,
 ) -> Replicates:
-    """Bootstrap replicates of the parameters [R, P]; fewer than ``replicates`` with thousands of runs.
+    """Bootstrap replicates of the parameters [R, P]; fewer than ``replicates`` for bent forms and thousands of runs.
 
     ``pairs`` and ``cluster`` give each configuration, or each series, a random weight (Rubin 1981): like a resampling
     of runs (Besiroglu et al. 2024), but no replicate loses a whole level. The others keep the design and resample
     residuals: ``residual`` from all configurations, ``correlated`` with their autocorrelation along a series, ``wild``
     (Liu 1988) each configuration's own.
     """
-    replicates = min(replicates, max(_FEWEST, _MOST_RESIDUALS // len(losses)))
+    most = _MOST_BENT if not isinstance(form, Form) else max(_FEWEST, _MOST_RESIDUALS // len(losses))
+    replicates = min(replicates, most)
     fitted_M = form.predict(values[None], levels)[0]
     if resampling in ("pairs", "cluster"):
         groups = design.configurations if resampling == "pairs" else design.series[design.configurations]
