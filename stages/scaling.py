@@ -1,9 +1,9 @@
 """Fit the scaling law to the study's runs; hold out the largest width, predict its loss and compare."""
 
-from isoflop.runtime.params import Section, key
+from isoflop.runtime.params import RandomSeed, Section, key
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
-from isoflop.scaling.analysis import Bootstraps, Seed, Widths, analyse
+from isoflop.scaling.analysis import Bootstraps, Widths, analyse
 from isoflop.scaling.compute_optimal_plots import draw_profiles, draw_surface
 from isoflop.scaling.law_file import write_law
 from isoflop.scaling.law_plots import draw_held_out, draw_law
@@ -13,7 +13,7 @@ from isoflop.scaling.runs import discard_other_widths, read_study
 
 class Params(Section):
     bootstraps: Bootstraps = key("scaling.bootstraps")  # number of bootstrap replicates
-    seed: Seed = key("scaling.seed")  # of the bootstrap
+    seed: RandomSeed = key("scaling.seed")  # of the bootstrap
     widths: Widths = key("sweep.widths")  # at least 3 different widths; the largest is held out
 
 

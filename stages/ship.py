@@ -9,7 +9,7 @@ from isoflop.shipping.choosing import ship as write_ship
 
 class Params(Section):
     ship: Ship
-    source: str = key("data.source")  # for the model card
+    source: str = key("data.source", max_length=100)  # for the model card
 
 
 def main(

@@ -16,6 +16,7 @@ import isoflop.cli.project_commands
 import isoflop.cli.result_commands  # noqa: F401  (importing these three registers the commands)
 from isoflop.cli.app import app
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.terminal import printable
 
 _FAILED, _WRONG_COMMAND_LINE = 1, 2
 _BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", printable(" ".join(message.split())), file=sys.stderr)
     return status
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from isoflop.inference.prediction import Failure, Prediction
+from isoflop.runtime.terminal import printable
 
 _ROWS = 64  # images per table; limits the memory for any number of files
 
@@ -23,7 +24,7 @@ def show(outcomes: Iterable[Prediction | Failure], *, as_json: bool) -> int:
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             failures.append(outcome)
-            print(f"error: {_printable(str(outcome.image))}: {_printable(outcome.error)}", file=sys.stderr)
+            print(f"error: {printable(str(outcome.image))}: {printable(outcome.error)}", file=sys.stderr)
         elif as_json or stdout.isatty():
             pending.append(outcome)
             if not as_json and len(pending) == _ROWS:
@@ -40,14 +41,6 @@ def show(outcomes: Iterable[Prediction | Failure], *, as_json: bool) -> int:
     return len(failures)
 
 
-def _printable(text: str) -> str:
-    """Return ``text`` with control and other unprintable characters as escapes, so that no file name can control the
-    terminal."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
 def _as_dict(prediction: Prediction) -> dict[str, object]:
     top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
     return {"image": str(prediction.image), "top": top}
@@ -55,7 +48,7 @@ def _as_dict(prediction: Prediction) -> dict[str, object]:
 
 def _print_lines(prediction: Prediction, stdout: TextIO) -> None:
     for name, probability in prediction.top:
-        columns = _printable(str(prediction.image)), _printable(name), f"{probability:.4f}"
+        columns = printable(str(prediction.image)), printable(name), f"{probability:.4f}"
         print(*columns, sep="\t", file=stdout, flush=True)
 
 
@@ -71,7 +64,7 @@ def _print_table(predictions: Sequence[Prediction]) -> None:
     table.add_column("probability", justify="right")
     for prediction in predictions:
         for rank, (name, probability) in enumerate(prediction.top):
-            shown = _printable(str(prediction.image)) if rank == 0 else ""
+            shown = printable(str(prediction.image)) if rank == 0 else ""
             # Text, not str: a class named [red] is not markup
-            table.add_row(Text(shown), Text(_printable(name)), f"{100 * probability:.1f} %")
+            table.add_row(Text(shown), Text(printable(name)), f"{100 * probability:.1f} %")
     Console().print(table)

@@ -29,7 +29,7 @@ class Ship(Section):
 
     objective: Literal["latency", "bytes"]  # ship the fastest or the smallest variant
     max_accuracy_drop: float = Field(ge=0, le=1)  # validation accuracy against the base; 0.01: 1 percentage point
-    max_latency_ms: float | None = Field(gt=0)  # median latency, ms; null: no limit
+    max_latency_ms: float | None = Field(gt=0, le=1e9)  # median latency, ms; null: no limit
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Warn of a drop that was probably meant in percent."""
