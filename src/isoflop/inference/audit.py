@@ -40,7 +40,7 @@ def audit(file: Path) -> Audit:
     Raises:
         UserError: the file is missing or is not ONNX, or ONNX Runtime cannot run it.
     """
-    written, optimized = read_graph(file), _optimized(file)
+    written, optimized = read_graph(file, is_checked=False), _optimized(file)
     kinds = Counter(node.op_type for node in optimized.graph.node)
     weights = {item.name for item in optimized.graph.initializer}
     layers = [node for node in optimized.graph.node if _weight_of(node) in weights]

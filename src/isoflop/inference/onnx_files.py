@@ -1,7 +1,8 @@
 """Open classifiers from ONNX files, with session options for repeatable timings, and read their metadata.
 
 Input ``images`` uint8 [batch, H, W, C], raw pixels; outputs ``logits`` and ``probabilities``, float32 [batch, K]; the
-batch is dynamic or 1. The metadata has what else a client needs: ``classes`` (JSON), ``resize``, ``variant``,
+batch is dynamic or 1. Files of ``isoflop compress`` have the input and output of the model that was compressed, see
+``foreign_io``. The metadata has what else a client needs: ``classes`` (JSON), ``resize``, ``variant``,
 ``architecture`` (JSON), and ``weights``, the digest of the trained network that was exported.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.data.arrays import Resize
+from isoflop.inference.foreign_io import METADATA_KEY, MOST_PIXELS, ForeignIO, read_foreign_io, rows
 from isoflop.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,16 +40,29 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class GraphIO:
-    """Names of a graph's input and of its output of logits [N, K], and how many inputs it takes at once."""
+    """Names of a graph's input and of its output of logits, and how many inputs it takes at once.
+
+    The output is [N, K], or another shape with as many values. A graph with a fixed batch takes exactly ``batch``
+    inputs.
+    """
 
     input_name: str
     output_name: str
     batch: int
+    is_fixed: bool = False
+
+    def batches(self, inputs_N: npt.NDArray[Any], most: int | None = None) -> Iterator[tuple[npt.NDArray[Any], int]]:
+        """Yield contiguous batches and the number of inputs in each; a fixed batch is filled up with the last input."""
+        size = self.batch if self.is_fixed or most is None else min(self.batch, most)
+        for start in range(0, len(inputs_N), size):
+            part = inputs_N[start : start + size]
+            fill = size - len(part) if self.is_fixed else 0
+            yield np.ascontiguousarray(np.concatenate([part, *[part[-1:]] * fill]) if fill else part), len(part)
 
 
 @dataclass(frozen=True)
 class OnnxClassifier:
-    """An open ONNX Runtime session of a file that isoflop exported, with the file's metadata."""
+    """An open ONNX Runtime session of a file that isoflop exported or compressed, with the file's metadata."""
 
     file: Path
     session: Any  # onnxruntime.InferenceSession
@@ -56,10 +72,12 @@ class OnnxClassifier:
     image_size: int
     channels: int
     batch: int | None  # the fixed batch size; None: any
+    foreign: ForeignIO | None = None  # of a file of `isoflop compress`
 
     @property
     def graph_io(self) -> GraphIO:
-        return GraphIO(INPUT, LOGITS, self.batch or _BATCH)
+        names = (self.foreign.input_name, self.foreign.output_name) if self.foreign else (INPUT, LOGITS)
+        return GraphIO(*names, self.batch or _BATCH, self.batch is not None)
 
     def logits(self, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
         """Compute logits float32 [N, K] for images uint8 [N, H, W, C], in batches."""
@@ -67,13 +85,24 @@ class OnnxClassifier:
 
     def probabilities(self, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
         """Compute probabilities float32 [N, K] for images uint8 [N, H, W, C], in batches."""
+        if self.foreign:
+            scores_NK = self._output(self.foreign.output_name, self.foreign.inputs(images_NHWC))
+            return self.foreign.probabilities(scores_NK)
         return self._output(PROBABILITIES, images_NHWC)
 
-    def _output(self, name: str, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
-        size = self.graph_io.batch
-        batches = [np.ascontiguousarray(images_NHWC[at : at + size]) for at in range(0, len(images_NHWC), size)]
-        outputs = [self.session.run([name], {INPUT: batch})[0] for batch in batches]
-        return np.concatenate(outputs) if outputs else np.zeros((0, len(self.classes)), np.float32)
+    def _output(self, name: str, inputs_N: npt.NDArray[Any]) -> Floats:
+        """Compute an output [N, K].
+
+        Raises:
+            ValueError: the model returned an output of another shape.
+        """
+        outputs = [np.zeros((0, len(self.classes)), np.float32)] if not len(inputs_N) else []
+        for batch, count in self.graph_io.batches(inputs_N):
+            (output,) = self.session.run([name], {self.graph_io.input_name: batch})
+            if (found := rows(output, len(batch))) is None:
+                raise ValueError(f"got an output of shape {list(output.shape)} for {len(batch)} images")
+            outputs.append(found[:count])
+        return np.concatenate(outputs)
 
 
 def open_classifier(file: Path, threads: int = 1, content: bytes | None = None) -> OnnxClassifier:
@@ -91,6 +120,15 @@ def open_classifier(file: Path, threads: int = 1, content: bytes | None = None) 
         session = open_session(str(file) if content is None else content, threads)
     except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
+    return described(session, file)
+
+
+def described(session: Any, file: Path) -> OnnxClassifier:
+    """Return the classifier of an open session of ``file``.
+
+    Raises:
+        UserError: the file is not a classifier that isoflop exported or compressed.
+    """
     try:
         return _described(session, file)
     except UnicodeDecodeError as error:  # raised on access if a name in the file, even of an axis, is not UTF-8
@@ -120,15 +158,19 @@ def outputs_of(graph: ModelProto, graph_io: GraphIO, inputs_N: npt.NDArray[Any])
     One thread: with several, the order of float additions could differ between machines.
     """
     session = open_session(graph.SerializeToString(), threads=1)
-    size = graph_io.batch
-    batches = [np.ascontiguousarray(inputs_N[start : start + size]) for start in range(0, len(inputs_N), size)]
-    outputs = [session.run([graph_io.output_name], {graph_io.input_name: batch})[0] for batch in batches]
-    joined: Floats = np.concatenate(outputs)
+    outputs = []
+    for batch, count in graph_io.batches(inputs_N):
+        (output,) = session.run([graph_io.output_name], {graph_io.input_name: batch})
+        outputs.append(output.reshape(len(batch), -1)[:count])
+    joined: Floats = np.concatenate(outputs).astype(np.float32, copy=False)
     return joined
 
 
-def read_graph(file: Path) -> ModelProto:
+def read_graph(file: Path, *, is_checked: bool = True) -> ModelProto:
     """Read the graph of an ONNX file, for editing.
+
+    Args:
+        is_checked: refuse what the ONNX checker refuses; ONNX Runtime runs some of it, such as unsorted nodes.
 
     Raises:
         UserError: the file is missing, is not ONNX, or is corrupt.
@@ -137,8 +179,9 @@ def read_graph(file: Path) -> ModelProto:
 
     _check_is_file(file)
     try:
-        graph = onnx.load(file)
-        onnx.checker.check_model(graph, full_check=True)
+        graph = onnx.load(file, format="protobuf")
+        if is_checked:
+            onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # protobuf, the checker and shape inference have no narrower common base
         raise UserError(f"{file}: not a readable ONNX file ({reason(error)})") from None
     return graph
@@ -151,21 +194,30 @@ def _check_is_file(file: Path) -> None:
 
 def _described(session: Any, file: Path) -> OnnxClassifier:
     metadata = session.get_modelmeta().custom_metadata_map
+    if METADATA_KEY in metadata:
+        return _compressed(session, metadata, file)
     inputs = {item.name: item for item in session.get_inputs()}
     outputs = {item.name: item for item in session.get_outputs()}
     lacking = [name for name in ("classes", "resize", "variant") if name not in metadata]
     if lacking or metadata.get("producer") != PRODUCER:
         missing = ", ".join(lacking) or "producer"
-        raise UserError(f"{file}: got no metadata {missing}, expected a file that isoflop exported")
+        raise UserError(f"{file}: got no metadata {missing}, expected a file that isoflop exported or compressed")
     if list(inputs) != [INPUT] or inputs[INPUT].type != "tensor(uint8)" or list(outputs) != [LOGITS, PROBABILITIES]:
         raise UserError(
             f"{file}: got inputs {', '.join(inputs)} and outputs {', '.join(outputs)}, "
             f"expected uint8 {INPUT} and {LOGITS}, {PROBABILITIES}"
         )
     batch, height, width, channels = (*inputs[INPUT].shape, *(None,) * 4)[:4]
-    if not (isinstance(height, int) and height == width and channels in (1, 3) and (batch == 1 or type(batch) is str)):
+    if not (
+        isinstance(height, int)
+        and 0 < height <= MOST_PIXELS
+        and height == width
+        and channels in (1, 3)
+        and (batch == 1 or type(batch) is str)
+    ):
         raise UserError(
-            f"{file}: got {INPUT} of shape {inputs[INPUT].shape}, expected [batch or 1, size, size, 1 or 3]"
+            f"{file}: got {INPUT} of shape {inputs[INPUT].shape}, expected [batch or 1, size, size, 1 or 3] of at most "
+            f"{MOST_PIXELS} pixels"
         )
     resize = next((known for known in get_args(Resize) if known == metadata["resize"]), None)
     if resize is None:
@@ -174,6 +226,20 @@ def _described(session: Any, file: Path) -> OnnxClassifier:
     classes = _classes(metadata["classes"], outputs[LOGITS].shape, file)
     takes = batch if isinstance(batch, int) else None
     return OnnxClassifier(file, session, metadata["variant"], classes, resize, height, channels, takes)
+
+
+def _compressed(session: Any, metadata: dict[str, str], file: Path) -> OnnxClassifier:
+    """Return the classifier of a file of ``isoflop compress``."""
+    found = read_foreign_io(metadata[METADATA_KEY], file)
+    inputs, outputs = ([item.name for item in items] for items in (session.get_inputs(), session.get_outputs()))
+    if found.input_name not in inputs or found.output_name not in outputs:
+        raise UserError(
+            f"{file}: got inputs {', '.join(inputs)} and outputs {', '.join(outputs)}, expected "
+            f"{found.input_name} and {found.output_name}, which its metadata names"
+        )
+    return OnnxClassifier(
+        file, session, "int8", found.classes, "crop", found.size, found.channels, found.batch, foreign=found
+    )
 
 
 def _classes(text: str, logits: list[Any], file: Path) -> list[str]:

@@ -21,14 +21,16 @@ from isoflop.data.arrays import Images
 from isoflop.data.images import decode, fit_to_square
 from isoflop.download.archives import Entry
 from isoflop.download.image_folders import files_below, is_image
-from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, open_classifier, reason
+from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, described, open_classifier, reason
+from isoflop.inference.separate_session import ModelError, SeparateSession
 from isoflop.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
     from onnx import TensorProto
 
-_BATCH = 64  # images; bounds the memory for any number of files
+_BATCH = 64  # images
+_BATCH_BYTES = 256 << 20  # of decoded images; with _BATCH bounds the memory for any number of files and any size
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,23 @@ class Failure:
 
 
 def open_model(file: Path) -> OnnxClassifier:
-    """Open an untrusted model file, on all cores. The file is read once, so the checked bytes are those that run.
+    """Open an untrusted model file, on all cores, in a process of its own.
+
+    The file is read once, so the checked bytes are those that run.
 
     Raises:
-        UserError: the model is missing, is not ONNX, was not exported by isoflop, or refers to another file.
+        UserError: the model is missing, is not ONNX, was not exported or compressed by isoflop, or refers to another
+            file.
     """
     if not file.is_file():
         return open_classifier(file)  # raises the error
     content = file.read_bytes()
     _refuse_external_data(content, file)
-    return open_classifier(file, cores(), content)
+    try:
+        session = SeparateSession(content, cores())
+    except ModelError as error:
+        raise UserError(f"{file}: not a readable ONNX file ({error})") from None
+    return described(session, file)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path | Failure]:
@@ -80,15 +89,19 @@ def predict(
         UserError: the model can be opened, but not run.
     """
     waiting = iter(images)
-    while batch := list(islice(waiting, _BATCH)):
+    size = min(_BATCH, max(1, _BATCH_BYTES // (classifier.image_size**2 * classifier.channels)))
+    while batch := list(islice(waiting, size)):
         read = [image if isinstance(image, Failure) else _read(image, classifier) for image in batch]
         pixels = [one[1] for one in read if not isinstance(one, Failure)]
-        probabilities = iter(_probabilities(classifier, np.stack(pixels)) if pixels else ())
+        probabilities = iter(probabilities_of(classifier, np.stack(pixels)) if pixels else ())
         for one in read:
-            if isinstance(one, Failure):
-                yield one
-            else:
-                yield Prediction(one[0], _best(next(probabilities), classifier.classes, top))
+            yield one if isinstance(one, Failure) else _outcome(one[0], next(probabilities), classifier, top)
+
+
+def _outcome(image: Path, probabilities_K: Floats, classifier: OnnxClassifier, top: int) -> Prediction | Failure:
+    if not np.isfinite(probabilities_K).all():
+        return Failure(image, "the model's probabilities are not finite (NaN or infinity), expected numbers")
+    return Prediction(image, best(probabilities_K, classifier.classes, top))
 
 
 def _refuse_external_data(content: bytes, model: Path) -> None:
@@ -155,15 +168,25 @@ def _why(error: OSError) -> str:
     return f"{error.strerror or error}, expected a readable image file"
 
 
-def _probabilities(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
+def probabilities_of(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
+    """Return the probabilities [B, K] of images that ``fit_to_square`` made.
+
+    Raises:
+        UserError: ONNX Runtime cannot run the model, or its output has another shape.
+    """
     try:
-        return classifier.probabilities(pixels_BHWC)
+        found_BK = classifier.probabilities(pixels_BHWC)
     except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
         raise UserError(
             f"{classifier.file}: ONNX Runtime opened the model but cannot run it ({reason(error)})"
         ) from None
+    expected = (len(pixels_BHWC), len(classifier.classes))
+    if found_BK.shape != expected:
+        raise UserError(f"{classifier.file}: got probabilities of shape {found_BK.shape}, expected {expected}")
+    return found_BK
 
 
-def _best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
-    best = np.argsort(-probabilities_K, kind="stable")[:top]
-    return [(classes[index], float(probabilities_K[index])) for index in best]
+def best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
+    """Return the ``top`` most probable classes with their probabilities."""
+    order = np.argsort(-probabilities_K, kind="stable")[:top]
+    return [(classes[index], float(probabilities_K[index])) for index in order]
