@@ -92,7 +92,7 @@ def test_options_take_several_values_and_negative_numbers(monkeypatch: pytest.Mo
     given: dict[str, object] = {}
 
     def compress(*arguments: object, **options: object) -> dict[str, object]:
-        given.update(options)
+        given.update(vars(arguments[4]))
         return {}
 
     monkeypatch.setattr("isoflop.compression.foreign_models.compress", compress)

@@ -25,15 +25,19 @@ class PixelOptions:
 
     Attributes:
         size: side of the input in pixels, if the model does not define it.
+        channels: 3 (color) or 1 (grayscale), if the model does not define it.
         scale: divisor of the pixel values.
         mean: subtracted after scaling: one value, or one per channel.
         std: divisor after that: one value, or one per channel.
+        bgr: the model takes the channels blue, green, red; mean and std are in that order, too.
     """
 
     size: Count | None = None
+    channels: Literal[1, 3] | None = None
     scale: Positive = 255.0
     mean: Numbers = field(default_factory=lambda: [0.0])
     std: Positives = field(default_factory=lambda: [1.0])
+    bgr: Flag = False
 
 
 @command(SHIPPING, example="isoflop predict ship/model.onnx photo.jpg --top 3")
@@ -91,7 +95,7 @@ def demo(folder: Path | None = None, /, *, port: Port = 0, no_browser: Flag = Fa
     SHIPPING,
     example="isoflop compress model.onnx --calibration photos --out small \\\n"
     "    --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225",
-    then="ship model-int8.onnx, or run isoflop compress again with another --max-changed",
+    then="isoflop predict small/model-int8.onnx photo.jpg",
 )
 def compress(
     model: Annotated[Path, Parameter(name="MODEL")],
@@ -100,6 +104,8 @@ def compress(
     calibration: Path,
     out: Path,
     images: Count = 1024,
+    output: str | None = None,
+    classes: Path | None = None,
     pixels: Annotated[PixelOptions, Parameter(name="*", group=_PIXELS)] = PixelOptions(),
     method: Literal["auto", "minmax", "percentile", "entropy"] = "auto",
     max_changed: Annotated[Share, Parameter(alias="--max-flips")] = 0.01,
@@ -114,10 +120,13 @@ def compress(
     images calibrate the model, the other half measure the changed predictions.
 
     Args:
-        model: ONNX file of a classifier of square images; input float32 or uint8 [batch, C, H, W] or [batch, H, W, C].
+        model: ONNX file of a classifier of square images; input float32, float16 or uint8 [batch, C, H, W] or
+            [batch, H, W, C]. Weights may lie in files next to it.
         calibration: folder of images, searched recursively.
         out: folder for the results.
         images: maximum number of images to read.
+        output: name of the output with the scores, if the model has several.
+        classes: text file with one class name per line, for isoflop predict; default: 0, 1, 2, …
         method: range estimate; auto: the one with the smallest error.
         max_changed: maximum fraction of predictions that may change.
         portable: 7-bit weights for x86 processors without VNNI.
@@ -125,6 +134,7 @@ def compress(
         as_json: print the content of compress.json.
     """
     from isoflop.cli.compression import show
+    from isoflop.compression.foreign_inputs import PixelChoices
     from isoflop.compression.foreign_models import compress as quantize_model
     from isoflop.compression.quantization import Quantize
 
@@ -136,7 +146,9 @@ def compress(
         keep_last_layer_float=True,
         portable=portable,
     )
-    facts = quantize_model(model, calibration, out, params, **asdict(pixels), force=force)
+    names = classes.read_text(encoding="utf-8").splitlines() if classes else None
+    choices = PixelChoices(**asdict(pixels), output=output, classes=names)
+    facts = quantize_model(model, calibration, out, params, choices, force=force)
     if as_json:
         print(json.dumps(facts, indent=1))
     else:

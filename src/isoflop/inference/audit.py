@@ -72,7 +72,8 @@ def _optimized(file: Path) -> ModelProto:
             onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
             raise UserError(f"{file}: ONNX Runtime cannot run this file ({reason(error)})") from None
-        return onnx.load(options.optimized_model_filepath)
+        # weights of the original that lie in another file are not next to this one
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)
 
 
 def _warnings(written: Counter[str], kinds: Counter[str], optimized: ModelProto, is_int8: bool) -> list[str]:

@@ -100,7 +100,7 @@ def predict(
 
 def _outcome(image: Path, probabilities_K: Floats, classifier: OnnxClassifier, top: int) -> Prediction | Failure:
     if not np.isfinite(probabilities_K).all():
-        return Failure(image, "the model's probabilities are not finite (NaN or infinity), expected numbers")
+        return Failure(image, "the model's probabilities are not finite numbers")
     return Prediction(image, best(probabilities_K, classifier.classes, top))
 
 
@@ -112,12 +112,12 @@ def _refuse_external_data(content: bytes, model: Path) -> None:
         graph = onnx.load_model_from_string(content, format="protobuf")
     except Exception as error:  # protobuf's exceptions have no narrower common base
         raise UserError(f"{model}: not a readable ONNX file ({reason(error)})") from None
-    for tensor in _tensors(graph):
+    for tensor in tensors(graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise UserError(f"{model}: got weights in another file ({tensor.name[:80]!r}), expected all in this file")
 
 
-def _tensors(message: Message) -> Iterator[TensorProto]:
+def tensors(message: Message) -> Iterator[TensorProto]:
     """Yield every tensor in ``message``: of the graph, of node attributes, and of nested graphs and functions."""
     import onnx
 
@@ -127,7 +127,7 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for inner in (value,) if hasattr(value, "ListFields") else value:  # one message or a list of messages
-                yield from _tensors(inner)
+                yield from tensors(inner)
 
 
 def _images_below(folder: Path) -> list[Path | Failure]:
