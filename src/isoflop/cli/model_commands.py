@@ -1,4 +1,4 @@
-"""Commands that use and ship models: ``predict``, ``demo``, ``compress``, ``release``, ``verify``."""
+"""Commands that use and ship models: ``predict``, ``serve``, ``demo``, ``compress``, ``release``, ``verify``."""
 
 from __future__ import annotations
 
@@ -47,9 +47,11 @@ def predict(
     /,
     *,
     top: Count = 1,
+    embeddings: Path | None = None,
+    as_csv: Annotated[bool, Parameter(name="--csv", show_default=False)] = False,
     as_json: Json = False,
 ) -> int:
-    """Classify images with an ONNX model of the pipeline.
+    """Classify images with an ONNX model of the pipeline, or with one that isoflop compress wrote.
 
     Images may have any size and mode: the model file says how to resize and normalize them. Files that cannot be read
     are reported on stderr, one line each; the others are still classified, and the exit status is 1.
@@ -58,20 +60,68 @@ def predict(
         model: ONNX file, such as ship/model.onnx.
         images: image files, or folders that are searched recursively.
         top: number of classes per image, most probable first.
+        embeddings: also write the input of the model's last layer to this file (.npy): float32 [images, features], one
+            row per classified image, in the order of the output.
+        as_csv: print CSV with the header image,rank,class,probability.
         as_json: print a JSON object: predictions (image, top: class, probability), failed (image, error).
     """
-    from isoflop.cli.predictions import show
+    from isoflop.cli.predictions import show, write_embeddings
     from isoflop.inference.prediction import find_images, open_model
     from isoflop.inference.prediction import predict as classify
     from isoflop.runtime.progress import tracked
 
     if not model.exists() and _is_output(model):
         raise unmade(model)
-    classifier = open_model(model)
+    if as_csv and as_json:
+        raise UserError("--csv: got --json, too, expected one of them")
+    classifier = open_model(model, embeddings=embeddings is not None)
     found = find_images(images)
-    shows_tables = sys.stdout.isatty() and not as_json  # which already show the progress
+    shows_tables = sys.stdout.isatty() and not (as_json or as_csv)  # which already show the progress
     waiting = iter(found) if shows_tables else tracked(found, "predicting", "images")
-    return 1 if show(classify(classifier, waiting, top), as_json=as_json) else 0
+    outcomes = classify(classifier, waiting, top)
+    outcomes = write_embeddings(outcomes, embeddings) if embeddings else outcomes
+    return 1 if show(outcomes, as_json=as_json, as_csv=as_csv) else 0
+
+
+@command(
+    SHIPPING,
+    example="isoflop serve ship/model.onnx --port 8000",
+    then="curl --data-binary @photo.jpg 'http://127.0.0.1:8000/predict?top=3'",
+)
+def serve(
+    model: Annotated[Path, Parameter(name="MODEL")],
+    /,
+    *,
+    port: Port = 8000,
+    host: str = "127.0.0.1",
+    max_images: Count = 64,
+    max_mb: Positive = 32.0,
+) -> None:
+    """Classify images over HTTP with an ONNX model of the pipeline, or with one that isoflop compress wrote.
+
+    POST /predict takes an image as its body, or a form (multipart/form-data) with several, and answers with the JSON of
+    isoflop predict. Images of requests that arrive together run in one batch. GET /health describes the model. There is
+    no encryption and no login: for other machines put a web server with both in front.
+
+    Args:
+        model: ONNX file, such as ship/model.onnx.
+        port: port to listen on; 0: any free one.
+        host: address to listen on; 0.0.0.0 (all) is for containers.
+        max_images: most images per request.
+        max_mb: largest body of a request, in megabytes.
+    """
+    import signal
+
+    from isoflop.inference.http_service import Limits, open_service
+    from isoflop.inference.prediction import open_model
+
+    if not model.exists() and _is_output(model):
+        raise unmade(model)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how containers stop
+    limits = Limits(body_bytes=int(max_mb * 1e6), images=max_images)
+    with open_service(open_model(model), host, port, limits) as server:
+        print(f"{model}: http://{host}:{server.server_address[1]}/predict (press Ctrl+C to stop)", flush=True)
+        server.serve_forever()
 
 
 @command(SHIPPING, example="isoflop demo")
@@ -86,9 +136,9 @@ def demo(folder: Path | None = None, /, *, port: Port = 0, no_browser: Flag = Fa
         port: port to listen on; 0: any free one.
         no_browser: only serve; open no browser.
     """
-    from isoflop.demo.server import serve
+    from isoflop.demo.server import serve as serve_folder
 
-    serve(folder or project_here() / "ship" / "demo", port, browser=not no_browser)
+    serve_folder(folder or project_here() / "ship" / "demo", port, browser=not no_browser)
 
 
 @command(

@@ -96,6 +96,7 @@ def _in_child(job: _Job) -> None:
         timer.cancel()
         child.kill()
         child.wait()
+        child.stdout.close()
     if status == 0:
         return
     found = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}

@@ -73,6 +73,7 @@ class OnnxClassifier:
     channels: int
     batch: int | None  # the fixed batch size; None: any
     foreign: ForeignIO | None = None  # of a file of `isoflop compress`
+    embedding: str | None = None  # name of the output with embeddings
 
     @property
     def graph_io(self) -> GraphIO:
@@ -81,28 +82,38 @@ class OnnxClassifier:
 
     def logits(self, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
         """Compute logits float32 [N, K] for images uint8 [N, H, W, C], in batches."""
-        return self._output(LOGITS, images_NHWC)
+        return self._outputs([LOGITS], images_NHWC)[0]
 
     def probabilities(self, images_NHWC: npt.NDArray[np.uint8]) -> Floats:
         """Compute probabilities float32 [N, K] for images uint8 [N, H, W, C], in batches."""
-        if self.foreign:
-            scores_NK = self._output(self.foreign.output_name, self.foreign.inputs(images_NHWC))
-            return self.foreign.probabilities(scores_NK)
-        return self._output(PROBABILITIES, images_NHWC)
+        return self.probabilities_and_embeddings(images_NHWC)[0]
 
-    def _output(self, name: str, inputs_N: npt.NDArray[Any]) -> Floats:
-        """Compute an output [N, K].
+    def probabilities_and_embeddings(self, images_NHWC: npt.NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
+        """Compute probabilities float32 [N, K] and, of a classifier opened with them, embeddings float32 [N, D]."""
+        extra = [self.embedding] if self.embedding else []
+        if self.foreign:
+            found = self._outputs([self.foreign.output_name, *extra], self.foreign.inputs(images_NHWC))
+            found[0] = self.foreign.probabilities(found[0])
+        else:
+            found = self._outputs([PROBABILITIES, *extra], images_NHWC)
+        return found[0], found[1] if extra else None
+
+    def _outputs(self, names: list[str], inputs_N: npt.NDArray[Any]) -> list[Floats]:
+        """Compute the output [N, K] that ``names`` starts with, and the others [N, D].
 
         Raises:
             ValueError: the model returned an output of another shape.
         """
-        outputs = [np.zeros((0, len(self.classes)), np.float32)] if not len(inputs_N) else []
+        found: list[list[Floats]] = [[] for _ in names]
         for batch, count in self.graph_io.batches(inputs_N):
-            (output,) = self.session.run([name], {self.graph_io.input_name: batch})
-            if (found := rows(output, len(batch))) is None:
-                raise ValueError(f"got an output of shape {list(output.shape)} for {len(batch)} images")
-            outputs.append(found[:count])
-        return np.concatenate(outputs)
+            first, *others = self.session.run(names, {self.graph_io.input_name: batch})
+            if (scores := rows(first, len(batch))) is None or any(len(other) != len(batch) for other in others):
+                raise ValueError(f"got an output of shape {list(first.shape)} for {len(batch)} images")
+            tables = [scores, *(other.reshape(len(batch), -1).astype(np.float32) for other in others)]
+            for parts, table in zip(found, tables, strict=True):
+                parts.append(table[:count])
+        empty = np.zeros((0, len(self.classes)), np.float32)
+        return [np.concatenate(parts) if parts else empty for parts in found]
 
 
 def open_classifier(file: Path, threads: int = 1, content: bytes | None = None) -> OnnxClassifier:
@@ -202,7 +213,7 @@ def _described(session: Any, file: Path) -> OnnxClassifier:
     if lacking or metadata.get("producer") != PRODUCER:
         missing = ", ".join(lacking) or "producer"
         raise UserError(f"{file}: got no metadata {missing}, expected a file that isoflop exported or compressed")
-    if list(inputs) != [INPUT] or inputs[INPUT].type != "tensor(uint8)" or list(outputs) != [LOGITS, PROBABILITIES]:
+    if list(inputs) != [INPUT] or inputs[INPUT].type != "tensor(uint8)" or list(outputs)[:2] != [LOGITS, PROBABILITIES]:
         raise UserError(
             f"{file}: got inputs {', '.join(inputs)} and outputs {', '.join(outputs)}, "
             f"expected uint8 {INPUT} and {LOGITS}, {PROBABILITIES}"

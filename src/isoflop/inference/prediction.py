@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,8 @@ from isoflop.data.arrays import Images
 from isoflop.data.images import decode, fit_to_square
 from isoflop.download.archives import Entry
 from isoflop.download.image_folders import files_below, is_image
-from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, described, open_classifier, reason
+from isoflop.inference.embeddings import with_embeddings
+from isoflop.inference.onnx_files import LOGITS, Floats, OnnxClassifier, cores, described, open_classifier, reason
 from isoflop.inference.separate_session import ModelError, SeparateSession
 from isoflop.runtime.errors import UserError
 
@@ -39,6 +40,7 @@ class Prediction:
 
     image: Path
     top: list[tuple[str, float]]
+    embedding: Floats | None = None  # [D], of a classifier opened with them
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,13 @@ class Failure:
     error: str
 
 
-def open_model(file: Path) -> OnnxClassifier:
+def open_model(file: Path, *, embeddings: bool = False) -> OnnxClassifier:
     """Open an untrusted model file, on all cores, in a process of its own.
 
     The file is read once, so the checked bytes are those that run.
+
+    Args:
+        embeddings: predictions also have the input of the layer that computes the scores.
 
     Raises:
         UserError: the model is missing, is not ONNX, was not exported or compressed by isoflop, or refers to another
@@ -62,11 +67,14 @@ def open_model(file: Path) -> OnnxClassifier:
         return open_classifier(file)  # raises the error
     content = file.read_bytes()
     _refuse_external_data(content, file)
+    name = None
+    if embeddings:
+        content, name = with_embeddings(content, LOGITS, file)
     try:
         session = SeparateSession(content, cores())
     except ModelError as error:
         raise UserError(f"{file}: not a readable ONNX file ({error})") from None
-    return described(session, file)
+    return replace(described(session, file), embedding=name)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path | Failure]:
@@ -93,15 +101,18 @@ def predict(
     while batch := list(islice(waiting, size)):
         read = [image if isinstance(image, Failure) else _read(image, classifier) for image in batch]
         pixels = [one[1] for one in read if not isinstance(one, Failure)]
-        probabilities = iter(probabilities_of(classifier, np.stack(pixels)) if pixels else ())
+        found = iter(scores_of(classifier, np.stack(pixels)) if pixels else ())
         for one in read:
-            yield one if isinstance(one, Failure) else _outcome(one[0], next(probabilities), classifier, top)
+            yield one if isinstance(one, Failure) else outcome(one[0], *next(found), classifier, top)
 
 
-def _outcome(image: Path, probabilities_K: Floats, classifier: OnnxClassifier, top: int) -> Prediction | Failure:
+def outcome(
+    image: Path, probabilities_K: Floats, embedding_D: Floats | None, classifier: OnnxClassifier, top: int
+) -> Prediction | Failure:
+    """Return the ``top`` most probable classes, or a failure if the probabilities are not numbers."""
     if not np.isfinite(probabilities_K).all():
         return Failure(image, "the model's probabilities are not finite numbers")
-    return Prediction(image, best(probabilities_K, classifier.classes, top))
+    return Prediction(image, best(probabilities_K, classifier.classes, top), embedding_D)
 
 
 def _refuse_external_data(content: bytes, model: Path) -> None:
@@ -168,14 +179,14 @@ def _why(error: OSError) -> str:
     return f"{error.strerror or error}, expected a readable image file"
 
 
-def probabilities_of(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
-    """Return the probabilities [B, K] of images that ``fit_to_square`` made.
+def scores_of(classifier: OnnxClassifier, pixels_BHWC: Images) -> list[tuple[Floats, Floats | None]]:
+    """Return the probabilities [K] and, if asked for, the embedding [D] of each image that ``fit_to_square`` made.
 
     Raises:
         UserError: ONNX Runtime cannot run the model, or its output has another shape.
     """
     try:
-        found_BK = classifier.probabilities(pixels_BHWC)
+        found_BK, embeddings_BD = classifier.probabilities_and_embeddings(pixels_BHWC)
     except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
         raise UserError(
             f"{classifier.file}: ONNX Runtime opened the model but cannot run it ({reason(error)})"
@@ -183,7 +194,8 @@ def probabilities_of(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
     expected = (len(pixels_BHWC), len(classifier.classes))
     if found_BK.shape != expected:
         raise UserError(f"{classifier.file}: got probabilities of shape {found_BK.shape}, expected {expected}")
-    return found_BK
+    none: list[Floats | None] = [None] * len(found_BK)
+    return list(zip(found_BK, none if embeddings_BD is None else list(embeddings_BD), strict=True))
 
 
 def best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
