@@ -11,13 +11,15 @@ class Params(Section):
     evaluate: Evaluate
 
 
-def main(params: Params, model: In, test: In, metrics: Out, predictions: Out, reliability: Out, per_class: Out,
-         confusion_picture: Out, reliability_picture: Out, mistakes: Out, saliency: Out) -> None:  # fmt: skip
+def main(params: Params, model: In, test: In, metrics: Out, headline: Out, predictions: Out, reliability: Out,
+         per_class: Out, confusion_picture: Out, reliability_picture: Out, mistakes: Out,
+         saliency: Out) -> None:  # fmt: skip
     from isoflop.evaluation.reporting import Evaluated
     from isoflop.models.model_files import load_model
 
     evaluated = Evaluated(load_model(model).net, read_split(test), params.evaluate)
     evaluated.write_tables(metrics, predictions, reliability, per_class)
+    evaluated.write_headline(headline)
     evaluated.draw(confusion_picture, reliability_picture, mistakes, saliency)
 
 

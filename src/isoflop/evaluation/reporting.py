@@ -52,6 +52,11 @@ class Evaluated:
         rows = ((name, *(values[column] for column in columns)) for name, values in each.items())
         _write_csv(per_class, ("class", *columns), rows)
 
+    def write_headline(self, file: Path) -> None:
+        """Write the few scores that runs are compared by, for `dvc metrics diff`."""
+        facts = scores(self._logits_NK, self._test.labels, self._test.input_spec.classes, self._params.ece_bins)
+        write_json(file, {name: facts[name] for name in ("accuracy", "nll", "f1", "ece")})
+
     def draw(self, confusion: Path, reliability_picture: Path, mistakes: Path, saliency: Path) -> None:
         """Draw the four pictures, as PNG or SVG by the suffix of the file."""
         test, params = self._test, self._params

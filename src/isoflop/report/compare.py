@@ -133,7 +133,11 @@ def _measure(of: Callable[[Mapping[str, Facts]], Measured | None], run: Mapping[
 
 def _metrics(folder: Path) -> dict[str, Facts]:
     """Return the metrics by file name, and under ``shipped`` the row of the shipped variant in plots/tradeoff.csv."""
-    found = {file.stem: read_facts(file) for file in sorted((folder / "metrics").glob("*.json"))}
+    found = {
+        file.stem: read_facts(file)
+        for file in sorted((folder / "metrics").glob("*.json"))
+        if file.stem not in ("base", "shipped")  # repeat values of the others, for `dvc metrics diff`
+    }
     file = folder / "plots" / "tradeoff.csv"
     chosen = [row for row in read_rows(file) if row["chosen"] == "yes"] if file.is_file() else []
     return found | ({"shipped": dict(chosen[0])} if chosen else {})

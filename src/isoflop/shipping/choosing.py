@@ -226,6 +226,19 @@ def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
             table.writerow([item.name, item.latency_ms, item.accuracy, item.bytes, item.parameters, chosen])
 
 
+def write_headline(chosen: Candidate, file: Path) -> None:
+    """Write the few measurements of the shipped variant that runs are compared by, for `dvc metrics diff`."""
+    facts = {
+        "variant": chosen.name,
+        "accuracy": chosen.accuracy,
+        "val_accuracy": chosen.val_accuracy,
+        "latency_ms": chosen.latency_ms,
+        "bytes": chosen.bytes,
+        "parameters": chosen.parameters,
+    }
+    write_json(file, facts)
+
+
 def _refusal(candidate: Candidate, base: Candidate, params: Ship) -> str | None:
     if params.max_latency_ms and candidate.latency_ms > params.max_latency_ms:
         return f"latency {candidate.latency_ms:.6g} ms is above max_latency_ms ({params.max_latency_ms:.6g} ms)"
