@@ -12,7 +12,7 @@ class Params(Section):
     evaluate: Evaluate
 
 
-def main(params: Params, model: In, test: In, names: In, metrics: Out, predictions: Out, mistakes: Out,
+def main(params: Params, model: In, test: In, names: In, metrics: Out, headline: Out, predictions: Out, mistakes: Out,
          reliability: Out, per_class: Out, confusion_picture: Out, reliability_picture: Out, mistakes_picture: Out,
          saliency: Out) -> None:  # fmt: skip
     from isoflop.evaluation.reporting import Evaluated
@@ -21,6 +21,7 @@ def main(params: Params, model: In, test: In, names: In, metrics: Out, predictio
     split = read_split(test)
     evaluated = Evaluated(load_model(model).net, split, read_names(names, "test", len(split)), params.evaluate)
     evaluated.write_metrics(metrics, reliability, per_class)
+    evaluated.write_headline(headline)
     evaluated.write_predictions(predictions, mistakes)
     evaluated.draw(confusion_picture, reliability_picture, mistakes_picture, saliency)
 

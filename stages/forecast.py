@@ -1,18 +1,17 @@
 """Forecast the loss at train.width from the law, without any result of the training."""
 
-from pydantic import PositiveInt
-
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section, key
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
+from isoflop.scaling.analysis import Width
 from isoflop.scaling.forecasting import forecast
 
 
 class Params(Section):
-    width: PositiveInt = key("train.width")
-    epochs: PositiveInt = key("recipe.epochs")
-    predict: list[PositiveInt] = key("scaling.predict")  # more widths to forecast
+    width: int = key("train.width", ge=1, le=65_536)
+    epochs: int = key("recipe.epochs", ge=1, le=100_000)
+    predict: list[Width] = key("scaling.predict", max_length=100)  # more widths to forecast
 
 
 def main(params: Params, law: In, metrics: Out) -> None:

@@ -1,9 +1,9 @@
 """Fit the scaling law to the study's runs; hold out the largest width, predict its loss and compare."""
 
-from isoflop.runtime.params import Section, key
+from isoflop.runtime.params import RandomSeed, Section, key
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
-from isoflop.scaling.analysis import Bootstraps, Seed, Widths, analyse
+from isoflop.scaling.analysis import Bootstraps, Widths, analyse
 from isoflop.scaling.law_file import write_law
 from isoflop.scaling.pictures import write_pictures
 from isoflop.scaling.results import write_facts, write_points
@@ -13,7 +13,7 @@ from isoflop.scaling.without_law import lack, write_without_law
 
 class Params(Section):
     bootstraps: Bootstraps = key("scaling.bootstraps")  # number of bootstrap replicates
-    seed: Seed = key("scaling.seed")  # of the bootstrap
+    seed: RandomSeed = key("scaling.seed")  # of the bootstrap
     widths: Widths = key("sweep.widths")  # at least 3 different widths; the largest is held out
 
 

@@ -92,7 +92,7 @@ def test_options_take_several_values_and_negative_numbers(monkeypatch: pytest.Mo
     given: dict[str, object] = {}
 
     def compress(*arguments: object, **options: object) -> dict[str, object]:
-        given.update(options)
+        given.update(vars(arguments[4]))
         return {}
 
     monkeypatch.setattr("isoflop.compression.foreign_models.compress", compress)
@@ -390,11 +390,25 @@ def test_check_looks_at_every_stage_of_the_project(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(lax)
     done = run_command("isoflop", "check", cwd=tmp_path)
     assert done.stdout.startswith("params.yaml: valid for all ") and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("warning: params.yaml: ship.max_accuracy_drop: got 0.25, which allows a loss of 25 ")
+    line = 1 + lax[: lax.index("max_accuracy_drop: 0.25")].count("\n")
+    assert done.stderr.startswith(
+        f"warning: params.yaml:{line}: ship.max_accuracy_drop: got 0.25, which allows a loss of"
+    )
     wrong = text.replace("objective: latency", "objective: speed").replace("method: auto", "method: guess")
     (tmp_path / "params.yaml").write_text(wrong + "spare: 1\n")
     done = run_command("isoflop", "check", cwd=tmp_path, check=False)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: params.yaml: ") and "params.yaml: spare: unknown key; " in done.stderr
-    assert "; params.yaml: ship.objective: got 'speed' (string), expected 'latency' or 'bytes'" in done.stderr
-    assert "; params.yaml: quantize.method: got 'guess' (string), expected " in done.stderr
+    assert done.returncode == 1 and done.stdout == ""
+    first, second, third = done.stderr.splitlines()  # in the order of the file
+    assert re.match(r"error: params\.yaml:\d+: quantize\.method: got 'guess' \(string\), expected ", first)
+    assert re.match(r"error: params\.yaml:\d+: ship\.objective: got 'speed' \(string\), expected 'latency' or", second)
+    assert third.startswith(f"error: params.yaml:{wrong.count(chr(10)) + 1}: spare: unknown key; ")
+    done = run_command("isoflop", "check", "--json", cwd=tmp_path, check=False)
+    mistakes = json.loads(done.stdout)["mistakes"]
+    assert done.returncode == 1 and [found["key"] for found in mistakes] == [
+        "quantize.method",
+        "ship.objective",
+        "spare",
+    ]
+    (tmp_path / "params.yaml").write_text(text.replace("path: data/images", 'path: "data/\\e[2Jimages"'))
+    done = run_command("isoflop", "check", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "\x1b" not in done.stderr and "without control characters" in done.stderr

@@ -12,7 +12,7 @@ from isoflop.demo.onnxruntime_web import PACKAGE
 from isoflop.download.fetching import Remote, in_mirror
 from isoflop.project.command_output import command_output
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.params import read_params
+from isoflop.runtime.params import read_mapping
 
 
 def find_runtime(project: Path, timeout: float) -> str | None:
@@ -32,7 +32,7 @@ def find_runtime(project: Path, timeout: float) -> str | None:
 def _setting(file: Path, *keys: str, default: Any) -> Any:
     """Return the value at ``keys`` of a YAML file, or ``default`` if it is missing or the file is not readable."""
     try:
-        value: Any = read_params(file)
+        value: Any = read_mapping(file)
         for key in keys:
             value = value[key]
     except (UserError, KeyError, TypeError):

@@ -27,7 +27,7 @@ from isoflop.project.graph import Graph, read_graph
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.executions import append_log, read_log
 from isoflop.runtime.files import write_atomically
-from isoflop.runtime.params import read_params
+from isoflop.runtime.params import read_mapping
 from isoflop.runtime.processes import RANKS
 from isoflop.runtime.stage_code import CODE_STAGE, has_own_stages
 
@@ -243,7 +243,7 @@ def _entries(project: Path, stages: Sequence[str]) -> Lock:
 def _locked(project: Path) -> Lock:
     """Return the entries of dvc.lock; none before the first stage ran."""
     file = project / "dvc.lock"
-    return dict(read_params(file).get("stages", {})) if file.exists() else {}
+    return dict(read_mapping(file).get("stages", {})) if file.exists() else {}
 
 
 def _lock_text(lock: Lock) -> str:

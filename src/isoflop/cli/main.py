@@ -18,6 +18,7 @@ import isoflop.cli.result_commands  # noqa: F401  (importing these three registe
 from isoflop.cli.app import app
 from isoflop.runtime import dvc_guard
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.terminal import printable
 
 _FAILED, _WRONG_COMMAND_LINE = 1, 2
 _BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -66,7 +67,7 @@ def _end(number: int, _: object) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", printable(" ".join(message.split())), file=sys.stderr)
     return status
 
 

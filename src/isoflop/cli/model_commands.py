@@ -1,4 +1,4 @@
-"""Commands that use and ship models: ``predict``, ``demo``, ``compress``, ``release``, ``verify``."""
+"""Commands that use and ship models: ``predict``, ``serve``, ``demo``, ``compress``, ``release``, ``verify``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,19 @@ class PixelOptions:
 
     Attributes:
         size: side of the input in pixels, if the model does not define it.
+        channels: 3 (color) or 1 (grayscale), if the model does not define it.
         scale: divisor of the pixel values.
         mean: subtracted after scaling: one value, or one per channel.
         std: divisor after that: one value, or one per channel.
+        bgr: the model takes the channels blue, green, red; mean and std are in that order, too.
     """
 
     size: Count | None = None
+    channels: Literal[1, 3] | None = None
     scale: Positive = 255.0
     mean: Numbers = field(default_factory=lambda: [0.0])
     std: Positives = field(default_factory=lambda: [1.0])
+    bgr: Flag = False
 
 
 @command(SHIPPING, example="isoflop predict ship/model.onnx photo.jpg --top 3")
@@ -44,9 +48,11 @@ def predict(
     /,
     *,
     top: Count = 1,
+    embeddings: Path | None = None,
+    as_csv: Annotated[bool, Parameter(name="--csv", show_default=False)] = False,
     as_json: Json = False,
 ) -> int:
-    """Classify images with an ONNX model of the pipeline.
+    """Classify images with an ONNX model of the pipeline, or with one that isoflop compress wrote.
 
     Images may have any size and mode: the model file says how to resize and normalize them. Files that cannot be read
     are reported on stderr, one line each; the others are still classified, and the exit status is 1.
@@ -55,9 +61,12 @@ def predict(
         model: ONNX file, such as ship/model.onnx.
         images: image files, or folders that are searched recursively.
         top: number of classes per image, most probable first.
+        embeddings: also write the input of the model's last layer to this file (.npy): float32 [images, features], one
+            row per classified image, in the order of the output.
+        as_csv: print CSV with the header image,rank,class,probability.
         as_json: print a JSON object: predictions (image, top: class, probability), failed (image, error).
     """
-    from isoflop.cli.predictions import show
+    from isoflop.cli.predictions import show, write_embeddings
     from isoflop.inference.prediction import find_images, open_model
     from isoflop.inference.prediction import predict as classify
     from isoflop.runtime.progress import tracked
@@ -65,11 +74,57 @@ def predict(
     if not model.exists() and _is_output(model):
         raise unmade(model)
     check_outputs(model)
-    classifier = open_model(model)
+    if as_csv and as_json:
+        raise UserError("--csv: got --json, too, expected one of them")
+    classifier = open_model(model, embeddings=embeddings is not None)
     found = find_images(images)
-    shows_tables = sys.stdout.isatty() and not as_json  # which already show the progress
+    shows_tables = sys.stdout.isatty() and not (as_json or as_csv)  # which already show the progress
     waiting = iter(found) if shows_tables else tracked(found, "predicting", "images")
-    return 1 if show(classify(classifier, waiting, top), as_json=as_json) else 0
+    outcomes = classify(classifier, waiting, top)
+    outcomes = write_embeddings(outcomes, embeddings) if embeddings else outcomes
+    return 1 if show(outcomes, as_json=as_json, as_csv=as_csv) else 0
+
+
+@command(
+    SHIPPING,
+    example="isoflop serve ship/model.onnx --port 8000",
+    then="curl --data-binary @photo.jpg 'http://127.0.0.1:8000/predict?top=3'",
+)
+def serve(
+    model: Annotated[Path, Parameter(name="MODEL")],
+    /,
+    *,
+    port: Port = 8000,
+    host: str = "127.0.0.1",
+    max_images: Count = 64,
+    max_mb: Positive = 32.0,
+) -> None:
+    """Classify images over HTTP with an ONNX model of the pipeline, or with one that isoflop compress wrote.
+
+    POST /predict takes an image as its body, or a form (multipart/form-data) with several, and answers with the JSON of
+    isoflop predict. Images of requests that arrive together run in one batch. GET /health describes the model. There is
+    no encryption and no login: for other machines put a web server with both in front.
+
+    Args:
+        model: ONNX file, such as ship/model.onnx.
+        port: port to listen on; 0: any free one.
+        host: address to listen on; 0.0.0.0 (all) is for containers.
+        max_images: most images per request.
+        max_mb: largest body of a request, in megabytes.
+    """
+    import signal
+
+    from isoflop.inference.http_service import Limits, open_service
+    from isoflop.inference.prediction import open_model
+
+    if not model.exists() and _is_output(model):
+        raise unmade(model)
+    check_outputs(model)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how containers stop
+    limits = Limits(body_bytes=int(max_mb * 1e6), images=max_images)
+    with open_service(open_model(model), host, port, limits) as server:
+        print(f"{model}: http://{host}:{server.server_address[1]}/predict (press Ctrl+C to stop)", flush=True)
+        server.serve_forever()
 
 
 @command(SHIPPING, example="isoflop demo")
@@ -84,18 +139,18 @@ def demo(folder: Path | None = None, /, *, port: Port = 0, no_browser: Flag = Fa
         port: port to listen on; 0: any free one.
         no_browser: only serve; open no browser.
     """
-    from isoflop.demo.server import serve
+    from isoflop.demo.server import serve as serve_folder
 
     folder = folder or project_here() / "ship" / "demo"
     check_outputs(folder)
-    serve(folder, port, browser=not no_browser)
+    serve_folder(folder, port, browser=not no_browser)
 
 
 @command(
     SHIPPING,
     example="isoflop compress model.onnx --calibration photos --out small \\\n"
     "    --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225",
-    then="ship model-int8.onnx, or run isoflop compress again with another --max-changed",
+    then="isoflop predict small/model-int8.onnx photo.jpg",
 )
 def compress(
     model: Annotated[Path, Parameter(name="MODEL")],
@@ -104,6 +159,8 @@ def compress(
     calibration: Path,
     out: Path,
     images: Count = 1024,
+    output: str | None = None,
+    classes: Path | None = None,
     pixels: Annotated[PixelOptions, Parameter(name="*", group=_PIXELS)] = PixelOptions(),
     method: Literal["auto", "minmax", "percentile", "entropy"] = "auto",
     max_changed: Annotated[Share, Parameter(alias="--max-flips")] = 0.01,
@@ -118,10 +175,13 @@ def compress(
     images calibrate the model, the other half measure the changed predictions.
 
     Args:
-        model: ONNX file of a classifier of square images; input float32 or uint8 [batch, C, H, W] or [batch, H, W, C].
+        model: ONNX file of a classifier of square images; input float32, float16 or uint8 [batch, C, H, W] or
+            [batch, H, W, C]. Weights may lie in files next to it.
         calibration: folder of images, searched recursively.
         out: folder for the results.
         images: maximum number of images to read.
+        output: name of the output with the scores, if the model has several.
+        classes: text file with one class name per line, for isoflop predict; default: 0, 1, 2, …
         method: range estimate; auto: the one with the smallest error.
         max_changed: maximum fraction of predictions that may change.
         portable: 7-bit weights for x86 processors without VNNI.
@@ -129,6 +189,7 @@ def compress(
         as_json: print the content of compress.json.
     """
     from isoflop.cli.compression import show
+    from isoflop.compression.foreign_inputs import PixelChoices
     from isoflop.compression.foreign_models import compress as quantize_model
     from isoflop.compression.quantization import Quantize
 
@@ -141,7 +202,9 @@ def compress(
         portable=portable,
     )
     check_outputs(model)
-    facts = quantize_model(model, calibration, out, params, **asdict(pixels), force=force)
+    names = classes.read_text(encoding="utf-8").splitlines() if classes else None
+    choices = PixelChoices(**asdict(pixels), output=output, classes=names)
+    facts = quantize_model(model, calibration, out, params, choices, force=force)
     if as_json:
         print(json.dumps(facts, indent=1))
     else:

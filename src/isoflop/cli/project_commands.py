@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ from isoflop.cli.options import (
 )
 from isoflop.cli.project_folder import find_project, project_around
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.terminal import printable
 
 
 @command(
@@ -154,26 +156,52 @@ def preset(
     try:
         _validate(project)
     except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
+        print(f"warning: {printable(str(error))}", file=sys.stderr)
 
 
-@command(SETUP, example="isoflop check && dvc repro", then="dvc repro")
-def check(*, as_json: Json = False) -> None:
+@command(SETUP, example="isoflop check --cost && dvc repro", then="dvc repro")
+def check(*, cost: Flag = False, as_json: Json = False) -> int:
     """Validate params.yaml before any stage runs.
 
-    Reports every error in one line: unknown sections and keys, wrong types, values out of range, unknown
-    augmentations. Valid values that are probably unintended are warnings.
+    Prints every mistake on a line, with its line number, in the order of the file: unknown sections and keys, wrong
+    types, values out of range, unknown augmentations. Valid values that are probably unintended are warnings.
+
+    With --cost also estimates the minutes and the memory of each stage, from a few training steps of the real networks
+    on this machine.
 
     Args:
-        as_json: print a JSON object: file, stages (number of stages that were checked).
+        cost: estimate time and memory of each stage; trains for a few steps.
+        as_json: print a JSON object: file, stages (number of stages that were checked), mistakes and warnings (line,
+            key, message), and with --cost: cost (stage, minutes, memory_mb).
     """
-    stages, warnings = _validate(find_project(Path.cwd()))
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    from isoflop.cli.cost import estimate, show_costs
+    from isoflop.cli.remarks import show_remarks
+    from isoflop.project.checking import check as validate
+    from isoflop.project.checking import remarks, stage_schemas
+    from isoflop.runtime.params import ParamsError
+
+    with contextlib.chdir(find_project(Path.cwd())):
+        schemas = stage_schemas(Path.cwd())
+        mistakes: list[str] = []
+        warnings: list[str] = []
+        try:
+            warnings = validate(schemas.values())
+        except ParamsError as error:
+            mistakes = error.mistakes
+        found = {"mistakes": remarks(mistakes), "warnings": remarks(warnings)}
+        costs = estimate(Path.cwd()) if cost and not mistakes else []
     if as_json:
-        print(json.dumps({"file": "params.yaml", "stages": stages}, indent=1))
-    else:
-        print(f"params.yaml: valid for all {stages} stages")
+        facts = {name: [asdict(remark) for remark in listed] for name, listed in found.items()}
+        spent = {"cost": [asdict(item) for item in costs]} if cost else {}
+        print(json.dumps({"file": "params.yaml", "stages": len(schemas), **facts, **spent}, indent=1))
+        return 1 if mistakes else 0
+    show_remarks(**found)
+    if mistakes:
+        return 1
+    print(f"params.yaml: valid for all {len(schemas)} stages")
+    if cost:
+        show_costs(costs)
+    return 0
 
 
 @command(SETUP, example="isoflop doctor", then="isoflop check && dvc repro")
@@ -228,10 +256,9 @@ def launch(
     launch_stages(find_project(Path.cwd()), stages or [], address=address, jobs=jobs, cpus=cpus, gpus=gpus)
 
 
-def _validate(project: Path) -> tuple[int, list[str]]:
-    """Validate params.yaml of ``project``; return the number of stages and the warnings."""
+def _validate(project: Path) -> None:
+    """Validate params.yaml of ``project``."""
     from isoflop.project.checking import check, stage_schemas
 
     with contextlib.chdir(project):
-        schemas = stage_schemas(Path.cwd())
-        return len(schemas), check(schemas.values())
+        check(stage_schemas(Path.cwd()).values())

@@ -11,7 +11,7 @@ from isoflop.project.graph import read_graph
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.runtime.executions import executions
-from isoflop.runtime.params import read_params
+from isoflop.runtime.params import read_mapping
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def stage_costs(project: Path) -> list[StageCost]:
     lock = project / "dvc.lock"
     if not lock.is_file():
         raise unmade(lock)
-    stages = read_params(lock).get("stages")
+    stages = read_mapping(lock).get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError(f"{lock}: got no stages, expected those that `dvc repro` ran")
     here = executions(project)

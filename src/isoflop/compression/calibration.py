@@ -72,9 +72,9 @@ def activation_ranges(
             extra_options=options,
         )
         calibrator.infer_session = _session(calibrator.augmented_model_path)
-        batch = min(_BATCH, graph_io.batch)
-        for start in tracked(range(0, len(inputs_N), batch), f"calibrating with {method}", "batches"):
-            calibrator.collect_data(_Reader(graph_io.input_name, np.ascontiguousarray(inputs_N[start : start + batch])))
+        batches = [batch for batch, _ in graph_io.batches(inputs_N, _BATCH)]
+        for batch in tracked(batches, f"calibrating with {method}", "batches"):
+            calibrator.collect_data(_Reader(graph_io.input_name, batch))
         found = calibrator.compute_data()
     ends = {name: data.range_value for name, data in found.items()}
     return {name: (float(np.min(low)), float(np.max(high))) for name, (low, high) in sorted(ends.items())}

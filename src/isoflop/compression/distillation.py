@@ -11,7 +11,7 @@ from isoflop.compression.method import Job, Variant, best, scores_by_name
 from isoflop.models.architecture import Architecture, check_heads
 from isoflop.models.model_files import Model
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.params import Section
+from isoflop.runtime.params import RandomSeed, Section
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,8 +26,8 @@ class Distill(Section):
     temperature: float = Field(gt=0, le=100)  # divides the logits of teacher and student
     alpha: float = Field(ge=0, le=1)  # weight of the teacher's outputs; the labels have 1 - alpha
     features: float = Field(ge=0, le=1e6)  # weight of the loss on similarities between images; 0: logits only
-    epochs: int = Field(ge=1)  # replaces recipe.epochs
-    seed: int = Field(ge=0)  # seed of weights and batches
+    epochs: int = Field(ge=1, le=100_000)  # replaces recipe.epochs
+    seed: RandomSeed  # seed of weights and batches
 
 
 def distill(job: Job[Distill]) -> Variant:

@@ -13,7 +13,7 @@ from isoflop.compression.method import Job, Variant, best, scores_by_name
 from isoflop.compression.pruning_ratio import channel_ratio
 from isoflop.models.model_files import Model, resize
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.params import Section
+from isoflop.runtime.params import RandomSeed, Section
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,11 +39,11 @@ class Prune(Section):
     scope: Literal["layer", "global"]  # compare channels within each layer, or across the network
     round_to: int = Field(ge=1, le=128)  # keep a multiple of this many channels; ONNX Runtime's kernels prefer 16
     steps: int = Field(ge=1, le=100)  # number of removals; each is followed by fine-tuning
-    epochs: int = Field(ge=1)  # of fine-tuning, split evenly over the steps
+    epochs: int = Field(ge=1, le=100_000)  # of fine-tuning, split evenly over the steps
     learning_rate_factor: float = Field(gt=0, le=10)  # of fine-tuning, times recipe.learning_rate
     alpha: float = Field(ge=0, le=1)  # weight of the unpruned model's outputs; the labels have 1 - alpha
     temperature: float = Field(gt=0, le=100)  # divides the logits of both networks
-    seed: int = Field(ge=0)  # seed of the batches and of the control's weights
+    seed: RandomSeed  # seed of the batches and of the control's weights
 
     @model_validator(mode="after")
     def _one_target(self) -> Prune:

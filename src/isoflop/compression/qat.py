@@ -8,16 +8,16 @@ from dataclasses import replace
 from pydantic import Field
 
 from isoflop.compression.method import Job, Variant
-from isoflop.runtime.params import Section
+from isoflop.runtime.params import RandomSeed, Section
 
 
 class Qat(Section):
     """Section ``qat``. The optimizer is AdamW, whatever the recipe says: batch norms are frozen, and Muon, which
     rescales every filter to one norm at each step, would move the filters away from them."""
 
-    epochs: int = Field(ge=1)  # of fine-tuning with fake quantization
+    epochs: int = Field(ge=1, le=100_000)  # of fine-tuning with fake quantization
     learning_rate: float = Field(gt=0, le=1)  # of AdamW
-    seed: int = Field(ge=0)  # seed of the batches
+    seed: RandomSeed  # seed of the batches
 
 
 def qat(job: Job[Qat]) -> Variant:

@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from isoflop.compression.calibration import Inputs, Method, Ranges, activation_ranges, calibration_images, silence
-from isoflop.data.arrays import Labels, Split
+from isoflop.compression.layer_words import layer_words
+from isoflop.data.arrays import Split
 from isoflop.evaluation.scores import accuracy
-from isoflop.inference.onnx_files import GraphIO, open_classifier, outputs_of, read_graph
+from isoflop.inference.onnx_files import Floats, GraphIO, open_classifier, outputs_of, read_graph
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
@@ -27,6 +29,8 @@ from isoflop.runtime.progress import tracked
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
+
+Agreement = Callable[[Floats, npt.NDArray[Any]], float]
 
 _EXACT = 1e-9  # 1 - 0.99 is more than 0.01 in binary
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -43,7 +47,7 @@ class Quantize(Section):
 
     method: Literal["auto", "minmax", "percentile", "entropy"]  # of calibration; auto: the one with the smallest error
     percentile: float = Field(gt=50, le=100)  # percentage of the activations to cover; the others are clipped
-    calibration_images: int = Field(ge=1)  # training images, balanced over the classes
+    calibration_images: int = Field(ge=1, le=1_000_000)  # training images, balanced over the classes
     max_accuracy_drop: float = Field(ge=0, le=1)  # largest drop in validation accuracy; above it layers return to float
     keep_last_layer_float: bool  # the head: in INT8 many of its logits would be equal
     portable: bool  # limit weights to 7 bits, see above
@@ -57,6 +61,7 @@ class Layer:
     kind: str
     error: float
     int8: bool
+    words: str  # what it is, for people
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,11 @@ def quantize_graph(
     graph_io: GraphIO,
     calibration_N: Inputs,
     validation_N: Inputs,
-    labels_N: Labels,
+    labels_N: npt.NDArray[Any],
     params: Quantize,
     *,
     called: str,
+    agreement: Agreement = accuracy,
 ) -> Quantized:
     """An INT8 graph whose accuracy on ``validation_N`` is at most ``params.max_accuracy_drop`` below the float graph's.
 
@@ -143,6 +149,7 @@ def quantize_graph(
 
     Args:
         called: name of the graph in error messages.
+        agreement: share of the outputs [N, K] that agree with ``labels_N``; by default the accuracy.
 
     Raises:
         UserError: the graph has no layer to quantize, or its logits are not finite.
@@ -161,7 +168,7 @@ def quantize_graph(
     }
 
     def measured(candidate: ModelProto) -> float:
-        return accuracy(outputs_of(candidate, graph_io, validation_N), labels_N)
+        return agreement(outputs_of(candidate, graph_io, validation_N), labels_N)
 
     float_accuracy, most_sensitive_first = measured(graph), sorted(layers, key=lambda node: -alone[node.name])
     attempts = [most_sensitive_first[:floats] for floats in range(len(layers))]  # layers in float, at first none
@@ -170,7 +177,10 @@ def quantize_graph(
         reached = measured(int8)
         if within := float_accuracy - reached <= params.max_accuracy_drop + _EXACT:
             break
-    described = [Layer(node.input[1], node.op_type, alone[node.name], node not in floats) for node in layers]
+    words = layer_words(graph, [node.name for node in layers])
+    described = [
+        Layer(node.input[1], node.op_type, alone[node.name], node not in floats, words[node.name]) for node in layers
+    ]
     return Quantized(int8, method, tried[method], errors, described, float_accuracy, reached, within)
 
 

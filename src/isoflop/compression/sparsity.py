@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from isoflop.compression.method import Job, Variant
-from isoflop.runtime.params import Section
+from isoflop.runtime.params import RandomSeed, Section
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,9 +27,9 @@ class Sparsify(Section):
 
     pattern: Literal["magnitude", "2:4"]  # which weights become zero, see above
     ratio: float = Field(gt=0, lt=1)  # share of each layer's weights that become zero
-    epochs: int = Field(ge=1)  # of fine-tuning; zeros stay zero
+    epochs: int = Field(ge=1, le=100_000)  # of fine-tuning; zeros stay zero
     learning_rate: float = Field(gt=0, le=1)  # of AdamW; Muon would rescale every filter, whatever its zeros
-    seed: int = Field(ge=0)  # seed of the batches
+    seed: RandomSeed  # seed of the batches
 
 
 def sparsify(job: Job[Sparsify]) -> Variant:

@@ -41,10 +41,10 @@ def _base_first(names: list[str]) -> list[str]:
     return names
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$"), AfterValidator(_plain)]
-Names = Annotated[list[Name], AfterValidator(_distinct)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64), AfterValidator(_plain)]
+Names = Annotated[list[Name], Field(max_length=1000), AfterValidator(_distinct)]
 Candidates = Annotated[Names, AfterValidator(_base_first)]
-Entries = dict[Name, dict[str, Any]]
+Entries = Annotated[dict[Name, dict[str, Any]], Field(max_length=1000)]
 
 
 class Variants(Section):

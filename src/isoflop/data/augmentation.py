@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from isoflop.data.arrays import Images, Split, write_views
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.params import PARAMS_FILE, Section
+from isoflop.runtime.params import PARAMS_FILE, RandomSeed, Section
 from isoflop.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Augment(Section):
     """Section ``augment``. Each item of ``policy`` is the ``name`` of an albumentations transform and its arguments."""
 
     views: int = Field(ge=0, le=1000)  # augmented copies of each training image; trainings draw from them; 0: none
-    seed: int = Field(ge=0)  # random seed of the transforms
-    policy: list[dict[str, Any]]  # albumentations transforms, applied in this order
+    seed: RandomSeed  # random seed of the transforms
+    policy: list[dict[str, Any]] = Field(max_length=100)  # albumentations transforms, applied in this order
 
     @model_validator(mode="after")
     def _views_need_a_policy(self) -> Augment:

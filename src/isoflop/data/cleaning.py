@@ -14,7 +14,7 @@ from isoflop.data.arrays import Resize
 from isoflop.data.duplicates import Catalogue
 from isoflop.data.splitting import Assignment, assign_by_content, assign_splits, check_every_class
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.params import Section
+from isoflop.runtime.params import RandomSeed, Section
 
 _MOST_LOST = 0.5  # share of a class; a rule that would drop more of it is off for that class
 REASONS = ("undecodable", "blank", "conflicting_labels", "leak", "exact_duplicate", "near_duplicate")
@@ -62,8 +62,10 @@ class Prepare(Section):
     normalization: Literal["unit", "symmetric", "standard"]  # range [0, 1], range [-1, 1], or mean 0 and std 1
     val_fraction: float = Field(gt=0, lt=1)  # share of the non-test images, if the source has no validation split
     test_fraction: float = Field(gt=0, lt=1)  # share of all images, if the source has no test split
-    min_images_per_class: int = Field(ge=3)  # images that each class must have after cleaning, at least one per split
-    seed: int = Field(ge=0)  # random seed of the train/val/test draw
+    min_images_per_class: int = Field(
+        ge=3, le=1_000_000
+    )  # images that each class must have after cleaning, at least one per split
+    seed: RandomSeed  # random seed of the train/val/test draw
     drop: Drop
 
 

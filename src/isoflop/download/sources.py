@@ -38,9 +38,11 @@ class Data(Section):
     """Section ``data``. Only the source ``images`` uses the other keys."""
 
     source: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "images"]  # images: your own images
-    path: str = Field(min_length=1, json_schema_extra={"dependency": True})  # a folder, zip or tar of images
-    url: str | None  # URL of a zip or tar of images; replaces path; null: use path
-    sha256: str | None  # SHA-256 of the archive at url or path
+    path: str = Field(
+        min_length=1, max_length=4096, json_schema_extra={"dependency": True}
+    )  # a folder, zip or tar of images
+    url: str | None = Field(max_length=4096)  # URL of a zip or tar of images; replaces path; null: use path
+    sha256: str | None = Field(max_length=64)  # SHA-256 of the archive at url or path
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Raise UserError if nothing is at ``path`` or DVC cannot list it: DVC hashes it, whatever the source.
@@ -61,10 +63,17 @@ class Data(Section):
         )
         raise UserError(f"{file}: data.path: got {self.path}, which does not exist; {cure}")
 
+    @field_validator("path")
+    @classmethod
+    def _is_path(cls, path: str) -> str:
+        if not path.isprintable():
+            raise ValueError("a path without control characters")
+        return path
+
     @field_validator("url")
     @classmethod
     def _is_url(cls, url: str | None) -> str | None:
-        if url is not None and not re.fullmatch(r"https?://[^/\s]+/\S*[^/\s]", url):
+        if url is not None and not (url.isprintable() and re.fullmatch(r"https?://[^/\s]+/\S*[^/\s]", url)):
             raise ValueError("the http(s) URL of a zip or tar archive, or null")
         return url
 

@@ -72,6 +72,11 @@ class Evaluated:
         _write_csv(predictions, columns, map(row, range(len(labels_N))))
         _write_csv(mistakes, columns, map(row, worst_mistakes(self._logits_NK, labels_N, len(labels_N))))
 
+    def write_headline(self, file: Path) -> None:
+        """Write the few scores that runs are compared by, for `dvc metrics diff`."""
+        facts = scores(self._logits_NK, self._test.labels, self._test.input_spec.classes, self._params.ece_bins)
+        write_json(file, {name: facts[name] for name in ("accuracy", "nll", "f1", "ece")})
+
     def draw(self, confusion: Path, reliability_picture: Path, mistakes: Path, saliency: Path) -> None:
         """Draw the four pictures as SVG."""
         test, params = self._test, self._params

@@ -40,7 +40,7 @@ def audit(file: Path) -> Audit:
     Raises:
         UserError: the file is missing or is not ONNX, or ONNX Runtime cannot run it.
     """
-    written, optimized = read_graph(file), _optimized(file)
+    written, optimized = read_graph(file, is_checked=False), _optimized(file)
     kinds = Counter(node.op_type for node in optimized.graph.node)
     weights = {item.name for item in optimized.graph.initializer}
     layers = [node for node in optimized.graph.node if _weight_of(node) in weights]
@@ -72,7 +72,8 @@ def _optimized(file: Path) -> ModelProto:
             onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
             raise UserError(f"{file}: ONNX Runtime cannot run this file ({reason(error)})") from None
-        return onnx.load(options.optimized_model_filepath)
+        # weights of the original that lie in another file are not next to this one
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)
 
 
 def _warnings(written: Counter[str], kinds: Counter[str], optimized: ModelProto, is_int8: bool) -> list[str]:

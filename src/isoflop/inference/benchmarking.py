@@ -40,8 +40,8 @@ class Benchmark(Section):
     ``repeats`` is rounded up to a multiple of 5, the runs per turn.
     """
 
-    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # images per run
-    threads: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)  # threads of ONNX Runtime
+    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1, max_length=100)  # images per run
+    threads: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1, max_length=100)  # threads of ONNX Runtime
     repeats: int = Field(ge=1, le=100_000)  # timed runs per variant
     warmup: int = Field(ge=0, le=100_000)  # untimed runs before the timed ones
 

@@ -62,6 +62,7 @@ def export(model: Model, variant: str, file: Path, opset: int, dynamic_batch: bo
     if model.privacy:
         graph.metadata_props["privacy"] = json.dumps(model.privacy)
     proto = onnx_ir.to_proto(graph)
+    _for_older_runtimes(proto)
     onnx.checker.check_model(proto, full_check=True)
     file.write_bytes(proto.SerializeToString(deterministic=True))
 
@@ -116,6 +117,22 @@ def classifier(model: Model) -> nn.Module:
             return logits_BK, torch.softmax(logits_BK, 1)
 
     return Classifier().eval()
+
+
+def _for_older_runtimes(proto: Any) -> None:
+    """Set the least IR version that the opset needs, and import only domains that are used.
+
+    Runtimes that know the opset refuse files of a later IR version.
+    """
+    from onnx import helper
+
+    used = {node.domain for node in proto.graph.node} | {
+        node.domain for function in proto.functions for node in function.node
+    }
+    kept = [item for item in proto.opset_import if item.domain in used | {""}]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
+    proto.ir_version = helper.find_min_ir_version_for(kept)
 
 
 def _pooling_last(net: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,14 +21,17 @@ from isoflop.data.arrays import Images
 from isoflop.data.images import decode, fit_to_square
 from isoflop.download.archives import Entry
 from isoflop.download.image_folders import files_below, is_image
-from isoflop.inference.onnx_files import Floats, OnnxClassifier, cores, open_classifier, reason
+from isoflop.inference.embeddings import with_embeddings
+from isoflop.inference.onnx_files import LOGITS, Floats, OnnxClassifier, cores, described, open_classifier, reason
+from isoflop.inference.separate_session import ModelError, SeparateSession
 from isoflop.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
     from onnx import TensorProto
 
-_BATCH = 64  # images; bounds the memory for any number of files
+_BATCH = 64  # images
+_BATCH_BYTES = 256 << 20  # of decoded images; with _BATCH bounds the memory for any number of files and any size
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Prediction:
 
     image: Path
     top: list[tuple[str, float]]
+    embedding: Floats | None = None  # [D], of a classifier opened with them
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,30 @@ class Failure:
     error: str
 
 
-def open_model(file: Path) -> OnnxClassifier:
-    """Open an untrusted model file, on all cores. The file is read once, so the checked bytes are those that run.
+def open_model(file: Path, *, embeddings: bool = False) -> OnnxClassifier:
+    """Open an untrusted model file, on all cores, in a process of its own.
+
+    The file is read once, so the checked bytes are those that run.
+
+    Args:
+        embeddings: predictions also have the input of the layer that computes the scores.
 
     Raises:
-        UserError: the model is missing, is not ONNX, was not exported by isoflop, or refers to another file.
+        UserError: the model is missing, is not ONNX, was not exported or compressed by isoflop, or refers to another
+            file.
     """
     if not file.is_file():
         return open_classifier(file)  # raises the error
     content = file.read_bytes()
     _refuse_external_data(content, file)
-    return open_classifier(file, cores(), content)
+    name = None
+    if embeddings:
+        content, name = with_embeddings(content, LOGITS, file)
+    try:
+        session = SeparateSession(content, cores())
+    except ModelError as error:
+        raise UserError(f"{file}: not a readable ONNX file ({error})") from None
+    return replace(described(session, file), embedding=name)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path | Failure]:
@@ -80,15 +97,22 @@ def predict(
         UserError: the model can be opened, but not run.
     """
     waiting = iter(images)
-    while batch := list(islice(waiting, _BATCH)):
+    size = min(_BATCH, max(1, _BATCH_BYTES // (classifier.image_size**2 * classifier.channels)))
+    while batch := list(islice(waiting, size)):
         read = [image if isinstance(image, Failure) else _read(image, classifier) for image in batch]
         pixels = [one[1] for one in read if not isinstance(one, Failure)]
-        probabilities = iter(_probabilities(classifier, np.stack(pixels)) if pixels else ())
+        found = iter(scores_of(classifier, np.stack(pixels)) if pixels else ())
         for one in read:
-            if isinstance(one, Failure):
-                yield one
-            else:
-                yield Prediction(one[0], _best(next(probabilities), classifier.classes, top))
+            yield one if isinstance(one, Failure) else outcome(one[0], *next(found), classifier, top)
+
+
+def outcome(
+    image: Path, probabilities_K: Floats, embedding_D: Floats | None, classifier: OnnxClassifier, top: int
+) -> Prediction | Failure:
+    """Return the ``top`` most probable classes, or a failure if the probabilities are not numbers."""
+    if not np.isfinite(probabilities_K).all():
+        return Failure(image, "the model's probabilities are not finite numbers")
+    return Prediction(image, best(probabilities_K, classifier.classes, top), embedding_D)
 
 
 def _refuse_external_data(content: bytes, model: Path) -> None:
@@ -99,12 +123,12 @@ def _refuse_external_data(content: bytes, model: Path) -> None:
         graph = onnx.load_model_from_string(content, format="protobuf")
     except Exception as error:  # protobuf's exceptions have no narrower common base
         raise UserError(f"{model}: not a readable ONNX file ({reason(error)})") from None
-    for tensor in _tensors(graph):
+    for tensor in tensors(graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise UserError(f"{model}: got weights in another file ({tensor.name[:80]!r}), expected all in this file")
 
 
-def _tensors(message: Message) -> Iterator[TensorProto]:
+def tensors(message: Message) -> Iterator[TensorProto]:
     """Yield every tensor in ``message``: of the graph, of node attributes, and of nested graphs and functions."""
     import onnx
 
@@ -114,7 +138,7 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for inner in (value,) if hasattr(value, "ListFields") else value:  # one message or a list of messages
-                yield from _tensors(inner)
+                yield from tensors(inner)
 
 
 def _images_below(folder: Path) -> list[Path | Failure]:
@@ -155,15 +179,26 @@ def _why(error: OSError) -> str:
     return f"{error.strerror or error}, expected a readable image file"
 
 
-def _probabilities(classifier: OnnxClassifier, pixels_BHWC: Images) -> Floats:
+def scores_of(classifier: OnnxClassifier, pixels_BHWC: Images) -> list[tuple[Floats, Floats | None]]:
+    """Return the probabilities [K] and, if asked for, the embedding [D] of each image that ``fit_to_square`` made.
+
+    Raises:
+        UserError: ONNX Runtime cannot run the model, or its output has another shape.
+    """
     try:
-        return classifier.probabilities(pixels_BHWC)
+        found_BK, embeddings_BD = classifier.probabilities_and_embeddings(pixels_BHWC)
     except Exception as error:  # ONNX Runtime's exceptions have no narrower common base
         raise UserError(
             f"{classifier.file}: ONNX Runtime opened the model but cannot run it ({reason(error)})"
         ) from None
+    expected = (len(pixels_BHWC), len(classifier.classes))
+    if found_BK.shape != expected:
+        raise UserError(f"{classifier.file}: got probabilities of shape {found_BK.shape}, expected {expected}")
+    none: list[Floats | None] = [None] * len(found_BK)
+    return list(zip(found_BK, none if embeddings_BD is None else list(embeddings_BD), strict=True))
 
 
-def _best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
-    best = np.argsort(-probabilities_K, kind="stable")[:top]
-    return [(classes[index], float(probabilities_K[index])) for index in best]
+def best(probabilities_K: Floats, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
+    """Return the ``top`` most probable classes with their probabilities."""
+    order = np.argsort(-probabilities_K, kind="stable")[:top]
+    return [(classes[index], float(probabilities_K[index])) for index in order]

@@ -6,7 +6,6 @@ measured in a separate process, because peak memory would include models that we
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 from isoflop.inference.audit import audit
 from isoflop.inference.onnx_files import INPUT, open_classifier
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.memory import peak_mb
 
 _LOADS = 3
 
@@ -50,36 +50,18 @@ def _measured_alone(file: Path, batch: int) -> dict[str, float]:
 def _measure(file: Path, batch: int) -> dict[str, float]:
     import onnxruntime  # noqa: F401 - before the first measurement, which must include the memory of the import
 
-    before = _peak_mb(forget=True)
+    before = peak_mb(forget=True)
     classifier = open_classifier(file)
     for count in (1, classifier.batch or batch):
         shape = (count, classifier.image_size, classifier.image_size, classifier.channels)
         classifier.session.run(None, {INPUT: np.zeros(shape, np.uint8)})
-    peak = _peak_mb() - before
+    peak = peak_mb() - before
     loads = []
     for _ in range(_LOADS):
         began = time.perf_counter()
         open_classifier(file)
         loads.append(time.perf_counter() - began)
     return {"load_ms": round(1e3 * min(loads), 2), "peak_memory_mb": round(peak, 1)}
-
-
-def _peak_mb(forget: bool = False) -> float:
-    """Return the peak memory of this process in MB; ``forget`` first resets the peak to the current memory.
-
-    On Linux, ``ru_maxrss`` is inherited from the parent process, so the peak is read from /proc.
-    """
-    status, references = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if status.exists():
-        if forget:
-            with contextlib.suppress(OSError):
-                references.write_text("5")
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return float(line.split()[1]) * 1024 / 1e6
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 if __name__ == "__main__":

@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import create_model
 from pydantic.fields import FieldInfo
-from yaml import YAMLError
 
+from isoflop.project.plausibility import implausible
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import (
     PARAMS_FILE,
+    ParamsError,
     Section,
     Shown,
     declared_keys,
+    lines_of,
     load_params,
     read_params,
     value_at,
@@ -61,9 +64,9 @@ def check_values_of_others(project: Path) -> None:
             schemas += [schema] if (schema := _schema(package, name)) else []
     file = project / PARAMS_FILE
     present = read_params(file).keys()
-    whole = [schema for schema in schemas if {key.partition(".")[0] for key in _all_keys(schema)} <= present]
+    whole = [schema for schema in schemas if _sections_of(schema) <= present]
     if mistakes := _mistakes(_with_variants(whole, file), file):
-        raise UserError("; ".join(mistakes))
+        raise ParamsError(mistakes)
 
 
 def _stage_modules(project: Path) -> tuple[str, list[str]]:
@@ -90,36 +93,104 @@ def _schema(package: str, name: str) -> type[Section] | None:
     return found[-1] if found else None
 
 
-def _all_keys(schema: type[Section]) -> Iterator[str]:
-    yield from declared_keys(schema).values()
-    yield from variant_keys(schema).values()
+def _sections_of(schema: type[Section]) -> set[str]:
+    keys = [*declared_keys(schema).values(), *variant_keys(schema).values()]
+    return {key.partition(".")[0] for key in keys}
 
 
 def check(schemas: Iterable[type[Section]], file: Path = PARAMS_FILE) -> list[str]:
-    """Validate all of ``file``: sections, keys and values, then each section against the rest.
+    """Validate all of ``file``: sections, keys and values, and each section against the rest.
 
     Returns:
         Warnings about values that are valid but probably not intended.
 
     Raises:
-        UserError: the message names every mistake. The augmentation policy is checked last, because that imports
-            albumentations.
+        ParamsError: names every mistake.
+        UserError: the file is missing, or is not a YAML mapping.
     """
     schemas = list(schemas)
-    if mistakes := _structure_mistakes(_all_fields(schemas), file) or _mistakes(_with_variants(schemas, file), file):
-        raise UserError("; ".join(mistakes))
     content = read_params(file)
-    loaded = [load_params(schema, file, variant) for schema, variant in _with_variants(schemas, file)]
-    sections = [section for values in loaded for section in dict(values).values() if isinstance(section, Section)]
+    whole = [schema for schema in schemas if _sections_of(schema) <= content.keys()]
+    mistakes = _structure_mistakes(_all_fields(schemas), file, list(content))
+    try:
+        varied = list(_with_variants(whole, file))
+    except UserError as error:
+        mistakes.append(str(error))
+        varied = [(schema, None) for schema in whole if not variant_keys(schema)]
+    mistakes += _mistakes(varied, file)
     warnings: list[str] = []
-    for section in sections:
+    for section in _valid_sections(varied, file):
         try:
             warnings += section.cross_check(content, file)
         except UserError as error:
-            mistakes.append(str(error))
+            mistakes += str(error).replace(f"; {file}: ", f"\n{file}: ").split("\n")
+        except (LookupError, TypeError, ValueError, AttributeError):
+            if not mistakes:  # else another section, which this one reads, is wrong
+                raise
     if mistakes:
-        raise UserError("; ".join(dict.fromkeys(mistakes)))
-    return list(dict.fromkeys(warnings))
+        raise ParamsError(_without_misspelled(mistakes, file))
+    return list(dict.fromkeys(warnings + [f"{file}: {warning}" for warning in implausible(content)]))
+
+
+def _without_misspelled(mistakes: Iterable[str], file: Path) -> list[str]:
+    """Return ``mistakes`` without those about a missing key that is there, misspelled."""
+    mistakes = list(mistakes)
+    unknown = re.compile(rf"{re.escape(str(file))}: (.*?)[^.]+: unknown key; did you mean '(.+)'\?")
+    meant = {f"{file}: {found[1]}{found[2]}: the key is missing" for found in map(unknown.match, mistakes) if found}
+    return [mistake for mistake in mistakes if mistake not in meant]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A mistake or a warning; ``line`` is the line of ``key`` in the file, or None if neither is known."""
+
+    line: int | None
+    key: str
+    message: str
+
+    def located(self, file: Path) -> str:
+        """Return the remark as one line that starts with ``FILE:LINE: KEY: ``."""
+        where = f"{file}:{self.line}" if self.line else f"{file}"
+        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+
+
+def remarks(messages: Iterable[str], file: Path = PARAMS_FILE) -> list[Remark]:
+    """Return messages of the form ``FILE: KEY: …`` as remarks, in the order of the file.
+
+    A key that is missing is placed at the section that lacks it; messages without a line come last.
+
+    Raises:
+        UserError: the file is missing, or is not a YAML mapping.
+    """
+    lines = lines_of(file)
+    found = []
+    for message in messages:
+        text = message.removeprefix(f"{file}: ").removeprefix(f"{PARAMS_FILE}: ")
+        key, separator, rest = text.partition(": ")
+        if not separator or " " in key:
+            key, rest = "", text
+        parts = key.split(".")
+        known = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+        found.append(Remark(next((lines[name] for name in known if name in lines), None), key, rest))
+    return sorted(found, key=lambda remark: remark.line or math.inf)
+
+
+def _valid_sections(varied: Iterable[tuple[type[Section], str | None]], file: Path) -> list[Section]:
+    """Return every section that is valid by itself, once."""
+    found: list[Section] = []
+
+    def load(schema: type[Section], variant: str | None) -> None:
+        found.extend(value for value in dict(load_params(schema, file, variant)).values() if isinstance(value, Section))
+
+    for schema, variant in varied:
+        try:
+            load(schema, variant)
+        except UserError:  # then each section by itself
+            for name, info in schema.model_fields.items():
+                definition: Any = (Annotated[info.annotation, info], ...)
+                with contextlib.suppress(UserError):
+                    load(create_model("Part", __base__=Section, **{name: definition}), variant)
+    return [section for index, section in enumerate(found) if section not in found[:index]]
 
 
 def _all_fields(schemas: Sequence[type[Section]]) -> dict[str, FieldInfo]:
@@ -134,10 +205,9 @@ def _all_fields(schemas: Sequence[type[Section]]) -> dict[str, FieldInfo]:
     return fields | {name: FieldInfo(annotation=fields[name].annotation) for name in varied}  # without any variant
 
 
-def _structure_mistakes(fields: Mapping[str, FieldInfo], file: Path) -> list[str]:
+def _structure_mistakes(fields: Mapping[str, FieldInfo], file: Path, present: Sequence[str]) -> list[str]:
     """Return the missing and unknown sections, and the wrong keys and values of the known ones."""
     known = list(dict.fromkeys(dotted.partition(".")[0] for dotted in fields))
-    present = _sections(file, known)
     unknown = {name: difflib.get_close_matches(name, known, n=1) for name in present if name not in known}
     meant = [name for nearest in unknown.values() for name in nearest]  # misspelled, not missing
     mistakes = [f"{file}: {name}: the key is missing" for name in known if name not in (*present, *meant)]
@@ -151,6 +221,8 @@ def _mistakes(schemas: Iterable[tuple[type[Section], str | None]], file: Path) -
     for schema, variant in schemas:
         try:
             load_params(schema, file, variant)
+        except ParamsError as error:
+            found += error.mistakes
         except UserError as error:
             found.append(str(error))
     return list(dict.fromkeys(found))
@@ -168,15 +240,6 @@ def _with_variants(schemas: Iterable[type[Section]], file: Path) -> Iterator[tup
             yield from ((schema, str(name)) for name in entries)
         if not keys:
             yield schema, None
-
-
-def _sections(file: Path, known: list[str]) -> list[str]:
-    """Return the names of the sections in ``file``; ``known`` if it is unreadable, for load_params to report why."""
-    try:
-        content = OmegaConf.load(file)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
-        return known
-    return [str(name) for name in content] if isinstance(content, DictConfig) else known
 
 
 def _joined(fields: Mapping[str, FieldInfo]) -> type[Section]:

@@ -182,7 +182,8 @@ def _measure(of: Callable[[Mapping[str, Facts]], Measured | None], run: Mapping[
 def _metrics(folder: Path) -> dict[str, Facts]:
     """Return the metrics by file name, and under ``shipped`` the row of the shipped variant in plots/tradeoff.csv."""
     files = [*sorted((folder / "metrics").glob("*.json")), *(folder / "scaling" / f"{name}.json" for name in STUDY)]
-    found = {file.stem: read_facts(file) for file in files if file.is_file()}
+    repeated = ("base", "shipped")  # values of the others, for `dvc metrics diff`
+    found = {file.stem: read_facts(file) for file in files if file.is_file() and file.stem not in repeated}
     file = folder / _TRADEOFF
     chosen = [row for row in read_rows(file) if row["chosen"] == "yes"] if file.is_file() else []
     return found | ({"shipped": dict(chosen[0])} if chosen else {})

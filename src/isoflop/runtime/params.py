@@ -7,22 +7,31 @@ import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from yaml import YAMLError
 
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.plain_yaml import Lines, PlainYamlError, parse
+from isoflop.runtime.terminal import printable
 
 PARAMS_FILE = Path("params.yaml")
 RENAMED = {  # old key → new key; the old ones are read until version 0.3
     "recipe.skip_easy": "recipe.infobatch",
     "train.micro_batches": "train.accumulate_grad_batches",
 }
+
+_MOST_SHOWN = 200  # characters of a wrong value in a message
+
+
+class ParamsError(UserError):
+    """Mistakes in a file of parameters. Each is one line that starts with ``FILE: KEY: ``."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        self.mistakes = list(dict.fromkeys(mistakes))
+        super().__init__("; ".join(self.mistakes))
 
 
 class Section(BaseModel):
@@ -32,7 +41,7 @@ class Section(BaseModel):
     place where a value is written.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     @property
     def is_shared(self) -> bool:
@@ -48,6 +57,7 @@ class Section(BaseModel):
         return []
 
 
+RandomSeed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy, albumentations and Lightning accept
 Shown = dict[str, Any]  # a section that a stage prints; the stages that compute with it validate it
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -124,14 +134,14 @@ def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str |
         return schema.model_validate(values)
     except ValidationError as error:
         meant = {_meant(schema, detail) for detail in error.errors() if detail["type"] == "extra_forbidden"}
-        said = [
+        mistakes = [
             _explain(file, schema, keys, replaced, detail)
             for detail in error.errors()
             if not (
                 detail["type"] == "missing" and detail["loc"] in meant
             )  # reported once: the key is there, misspelled
         ]
-        raise UserError("; ".join(said)) from None
+        raise ParamsError(mistakes) from None
 
 
 def replaced_keys(schema: type[Section], file: Path = PARAMS_FILE, variant: str | None = None) -> dict[str, str]:
@@ -185,17 +195,15 @@ def read_params(file: Path) -> dict[str, Any]:
     """Return the sections of ``file`` without validation.
 
     Raises:
-        UserError: the file is missing, or is not a YAML mapping.
+        UserError: the file is missing, is not a YAML mapping, or has a value with an interpolation: DVC does not
+            resolve it in params.yaml, so a change of what it refers to would rerun no stage.
     """
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except FileNotFoundError:
-        raise UserError(f"{file}: not found; expected it in the working directory") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: got {type(content).__name__}, expected sections with keys")
-    sections = {str(name): value for name, value in content.items()}
+    sections = read_mapping(file)
+    if references := [key for key, value in _strings(sections) if "${" in value]:
+        raise ParamsError(
+            [f"{file}: {key}: got an interpolation (${{…}}), expected a plain value; fix: write the value"
+             for key in references]
+        )  # fmt: skip
     for section, before, after in list(renamed_keys(sections)):
         sections[section] = {after if name == before else name: value for name, value in sections[section].items()}
         _warn_once(
@@ -203,6 +211,54 @@ def read_params(file: Path) -> dict[str, Any]:
             "`isoflop upgrade`"
         )
     return sections
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Return the content of any YAML file that is a mapping, such as dvc.lock.
+
+    Raises:
+        UserError: the file is missing, or is not a YAML mapping.
+    """
+    content = {} if (found := _parsed(file)[0]) is None else found
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: got {type(content).__name__}, expected sections with keys")
+    return {str(name): value for name, value in content.items()}
+
+
+def lines_of(file: Path) -> Lines:
+    """Return the line of every dotted key of ``file``; renamed keys are found under both names.
+
+    Raises:
+        UserError: see ``read_params``.
+    """
+    content, lines = _parsed(file)
+    renamed = {f"{section}.{after}": lines[f"{section}.{before}"] for section, before, after in renamed_keys(content)}
+    return lines | renamed
+
+
+def _parsed(file: Path) -> tuple[Any, Lines]:
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found; expected it in the working directory") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not valid YAML: {error}") from None
+    except PlainYamlError as error:
+        where = f"{file}:{error.line}" if error.line else f"{file}"
+        raise UserError(f"{where}: not valid YAML: {error}") from None
+
+
+def _strings(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every string in ``content``, keys included, with its dotted key."""
+    if isinstance(content, str):
+        yield prefix, content
+        return
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, value in entries:
+        dotted = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(name, str):
+            yield dotted, name
+        yield from _strings(value, dotted)
 
 
 def renamed_keys(sections: Any) -> Iterator[tuple[str, str, str]]:
@@ -217,7 +273,7 @@ def renamed_keys(sections: Any) -> Iterator[tuple[str, str, str]]:
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def _explain(
@@ -236,7 +292,9 @@ def _explain(
         return f"{file}: {where}: unknown key; {hint}"
     got = detail["input"]
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{file}: {where}: got {got!r} ({_yaml_type(got)}), expected {expected}"
+    shown = repr(got)
+    shown = f"{shown[:_MOST_SHOWN]}…" if len(shown) > _MOST_SHOWN else shown
+    return f"{file}: {where}: got {shown} ({_yaml_type(got)}), expected {expected}"
 
 
 def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:

@@ -28,6 +28,7 @@ from isoflop.runtime.params import PARAMS_FILE, Section, load_params, replaced_k
 from isoflop.runtime.processes import is_first_process, process_name, work_alone
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
 from isoflop.runtime.stage_code import check_own_code
+from isoflop.runtime.terminal import printable
 
 _INTERRUPTED = 130  # 128 + SIGINT
 _LEAST_FREE_BYTES = 16 * 1024  # a few blocks: with less the disk counts as full
@@ -86,7 +87,7 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
         for in_section, in_variant in replaced.items():  # where the user wrote the value
             message = message.replace(f"{PARAMS_FILE}: {in_section}: ", f"{PARAMS_FILE}: {in_variant}: ")
         stage = Path(sys.argv[0]).stem
-        sys.exit(f"error: {stage}@{variant}: {message}" if variant else f"error: {stage}: {message}")
+        sys.exit(printable(f"error: {stage}@{variant}: {message}" if variant else f"error: {stage}: {message}"))
     finally:
         for partial in outputs.values():
             _remove(partial)

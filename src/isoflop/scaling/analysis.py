@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field
 
 from isoflop.scaling.accuracy import AccuracyOfLoss, accuracy_of_loss
 from isoflop.scaling.advice import DataQuestion, NextRun, data_question, next_run
@@ -40,9 +40,9 @@ def _enough(widths: list[int]) -> list[int]:
     return widths
 
 
-Widths = Annotated[list[PositiveInt], AfterValidator(_enough)]  # of ``sweep.widths``
-Bootstraps = Annotated[int, Field(ge=20)]  # of ``scaling.bootstraps``
-Seed = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Widths = Annotated[list[Width], Field(max_length=100), AfterValidator(_enough)]  # of ``sweep.widths``
+Bootstraps = Annotated[int, Field(ge=20, le=100_000)]  # of ``scaling.bootstraps``
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Ship(Section):
     objective: Literal["latency", "bytes"]  # ship the fastest or the smallest variant
     metric: Literal["accuracy", "balanced_accuracy"]  # balanced: the mean recall of the classes, for uneven classes
     max_accuracy_drop: float = Field(ge=0, le=1)  # of metric on validation, against the base; 0.01: 1 percentage point
-    max_latency_ms: float | None = Field(gt=0)  # median latency, ms; null: no limit
+    max_latency_ms: float | None = Field(gt=0, le=1e9)  # median latency, ms; null: no limit
 
     def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
         """Warn of a drop that was probably meant in percent."""
@@ -238,6 +238,19 @@ def write_tradeoff(candidates: Sequence[Candidate], file: Path) -> None:
         for item in candidates:
             chosen = "yes" if item is candidates[0] else "no"
             table.writerow([item.name, item.latency_ms, item.accuracy, item.bytes, item.parameters, chosen])
+
+
+def write_headline(chosen: Candidate, file: Path) -> None:
+    """Write the few measurements of the shipped variant that runs are compared by, for `dvc metrics diff`."""
+    facts = {
+        "variant": chosen.name,
+        "accuracy": chosen.accuracy,
+        "val_accuracy": chosen.val_accuracy,
+        "latency_ms": chosen.latency_ms,
+        "bytes": chosen.bytes,
+        "parameters": chosen.parameters,
+    }
+    write_json(file, facts)
 
 
 def _refusal(candidate: Candidate, base: Candidate, params: Ship) -> str | None:

@@ -16,7 +16,7 @@ from isoflop.data.arrays import Split, TrainingData
 from isoflop.models.architecture import Architecture, ModelParams, architecture
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
-from isoflop.runtime.params import Section
+from isoflop.runtime.params import RandomSeed, Section
 from isoflop.runtime.progress import tracked
 from isoflop.scaling.runs import exclusion_reason
 from isoflop.training.recipe import Recipe
@@ -44,12 +44,16 @@ class SweepRuns(Section):
     training.
     """
 
-    fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_distinct)]  # of the training images
+    fractions: Annotated[
+        list[Fraction], Field(min_length=1, max_length=100), AfterValidator(_distinct)
+    ]  # of the training images
     epochs: Annotated[
-        list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)
+        list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=1, max_length=100), AfterValidator(_distinct)
     ]  # passes over the fraction of the data, one run each
-    budgets: Annotated[list[Annotated[float, Field(gt=0)]], AfterValidator(_distinct)]  # training FLOPs, one run each
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]  # one run each
+    budgets: Annotated[
+        list[Annotated[float, Field(gt=0, le=1e30)]], Field(max_length=100), AfterValidator(_distinct)
+    ]  # training FLOPs, one run each
+    seeds: Annotated[list[RandomSeed], Field(min_length=1, max_length=100), AfterValidator(_distinct)]  # one run each
 
 
 @dataclass(frozen=True)
