@@ -1,7 +1,8 @@
 """Compare our fit of L(N, D) with scipy's L-BFGS from many starts: seconds and the objective reached.
 
 ``python -m benchmarks.scaling_fit [--starts 4500]`` prints a table for the public CIFAR-10 study (18 runs, with the
-author's least-squares fit) and for 240 runs simulated from the law of Hoffmann et al. (2022).
+author's least-squares fit) and for 240 runs simulated from the law of Hoffmann et al. (2022); then the seconds of the
+processor for ``isoflop fit`` on one thread for tables of ten rows with one axis, 240 rows and 5,000 rows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import argparse
 import csv
 import os
 import platform
+import resource
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -92,6 +96,23 @@ def compare(name: str, levels: Floats, losses: Floats, objective: str, starts: i
           f"{reached:.10g} {reached / grid - 1:+.1e}   {law}")  # fmt: skip
 
 
+def command_line(rows: int, folder: Path) -> float:
+    """Processor seconds of ``isoflop fit`` on one thread; ten rows are of one axis, so that M4 is fitted too."""
+    levels, losses = simulated(rows)
+    table = folder / f"{rows}.csv"
+    table.write_text(
+        "N,D,loss\n" + "".join(f"{n:.6g},{d:.6g},{y:.6g}\n" for n, d, y in zip(*levels, losses, strict=True))
+    )
+    columns = ["--samples", "D"] if rows <= 10 else ["--parameters", "N", "--samples", "D"]
+    out = folder / f"out{rows}"
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = ["isoflop", "fit", str(table), *columns, "--loss", "loss", "--out", str(out)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **threads})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=300)
@@ -112,6 +133,9 @@ def main() -> None:
     begun = time.perf_counter()
     refit(L_ND, levels, tables, OBJECTIVES["huber"], values)
     print(f"4,000 bootstrap replicates of 240 runs, huber: {time.perf_counter() - begun:.1f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in (10, 240, 5000):
+            print(f"isoflop fit, {rows} rows: {command_line(rows, Path(folder)):.1f} s of processor time on one thread")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,7 @@ LAW = np.array([0.05, 20.0, 30.0, 0.5, 0.7])
 WIDTHS = (8, 12, 16, 24, 32)
 
 
-PICTURES = ("scaling.png", "held_out.png", "isoflop.png", "surface.png")
-
-
-OUTPUTS = ("law.json", "scaling.json", "scaling.csv", *PICTURES)
+OUTPUTS = ("law.json", "scaling.json", "scaling.csv")  # and the folder of pictures
 
 
 def size(width: int) -> int:
@@ -76,5 +73,5 @@ def run_stage(runs: Path, folder: Path, widths: Iterable[int] = WIDTHS, bootstra
     """Run the stage's main; the metrics that it wrote."""
     folder.mkdir(parents=True, exist_ok=True)
     params = scaling.Params(bootstraps=bootstraps, seed=0, widths=list(widths))
-    scaling.main(params, runs, *(folder / name for name in OUTPUTS))
+    scaling.main(params, runs, *(folder / name for name in (*OUTPUTS, "pictures")))
     return dict(json.loads((folder / "scaling.json").read_text()))

@@ -57,7 +57,7 @@ def test_the_help_groups_the_commands_and_documents_the_exit_statuses(capsys: py
     [
         (
             ["plan"],
-            "error: isoflop plan: Received 0 arguments. Exactly 1 of {--flops, --loss, --parameters, --latency-ms} ",
+            "error: isoflop plan: Received 0 arguments. Exactly 1 of {--flops, --loss, --parameters, --latency-ms, ",
         ),
         (["plan", "--flops", "1", "--loss", "2"], "error: isoflop plan: Received 2 arguments: {--flops, --loss}. "),
         (["plan", "--flops", "x"], "error: isoflop plan: --flops: got 'x', expected a positive number; "),

@@ -41,6 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / PACKAGE.name).touch()
     monkeypatch.setenv("ISOFLOP_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setattr("isoflop.cli.doctor.is_active", lambda: True)
     monkeypatch.chdir(folder)
     return folder
 
@@ -59,7 +60,9 @@ def follow(found: Found, about: str, cwd: Path, **places: str) -> None:
     run_command(*([sys.executable, "-m", "dvc"] if program == "dvc" else [program]), *rest, cwd=cwd)
 
 
-def test_each_cure_cures(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_cure_cures(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = doctor(capsys, status=1)
     lacking = {about: finding["status"] for about, finding in found.items() if finding["status"] != "ok"}
     assert lacking == {"git": "warn", "dvc": "fail", "remote": "warn"}
@@ -72,6 +75,10 @@ def test_each_cure_cures(project: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert found["git"]["status"] == "fail" and "without a commit" in found["git"]["found"]
     follow(found, "git", project)
     run_command("git", "commit", "-q", "-m", "start", cwd=project)
+    with monkeypatch.context() as patched:
+        patched.setattr("isoflop.cli.doctor.is_active", lambda: False)
+        unchecked = doctor(capsys, status=0)["dvc"]
+        assert unchecked["status"] == "warn" and "without isoflop's checks" in unchecked["found"]
     found = doctor(capsys, status=0)
     assert found["git"]["status"] == found["dvc"]["status"] == "ok"
     follow(found, "remote", project, URL=str(tmp_path / "remote"))

@@ -283,7 +283,8 @@ def test_the_occlusion_map_finds_the_decisive_pixels(browser: Browser, digits_de
         found = visit.page.evaluate(EXPLAIN)
     falls = np.array(found["falls"]).reshape(8, 8)
     assert found["runs"] == 64
-    assert [found["largest"][side] for side in ("top", "left", "bottom", "right")] == [5, 0, 7, 2]
+    square = found["largest"]
+    assert square["top"] <= 6 < square["bottom"] and square["left"] <= 1 < square["right"]
     assert falls[6, 1] == falls.max() == pytest.approx(found["largest"]["fall"])
     assert (falls[5:8, 0:3] > 0).all() and falls.sum() == pytest.approx(falls[5:8, 0:3].sum())
     assert found["largest"]["fall"] == pytest.approx(1 - round(255 / 64) / 255)

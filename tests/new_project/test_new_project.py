@@ -84,7 +84,7 @@ def test_a_project_of_ones_own_images_runs_once(made: Path, package: Path) -> No
     for name, stage in lock.items():
         plain = name.partition("@")[0]
         assert stage["params"]["code.yaml"] == {f"stages.{plain}": recorded[plain]}
-        assert "python -m isoflop.stages." in stage["cmd"]
+        assert "python -P -m isoflop.stages." in stage["cmd"]
         assert not [dep for dep in stage.get("deps", []) if dep["path"].endswith(".py")]
 
 

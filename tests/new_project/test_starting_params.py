@@ -26,7 +26,13 @@ from isoflop.data.splitting import assign_splits
 from isoflop.download.image_folders import Place
 from isoflop.new_project.image_survey import Survey, survey, survey_lines
 from isoflop.new_project.split_sizes import split_sizes
-from isoflop.new_project.starting_params import quick_params, starting_params
+from isoflop.new_project.starting_params import (
+    Wishes,
+    given_params,
+    quick_params,
+    starting_params,
+    with_image_size,
+)
 from isoflop.runtime.git_tracking import outputs_in_git
 from tests.conftest import ROOT, commit, run_command
 from tests.pictures import CLASSES, litter, take_pictures
@@ -140,7 +146,7 @@ def test_few_images_are_seen_more_often_and_many_less() -> None:
     assert few["recipe.epochs"] > 30 > many["recipe.epochs"] >= 1
     for params in (few, many):
         factor = params["recipe.epochs"] / 30
-        assert params["sweep.runs.epochs"] == [round(8 * factor), round(16 * factor)]
+        assert params["sweep.runs.epochs"] == [params["recipe.epochs"]]  # the forecast is for the base's own length
         assert params["distill.epochs"] == round(30 * factor) and params["qat.epochs"] == max(1, round(10 * factor))
 
 
@@ -187,6 +193,23 @@ def test_parts_too_small_to_judge_by_are_warned_of() -> None:
     assert few.endswith("add images to test/") and validation.endswith("add images to val/")
 
 
+def test_values_that_the_user_gives_are_kept() -> None:
+    wishes = Wishes(image_size=96, family="vit", epochs=12, minutes=5)
+    start = starting_params(PRESET, of(400, side=3000), "photos", wishes)
+    params = flat(yaml.safe_load(start.text))
+    assert params["prepare.image_size"] == 96 and params["model.patch_size"] == 12  # 8 x 8 patches
+    assert params["recipe.epochs"] == 12 and params["sweep.runs.epochs"] == [12] and params["distill.epochs"] == 12
+    assert params["recipe.max_minutes"] == 5 and params["model.family"] == "vit"
+    given = {choice.key for choice in start.choices if choice.why.startswith("given on the command line")}
+    assert given == {"prepare.image_size", "model.family", "recipe.epochs", "recipe.max_minutes"}
+    larger = with_image_size(start, 80, "measured")
+    assert flat(yaml.safe_load(larger.text))["model.patch_size"] == 10
+    assert [choice.value for choice in larger.choices if choice.key == "prepare.image_size"] == [80]
+    digits = (ROOT / "presets" / "digits.yaml").read_text()
+    assert given_params(digits, Wishes()).text == digits
+    assert flat(yaml.safe_load(given_params(digits, Wishes(family="mlp")).text))["model.family"] == "mlp"
+
+
 def test_a_first_look_is_the_same_pipeline_with_less() -> None:
     whole = starting_params(PRESET, of(60), "photos").text
     quick = quick_params(whole)
@@ -194,8 +217,8 @@ def test_a_first_look_is_the_same_pipeline_with_less() -> None:
     assert set(flat(params)) | {f"variants.{kind}" for kind in ("prune", "qat")} >= {
         key for key in flat(before) if not key.startswith(("variants.prune.", "variants.qat."))
     }
-    assert params["recipe"]["epochs"] == before["recipe"]["epochs"] / 4
-    assert max(params["sweep"]["runs"]["epochs"]) == max(before["sweep"]["runs"]["epochs"]) / 4
+    assert params["recipe"]["epochs"] == before["recipe"]["epochs"] / 2
+    assert params["sweep"]["runs"]["epochs"] == [params["recipe"]["epochs"]]
     assert params["variants"]["candidates"] == ["base", "distilled"] and params["variants"]["prune"] == {}
     assert {"data", "prepare", "model"} == {
         name for name in ("data", "prepare", "model") if params[name] == before[name]
@@ -324,11 +347,11 @@ def test_a_first_look_and_the_way_back_to_the_whole(
 ) -> None:
     assert cli.main(["init", "new", "--images", "photos", "--quick"]) == 0
     said = capsys.readouterr().out
-    assert "recipe.epochs: 30 (instead of 120;" in said and "isoflop preset whole && dvc repro" in said
+    assert "recipe.epochs: 60 (instead of 120;" in said and "isoflop preset whole && dvc repro" in said
     monkeypatch.chdir(place / "new")
     assert run_command("git", "status", "--porcelain", cwd=Path()).stdout == ""
-    assert yaml.safe_load(Path("params.yaml").read_text())["recipe"]["epochs"] == 30
-    for name, epochs in (("whole", 120), ("quick", 30)):
+    assert yaml.safe_load(Path("params.yaml").read_text())["recipe"]["epochs"] == 60
+    for name, epochs in (("whole", 120), ("quick", 60)):
         assert cli.main(["preset", name]) == 0 and cli.main(["check"]) == 0
         params = yaml.safe_load(Path("params.yaml").read_text())
         assert params["recipe"]["epochs"] == epochs and params["data"]["path"] == "../photos"

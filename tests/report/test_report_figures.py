@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,21 @@ def test_a_tradeoff_names_every_point_and_the_front(by: str) -> None:
     assert "base: 99.0\u202f% at" in figure.alt and figure.alt.endswith("Pareto front: $small$ <one>, base")
     assert "$small$ &lt;one&gt;" in figure.svg and ">base<" in figure.svg
     assert draw_tradeoff(points[:1], by).svg
+
+
+def test_labels_of_a_tradeoff_do_not_overlap_and_every_point_has_a_tooltip() -> None:
+    names = ["base", "distilled", "pruned", "qat", "base-int8", "distilled-int8", "pruned-int8", "qat-int8"]
+    points = [point(name, 1 + 0.02 * (index // 2), 0.99 - 0.001 * (index % 3)) for index, name in enumerate(names)]
+    drawn = draw_tradeoff(points, "latency_ms").svg
+    assert all(f"<title>{name}: 9" in drawn for name in names)
+    places = {name: (float(x), float(y)) for x, y, name in re.findall(
+        r'<text style="[^"]*" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>', drawn) if name in names}  # fmt: skip
+    assert len(places) >= 6, "a label without room is left to its tooltip"
+    for (one, (left, top)), (other, (right, bottom)) in combinations(places.items(), 2):
+        assert abs(top - bottom) > 7 or abs(left - right) > 8, f"{one} covers {other}"
+    many = [point(f"variant {index}", 1 + index, 0.9 + 0.001 * (index % 7)) for index in range(40)]
+    drawn = draw_tradeoff(many, "latency_ms").svg
+    assert drawn.count("<title>variant") == 40 and len(re.findall(r">variant \d+</text>", drawn)) <= 8  # the front
 
 
 def test_layers_are_ordered_by_error_and_the_rest_is_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, run_command
+from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3, sshd
 
 _GRAPH = """\
 stages:
@@ -24,8 +26,16 @@ stages:
 """
 
 
+@pytest.fixture
+def pushed(first_pushed: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    shutil.copytree(first_pushed, tmp_path / "pushed")
+    dvc(tmp_path / "pushed" / "first", "remote", "modify", "team", "url", str(tmp_path / "pushed" / "remote"))
+    return tmp_path / "pushed"
+
+
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first_pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a project whose one stage has run, `first`, and its remote, `remote`, with the run cache."""
     folder = tmp_path_factory.mktemp("guard")
     (folder / "guard").mkdir()
@@ -44,11 +54,13 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mate(pushed: Path, tmp_path: Path) -> Path:
+def mate(first_pushed: Path, tmp_path: Path) -> Path:
     """A copy of the project without its cache and results, in a folder with a copy of the remote."""
-    shutil.copytree(pushed / "guard", tmp_path / "guard")
-    shutil.copytree(pushed / "remote", tmp_path / "remote")
-    shutil.copytree(pushed / "first", tmp_path / "mate", ignore=shutil.ignore_patterns("cache", "tmp", "out", "*.lock"))
+    shutil.copytree(first_pushed / "guard", tmp_path / "guard")
+    shutil.copytree(first_pushed / "remote", tmp_path / "remote")
+    shutil.copytree(
+        first_pushed / "first", tmp_path / "mate", ignore=shutil.ignore_patterns("cache", "tmp", "out", "*.lock")
+    )
     dvc(tmp_path / "mate", "remote", "modify", "team", "url", str(tmp_path / "remote"))
     return tmp_path / "mate"
 
@@ -89,9 +101,48 @@ def with_member(remote: Path, name: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def test_a_page_is_made_again_and_not_taken_from_a_record_of_the_remote(pushed: Path, mate: Path) -> None:
+    """Whoever wrote the record could have written scripts into it; dvc.lock of a reviewed commit has its hash."""
+    for project in (mate, pushed / "first"):
+        (project / "dvc.yaml").write_text(
+            _GRAPH.replace("make:", "report:")
+            .replace(" out", " report")
+            .replace("[out]", "[report]")
+            .replace(" reports", " outs")
+        )
+    dvc(pushed / "first", "repro", "-q")
+    dvc(pushed / "first", "push", "-q", "--run-cache")
+    dvc(mate, "remote", "modify", "team", "url", str(pushed / "remote"))
+    for _ in range(2):
+        assert "Running stage 'report'" in dvc(mate, "repro", "--pull").stdout
+        shutil.rmtree(mate / "report")
+        (mate / "dvc.lock").rename(mate / "dvc.lock.reviewed")
+    (mate / "dvc.lock.reviewed").rename(mate / "dvc.lock")
+    assert "Running stage" not in dvc(mate, "repro", "--pull").stdout
+
+
 def test_what_a_teammate_pushed_is_restored(mate: Path) -> None:
     done = dvc(mate, "repro", "--pull")
     assert "is cached - skipping run" in done.stdout + done.stderr
+    assert (mate / "out" / "made.txt").read_text() == "content\n"
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+def test_records_are_shared_over_other_remotes(pushed: Path, mate: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "buckets" / "team").mkdir(parents=True)
+    with sshd(tmp_path / "sshd") as (port, key), s3(tmp_path / "buckets") as endpoint:
+        if kind == "ssh":
+            url, options = f"ssh://127.0.0.1{tmp_path / 'remote2'}", {"port": str(port), "keyfile": str(key)}
+            options["user"] = getpass.getuser()
+        else:
+            url, options = "s3://team/isoflop", {"endpointurl": endpoint}
+            options |= {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
+        for project in (pushed / "first", mate):
+            dvc(project, "remote", "modify", "team", "url", url)
+            for name, value in options.items():
+                dvc(project, "remote", "modify", "team", name, value)
+        dvc(pushed / "first", "push", "-q", "--run-cache")
+        assert "is cached - skipping run" in dvc(mate, "repro", "--pull").stdout
     assert (mate / "out" / "made.txt").read_text() == "content\n"
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.scaling_fit import GRID, published
 from isoflop.runtime.errors import UserError
@@ -29,7 +28,7 @@ from isoflop.scaling.runs import Run, Study, read_study
 from isoflop.scaling.uncertainty import Noise, Residuals, noise, prediction_interval
 from stages import forecast, scaling, score
 from tests.conftest import ROOT
-from tests.scaling_runs import LAW, OUTPUTS, PICTURES, WIDTHS, edit, loss_at, run_stage, size, write_runs
+from tests.scaling_runs import LAW, OUTPUTS, WIDTHS, edit, loss_at, run_stage, size, write_runs
 
 
 def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
@@ -79,20 +78,26 @@ def test_the_csv_holds_the_runs_with_the_held_out_prediction(tmp_path: Path) -> 
     assert np.mean([float(row["loss"]) for row in full]) == pytest.approx(metrics["held_out"]["actual"], rel=1e-5)
 
 
-@pytest.mark.parametrize("fractions", [(0.25, 0.5, 1.0), (1.0,)])
-def test_figures_are_drawn_and_all_outputs_are_reproducible(tmp_path: Path, fractions: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("fractions", "drawn"),
+    [
+        ((0.25, 0.5, 1.0), {"parameters", "unique_samples", "flops", "held_out", "isoflop", "surface"}),
+        ((1.0,), {"parameters", "held_out"}),  # nothing to trade off: no figure of it
+    ],
+)
+def test_figures_are_drawn_and_all_outputs_are_reproducible(
+    tmp_path: Path, fractions: tuple[float, ...], drawn: set[str]
+) -> None:
     runs = write_runs(tmp_path / "runs", fractions=fractions)
     run_stage(runs, tmp_path / "one")
     run_stage(runs, tmp_path / "two")
-    for name in OUTPUTS:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    for name in PICTURES:
-        with Image.open(tmp_path / "one" / name) as picture:
-            assert (
-                picture.size[0] >= 800
-                and picture.size[1] >= 550
-                and len(np.unique(np.asarray(picture.convert("L")))) > 20
-            )
+    files = [file for file in (tmp_path / "one").rglob("*") if file.is_file()]
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
+    assert {file.name for file in files if file.suffix != ".svg"} == {"law.json", "scaling.json", "scaling.csv"}
+    assert {file.stem for file in files if file.suffix == ".svg"} == drawn
+    for file in files:
+        assert file.suffix != ".svg" or "Validation loss" in file.read_text() or file.stem in ("held_out", "surface")
 
 
 def test_only_the_widths_in_params_are_read(tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def test_a_study_without_a_law_is_a_result_with_its_next_command(
     why = f"got usable runs of 2 widths (24, 32), expected at least 3; excluded: {reason}"
     assert found["lacks"] == {"reason": why, "command": f"dvc exp run -S {setting}"}
     assert whole["lacks"] is None and found.keys() == whole.keys() and found["runs"] == 12
-    assert {file.name for file in out.iterdir()} == set(OUTPUTS)
+    assert {file.name for file in out.iterdir()} >= set(OUTPUTS)
     with pytest.raises(
         UserError, match=rf"law\.json: no scaling law: got usable .*; fix: `dvc exp run -S {re.escape(setting)}`"
     ):
@@ -177,8 +182,8 @@ def test_malformed_runs_are_an_error(tmp_path: Path, content: str, message: str)
 
 def test_too_few_widths_are_an_error_of_params(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
-    assert "widths: [8, 12, 16, 24, 32]" in text
-    (tmp_path / "params.yaml").write_text(text.replace("widths: [8, 12, 16, 24, 32]", "widths: [8, 8, 12]"))
+    assert "widths: [8, 12, 16, 24]" in text
+    (tmp_path / "params.yaml").write_text(text.replace("widths: [8, 12, 16, 24]", "widths: [8, 8, 12]"))
     with pytest.raises(UserError, match=r"sweep\.widths: got \[8, 8, 12\] \(list\), expected at least 3 different"):
         load_params(scaling.Params, tmp_path / "params.yaml")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from isoflop.cli import main as cli
+from isoflop.project import yaml_text
 from isoflop.scaling.forms import L_ND
-from tests.scaling_runs import LAW, run_stage, write_runs
+from tests.scaling_runs import LAW, WIDTHS, loss_at, run_stage, size, write_runs
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,7 @@ def test_plan_for_a_budget_a_loss_a_size_and_a_latency(
     assert cli.main(["plan", "--flops", "1e11"]) == 0
     shown = capsys.readouterr().out
     assert "planned budget (1e11 FLOPs): width" in shown and "95 % intervals of the loss: law" in shown
+    assert "measured" not in shown  # the project has no params.yaml
 
 
 def test_plan_errors(
@@ -82,6 +86,80 @@ def test_plan_errors(
     (tmp_path / "scaling" / "law.json").write_text("{}")
     assert cli.main(["plan", "--flops", "1e11"]) == 1
     assert "law.json: not a readable law" in capsys.readouterr().err
+
+
+def answered_by_runs(project: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    found = planned(project, capsys, *arguments)
+    assert found["measured"]["command"] in shown_plan(capsys, *arguments)
+    return {"reason": found["reason"], **found["measured"]}
+
+
+def shown_plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(["plan", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def studied(project: Path, widths: tuple[int, ...] = WIDTHS, untrained: int | None = None, **runs: Any) -> Path:
+    """A project with a study, its parameters, and a timed training of 1e9 FLOP/s and 1,000 images/s.
+
+    The runs of width ``untrained`` are no better than chance.
+    """
+    (project / "dvc.yaml").touch()
+    write_runs(project / "runs", widths, spread=0.005, **runs)
+    if untrained:
+        file = project / "runs" / f"width-{untrained}.json"
+        content = json.loads(file.read_text())
+        content["runs"] = [row | {"val_nll": 2.3, "train_loss": 2.3} for row in content["runs"]]
+        file.write_text(json.dumps(content))
+    run_stage(project / "runs", project / "scaling", widths)
+    made = {"fractions": [1.0], "epochs": [12], "budgets": [], "seeds": [0, 1]}
+    (project / "params.yaml").write_text(yaml.safe_dump({"sweep": {"widths": list(widths), "runs": made}}))
+    (project / "metrics").mkdir()
+    (project / "metrics" / "throughput.json").write_text('{"images_per_s": 1000, "flops_per_s": 1e9}')
+    return project
+
+
+def test_where_the_law_has_no_best_size_the_runs_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path, fractions=(1.0,)))
+    spent = {width: 12 * 1220 * 384 * size(width) for width in WIDTHS}  # FLOPs of a run
+    budget = 1.1 * spent[16]
+    found = answered_by_runs(tmp_path, capsys, "--flops", f"{budget:.6g}")
+    assert "law L(N) = E + A/N^α: has no best size" in found["reason"]
+    assert found["best"]["width"] == 16 and found["best"]["seeds"] == 2 and found["meets_goal"]
+    assert found["command"] == f"dvc exp run -S 'sweep.runs.budgets=[{budget:.3g}]' scaling".replace("e+", "e")
+    old = 2 * sum(max(12 * 1220 / 1000, flops / 1e9) for flops in spent.values())
+    new = 2 * sum(max(budget / (384 * size(width)) / 1000, budget / 1e9) for width in WIDTHS)
+    assert found["seconds"] == pytest.approx(old + new, rel=0.01)  # the runs of a width are one stage
+    by_loss = planned(tmp_path, capsys, "--loss", str(loss_at(12, 1220) * 1.02))  # which the law answers, too
+    assert by_loss["measured"]["best"]["width"] == 12
+    assert planned(tmp_path, capsys, "--parameters", str(size(12) + 5))["measured"]["best"]["width"] == 12
+    assert answered_by_runs(tmp_path, capsys, "--latency-ms", "1")["best"]["width"] == 32  # no benchmark tells sizes
+    small = answered_by_runs(tmp_path, capsys, "--flops", "10")
+    assert small["best"]["width"] == 8 and not small["meets_goal"]
+    assert "no run meets the goal; nearest: width 8" in shown_plan(capsys, "--flops", "10")
+
+
+def test_a_study_without_a_law_answers_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path, widths=(8, 16, 24), untrained=24))
+    capsys.readouterr()  # what the stage printed
+    found = answered_by_runs(tmp_path, capsys, "--flops", "1e12")
+    assert "got usable runs of 2 widths (8, 16)" in found["reason"]
+    assert found["command"] == "dvc exp run -S 'sweep.runs.epochs=[24,48]' scaling" and found["best"]["width"] == 16
+    seen = (24 + 48) * 1220
+    longer = 2 * sum(max(seen / 1000, seen * 384 * size(width) / 1e9) for width in (8, 16, 24))
+    assert found["seconds"] == pytest.approx(longer, rel=0.01)
+
+
+def test_a_law_that_answers_is_followed_by_the_best_measured_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path))
+    shown = shown_plan(capsys, "--flops", "1e11")
+    assert shown.startswith("planned budget (1e11 FLOPs): width") and "\nbest measured: width" in shown
 
 
 def test_a_law_of_one_axis_predicts_instead_of_optimizing(
@@ -113,7 +191,59 @@ def test_a_law_answers_outside_of_any_project(
     assert "got no --parameters, on which the loss depends" in capsys.readouterr().err
     assert cli.main(["plan", *law, "--latency-ms", "1"]) == 1
     assert "--latency-ms: got no project" in capsys.readouterr().err
-    assert cli.main(["plan", *law]) == 1
-    assert "plan: got no goal" in capsys.readouterr().err
+    assert cli.main(["plan", *law]) == 2
+    assert "Exactly 1 of {--flops, --loss, --parameters" in capsys.readouterr().err
     assert cli.main(["plan", "--law", "none.json", "--flops", "1e11"]) == 1
     assert capsys.readouterr().err.startswith("error: none.json: not found")
+
+
+PARAMS = """# a comment
+train:
+  width: 16  # of the base
+recipe:
+  epochs: 3
+ship:
+  max_latency_ms: null
+"""
+
+
+@pytest.fixture
+def apply(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project with params.yaml and a measured throughput, whose study varies the epochs."""
+    for name in ("metrics", "dvc.yaml"):
+        source = project / name
+        shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
+    run_stage(write_runs(tmp_path / "runs", epochs=(3, 6, 12, 24), spread=0.005), tmp_path / "scaling")
+    (tmp_path / "metrics" / "throughput.json").write_text('{"flops_per_s": 1e8}')
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_apply_writes_the_plan_and_says_what_to_expect(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--latency-ms", "0.2", "--hours", "1", "--apply"]) == 0
+    shown = capsys.readouterr().out
+    text = (apply / "params.yaml").read_text()
+    params = yaml_text.load(text)
+    assert "# a comment" in text and "# of the base" in text and params["ship"]["max_latency_ms"] == 0.2
+    assert params["train"]["width"] == 16  # the largest of at most 20,000 parameters, those of 0.2 ms
+    flops = 384.0 * size(16) * 1220 * params["recipe"]["epochs"]
+    assert flops == pytest.approx(3600 * 1e8, rel=0.1)  # the budget that the time pays for
+    assert "params.yaml: train.width 16, recipe.epochs" in shown and "predicted loss" in shown
+    (apply / "params.yaml").write_text(PARAMS)
+    assert cli.main(["plan", "--hours", "0.1", "--apply"]) == 0
+    assert yaml_text.load((apply / "params.yaml").read_text())["ship"]["max_latency_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parameters", "40000", "--samples", "900"], "--apply: got a single training, expected a goal"),
+        (["--latency-ms", "0.001", "--hours", "1"], "--apply: got a plan for"),
+    ],
+)
+def test_a_plan_that_cannot_be_applied_changes_nothing(
+    apply: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.main(["plan", *arguments, "--apply"]) == 1
+    assert message in capsys.readouterr().err and (apply / "params.yaml").read_text() == PARAMS

@@ -13,7 +13,7 @@ from isoflop.data.arrays import Split, TrainingData
 from isoflop.models.architecture import ModelParams
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.runs import read_study
-from isoflop.training.sweep import Planned, SweepRuns, planned_runs, sweep_width
+from isoflop.training.sweep import Planned, SweepRuns, is_hopeless, planned_runs, sweep_width
 from tests.networks import digits_split, recipe
 
 FLOPS = 384 * 5_000.0
@@ -40,11 +40,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
     return digits_split(folder / "train", 0, 500), digits_split(folder / "val", 500, 700)
 
 
-def swept(data: tuple[Split, Split], file: Path, width: int, infobatch: float, **changes: Any) -> dict[str, Any]:
+def swept(
+    data: tuple[Split, Split], file: Path, width: int, infobatch: float, learning_rate: float = 0.02, **changes: Any
+) -> dict[str, Any]:
     model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None)
     train, val = data
     views = np.zeros((0, *train.images.shape), np.uint8)
-    values = recipe(batch_size=50, infobatch=infobatch, max_minutes=0.0001, learning_rate=0.02)
+    values = recipe(batch_size=50, infobatch=infobatch, max_minutes=0.0001, learning_rate=learning_rate)
     sweep_width(model, values, runs(**changes), width, TrainingData(train, views, val), file)
     return dict(json.loads(file.read_text()))
 
@@ -75,7 +77,28 @@ def test_a_run_that_diverges_is_marked_and_no_better_than_chance_too(data: tuple
         swept(data, tmp_path / f"width-{width}.json", width, 0.0, epochs=[8])
     file = tmp_path / "width-10.json"
     content = json.loads(file.read_text())
-    content["runs"] += [content["runs"][0] | {"val_nll": 2.2}, content["runs"][0] | {"val_nll": None, "diverged": True}]
+    lost = dict.fromkeys(("images_seen", "flops", "val_nll", "val_accuracy", "train_loss"))
+    some = content["runs"][0]
+    content["runs"] += [some | {"val_nll": 2.2, "train_loss": 2.2}, some | lost | {"diverged": True}]
+    content["runs"].append(some | lost | {"not_started": True})
     file.write_text(json.dumps(content))
     study = read_study(tmp_path, [4, 6, 8, 10])
-    assert study.excluded == {"diverged": 1, "undertrained": 1} and len(study.runs) == 4
+    assert study.excluded == {"diverged": 1, "undertrained": 1, "not started": 1} and len(study.runs) == 4
+
+
+def test_a_run_is_not_started_if_a_larger_one_of_its_seed_learned_nothing(
+    data: tuple[Split, Split], tmp_path: Path
+) -> None:
+    none, some = {"val_nll": 2.3, "train_loss": 2.3}, {"val_nll": 2.3, "train_loss": 0.5}
+    finished = {Planned(0.5, 8, None, 0): none, Planned(1.0, 4, None, 1): some}
+    for run, expected in (
+        (Planned(0.25, 8, None, 0), True),
+        (Planned(0.5, 4, None, 0), True),
+        (Planned(1.0, 4, None, 0), False),  # more images
+        (Planned(0.25, 16, None, 0), False),  # more epochs
+        (Planned(0.25, 8, None, 1), False),  # overfitted runs say nothing
+    ):
+        assert is_hopeless(run, finished, np.log(10)) == expected, run
+    content = swept(data, tmp_path / "width-4.json", 4, 0.0, epochs=[1], fractions=[0.2, 1.0], learning_rate=1e-6)
+    assert [row.get("not_started", False) for row in content["runs"]] == [True, False]
+    assert content["runs"][0]["unique_images"] == 100 and content["runs"][0]["val_nll"] is None

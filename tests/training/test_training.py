@@ -50,6 +50,15 @@ def test_every_family_learns(data: tuple[Split, Split], family: str) -> None:
     assert fitted.images_seen == 8 * 1200 and fitted.steps == 8 * 19
 
 
+def test_the_variables_of_a_cluster_do_not_share_a_training_on_one_device(
+    data: tuple[Split, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch job of Slurm with several tasks and without `srun` has them."""
+    for name, value in {"JOB_ID": "7", "JOB_NAME": "fruit", "NTASKS": "4", "PROCID": "0", "NODELIST": "n1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert train(data, fresh_net(), epochs=1).steps == 19
+
+
 @pytest.mark.parametrize(
     "changes",
     [

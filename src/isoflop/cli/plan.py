@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from isoflop.report.facts import read_facts
+from isoflop.cli.apply import apply_training, flops_in, print_training, training_for
+from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import between, ms, rounded
 from isoflop.report.formats import loss as digits_of_loss
 from isoflop.report.scaling_words import budget_in_words
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.scaling.asking import Answer, Goal, answer
-from isoflop.scaling.diagnostics import MAX_EXTRAPOLATION, WARNINGS
+from isoflop.scaling.diagnostics import WARNINGS
 from isoflop.scaling.law_file import KnownLaw, read_law
 from isoflop.scaling.planning import Optimum
 from isoflop.scaling.results import rounded as digits
 
 
-def plan_training(
-    law_file: Path, goal: Goal, latency_ms: float | None, project: Path | None
-) -> tuple[KnownLaw, Optimum | Answer]:
-    """Return the fitted law, and the compute-optimal training for the goal or the prediction for one training.
+@dataclass(frozen=True)
+class Limits:
+    """Goals that take measurements of a project: the latency of the model in ms, and hours of training."""
 
-    Args:
-        latency_ms: median latency of the model, in place of its size; it takes a project with a benchmark.
+    latency_ms: float | None = None
+    hours: float | None = None
+
+
+def plan_training(
+    law_file: Path, goal: Goal, limits: Limits, project: Path | None
+) -> tuple[KnownLaw, Optimum | Answer, float | None]:
+    """Return the law, the compute-optimal training or the prediction for one, and the most parameters for a latency.
 
     Raises:
         UserError: the law has no answer for the goal, or a file of the pipeline is missing.
@@ -35,14 +41,20 @@ def plan_training(
     if not law_file.exists():
         raise unmade(law_file) if project else UserError(f"{law_file}: not found; fix: `isoflop fit` writes it")
     known = read_law(law_file)
-    if latency_ms is not None:
-        if project is None:
-            raise UserError("--latency-ms: got no project, whose benchmark relates latency to size; fix: run it in one")
-        goal = replace(goal, parameters=_parameters_for(latency_ms, project))
-    return known, answer(known, goal)
+    if limits == Limits():
+        return known, answer(known, goal), None
+    if project is None:
+        option = "--hours" if limits.latency_ms is None else "--latency-ms"
+        raise UserError(f"{option}: got no project, whose measurements it takes; fix: run it in a project")
+    if limits.hours is not None:
+        goal = replace(goal, flops=flops_in(limits.hours, project))
+    most = None if limits.latency_ms is None else parameters_for(limits.latency_ms, project)
+    if goal == Goal(epochs=goal.epochs):
+        goal = replace(goal, parameters=most)
+    return known, answer(known, goal), most
 
 
-def _parameters_for(latency_ms: float, project: Path) -> float:
+def parameters_for(latency_ms: float, project: Path) -> float:
     """Return the number of parameters at this latency, by a power law fitted to the float models of the benchmark."""
     timed = read_facts(project / "metrics" / "latency.json")
     scores = read_facts(project / "metrics" / "variants.json")
@@ -62,12 +74,27 @@ def _parameters_for(latency_ms: float, project: Path) -> float:
     return float(np.exp((np.log(latency_ms) - start) / slope))
 
 
-def print_plan(known: KnownLaw, found: Optimum | Answer, as_json: bool) -> None:
-    """Print the plan or the prediction, and a warning with the diagnostics of the law."""
+def apply_plan(
+    project: Path, known: KnownLaw, found: Optimum | Answer, most: float | None, latency_ms: float | None
+) -> None:
+    """Write the plan into params.yaml, for models of at most ``most`` parameters, and print what to expect.
+
+    Raises:
+        UserError: the plan is a prediction for one training, or params.yaml lacks a key.
+    """
+    if isinstance(found, Answer):
+        raise UserError("--apply: got a single training, expected a goal: --flops, --hours, --loss or --latency-ms")
+    training = training_for(known, found, most)
+    is_longer = apply_training(project, training, latency_ms)
+    print_training(known, training, latency_ms, is_longer)
+
+
+def print_plan(known: KnownLaw, found: Optimum | Answer, measured: Facts | None, as_json: bool) -> None:
+    """Print the plan or the prediction, and a warning with the diagnostics of the law; as JSON also ``measured``."""
     diagnostics = _diagnostics(known, found)
     if as_json:
         content: dict[str, Any] = digits(asdict(found)) | {"diagnostics": diagnostics}
-        print(json.dumps({"trusted": not diagnostics, **content}, indent=1))
+        print(json.dumps({"trusted": not diagnostics, **content, "measured": measured}, indent=1))
         return
     if isinstance(found, Answer):
         _print_answer(known, found)
@@ -93,11 +120,12 @@ def _print_optimum(best: Optimum) -> None:
 
 
 def _diagnostics(known: KnownLaw, found: Optimum | Answer) -> list[str]:
-    """Return the serious diagnostics of the law, and ``extrapolation`` beyond the distance to which backtests held."""
-    grave: list[str] = [kind for kind in dict.fromkeys(known.diagnostics) if kind in WARNINGS]
+    """Return ``extrapolation`` beyond the distance to which backtests held, and the serious diagnostics of the law."""
     if isinstance(found, Answer):
-        return grave if found.trusted else [*grave, "extrapolation"]
-    planner = known.planner
-    largest = planner.sizes.flops(planner.largest, planner.most_samples)
-    far = found.flops > MAX_EXTRAPOLATION * largest or (found.parameters or 0) > MAX_EXTRAPOLATION * planner.largest
-    return grave + (["extrapolation"] if far else [])
+        trusted = found.trusted
+    else:
+        levels = {"parameters": found.parameters, "unique_samples": found.unique_samples, "seen_samples": found.samples}
+        trusted = bool(known.planner.law.reach.trusts({axis: level or 0.0 for axis, level in levels.items()})[0])
+    if trusted:
+        return []
+    return ["extrapolation", *(kind for kind in dict.fromkeys(known.diagnostics) if kind in WARNINGS)]

@@ -6,12 +6,21 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from isoflop.cli.app import MACHINES, SETUP, command
-from isoflop.cli.options import Count, Devices, Flag, Json, package_presets, project_presets
+from isoflop.cli.options import (
+    Count,
+    Devices,
+    Flag,
+    Json,
+    Positive,
+    Sizes,
+    package_presets,
+    project_presets,
+)
 from isoflop.cli.project_folder import find_project, project_around
 from isoflop.runtime.errors import UserError
 
@@ -27,6 +36,10 @@ def init(
     copy: Flag = False,
     quick: Flag = False,
     preset: Annotated[str | None, Parameter(completer=package_presets)] = None,
+    image_size: Count | None = None,
+    family: Literal["mlp", "cnn", "resnet", "vit"] | None = None,
+    epochs: Count | None = None,
+    minutes: Positive | None = None,
 ) -> None:
     """Create a project for your own images.
 
@@ -41,12 +54,37 @@ def init(
         copy: copy the images into the project, so that DVC stores and shares them.
         quick: start with fewer epochs, runs and variants, for a first look.
         preset: preset to start from; default: images, or digits without --images.
+        image_size: height and width of the prepared images, in pixels; default: chosen by a probe of a few sizes, if
+            the images are much larger than 64 pixels.
+        family: kind of network; default: that of the preset.
+        epochs: epochs of the base model; those of the study and the variants are scaled in proportion.
+        minutes: time limit of each training, except those of the study.
     """
     from isoflop.new_project.creation import create_project, show
+    from isoflop.new_project.starting_params import Wishes
 
     if copy and images is None:
         raise UserError("--copy: got no --images, expected a folder of images to copy")
-    show(create_project(folder, images, preset=preset, copy=copy, quick=quick))
+    wishes = Wishes(image_size, family, epochs, minutes)
+    show(create_project(folder, images, preset=preset, copy=copy, quick=quick, wishes=wishes))
+
+
+@command(SETUP, example="isoflop probe --sizes 64 96 128", then="dvc exp run -S prepare.image_size=SIZE")
+def probe(*, sizes: Sizes | None = None, minutes: Positive = 2.0, apply: Flag = False, as_json: Json = False) -> None:
+    """Measure accuracy and latency at several image sizes.
+
+    Trains a small network at each size for 300 steps, on at most 1,500 of the images. Chooses the smallest size whose
+    validation NLL is within one standard error of the lowest, and writes probe.json.
+
+    Args:
+        sizes: image sizes in pixels; default: 0.5, 1, 1.5 and 2 times prepare.image_size.
+        minutes: time limit; a size that would exceed it is left out.
+        apply: also write the chosen size to params.yaml.
+        as_json: print the content of probe.json.
+    """
+    from isoflop.cli.probe import run_probe
+
+    run_probe(find_project(Path.cwd()), sizes, minutes, apply=apply, as_json=as_json)
 
 
 @command(SETUP, example="pip install --upgrade isoflop && isoflop upgrade && dvc repro", then="dvc repro")
@@ -179,7 +217,7 @@ def launch(
     status is 1 if a stage failed.
 
     Args:
-        stages: stages such as scaling or sweep@32; default: all.
+        stages: stages such as scaling or sweep@24; default: all.
         address: HOST:PORT of a Ray cluster whose nodes have isoflop installed; default: this machine.
         jobs: number of stages that run at the same time on this machine; default: as many as the cores allow.
         cpus: cores and threads per stage.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import ArgumentCollection, Group, Parameter
 from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
@@ -16,7 +16,21 @@ from isoflop.cli.project_folder import find_project, project_around, project_her
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
-_GOAL = Group("Goal: one of", sort_key=1, validator=LimitedChoice(0, 1))
+
+def _one_goal(arguments: ArgumentCollection) -> None:
+    """Accept one goal, a size with its samples, or a latency with a budget; else raise as ``LimitedChoice``."""
+    given = {argument.name for argument in arguments.filter_by(value_set=True)}
+    if not any(given == set(pair) for pair in _PAIRS):
+        LimitedChoice(1, 1)(arguments)
+
+
+_PAIRS = (
+    ("--parameters", "--samples"),
+    ("--latency-ms", "--flops"),
+    ("--latency-ms", "--hours"),
+    ("--latency-ms", "--loss"),
+)
+_GOAL = Group("Goal: one of, or --parameters with --samples", sort_key=1, validator=_one_goal)
 _COLUMNS = Group("Columns of the table", sort_key=1)
 _FIT = Parameter(group=Group("Fit", sort_key=2))
 
@@ -129,16 +143,19 @@ def plan(
     loss: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     parameters: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     latency_ms: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
-    samples: Positive | None = None,
+    samples: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
+    hours: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     epochs: Positive | None = None,
     law: Path | None = None,
+    apply: Flag = False,
     as_json: Json = False,
 ) -> None:
     """Predict the compute-optimal model size and its loss from the scaling law.
 
     Uses the law that `dvc repro` fitted, or that of --law, which needs no project. Prints model size, number of samples
     and loss with 95 % intervals, and warnings of the law's diagnostics. With --samples it predicts the loss of one
-    training of --parameters on them.
+    training of --parameters on them. In a project it also prints the best measured run of the study for the goal, and
+    the command that measures more, with its time on this machine; if the law has no answer, these are the answer.
 
     Args:
         flops: budget of training FLOPs.
@@ -146,19 +163,35 @@ def plan(
         parameters: number of parameters of the model.
         latency_ms: median latency in ms in the report's main setting, converted to a size with the benchmark.
         samples: unique training samples of one training, for its loss.
+        hours: time of the training, at the measured FLOP/s of the last one.
         epochs: passes over --samples; default: the most of the study.
         law: file law.json of `isoflop fit`; default: that of the project.
-        as_json: print a JSON object: size, loss, intervals, diagnostics.
+        apply: write width, epochs and the latency limit of the plan into params.yaml, and print what to expect.
+        as_json: print a JSON object: size, loss, intervals, diagnostics, and measured (the best run, the next command).
     """
-    from isoflop.cli.plan import plan_training, print_plan
+    from isoflop.cli.measured_plan import answer_by_runs, print_answer
+    from isoflop.cli.plan import Limits, apply_plan, plan_training, print_plan
     from isoflop.scaling.asking import Goal
 
     goal = Goal(flops, loss, parameters, samples, epochs)
-    if latency_ms is None and goal == Goal(epochs=epochs):
-        raise UserError("plan: got no goal, expected one of --flops, --loss, --parameters, --latency-ms or --samples")
     project = project_here() if law is None else project_around(Path.cwd())
     file = law or project_here() / "scaling" / "law.json"
-    print_plan(*plan_training(file, goal, latency_ms, project), as_json=as_json)
+    limits = Limits(latency_ms, hours)
+    asks_runs = project and law is None and samples is None and not apply
+    measured = answer_by_runs(project, goal, limits) if project and asks_runs else None
+    try:
+        known, found, most = plan_training(file, goal, limits, project)
+    except UserError as error:  # no law, or one that has no answer
+        if measured is None:
+            raise
+        print_answer(measured, str(error), as_json)
+        return
+    if apply:
+        apply_plan(project_here(), known, found, most, latency_ms)
+        return
+    print_plan(known, found, measured.facts if measured else None, as_json)
+    if measured and not as_json:
+        print(*measured.lines, sep="\n")
 
 
 @command(

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isoflop.cli.imperatives import imperatives
 from isoflop.project.staleness import stale_note, stale_outputs
 from isoflop.report import formats
 from isoflop.report.facts import Facts, Variant, cell_in_words, read_facts, variants
@@ -51,7 +52,13 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         raise unmade(report)
     stale = stale_outputs(project)
     if as_json:
-        print(json.dumps(_as_json(rows, setting, law, score, report, stale), indent=1))
+        print(
+            json.dumps(
+                _as_json(rows, setting, law, score, report, stale)
+                | {"next": [asdict(one) for one in imperatives(project)]},
+                indent=1,
+            )
+        )
         return
     _print_variants(rows, setting, stale)
     print_lines(class_lines(next(measured["variants"][row.name] for row in rows if row.shipped)))
@@ -67,7 +74,7 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         mark = " (stale)" if "scaling/score.json" in stale else ""
         print_predictions([held_out_row(law), _trained_row(score, mark)], epochs)
         lines += _trusted_lines(law, " (stale)" if "scaling/scaling.json" in stale else "")
-    print_lines([*lines, *_pages(project, stale)])
+    print_lines([*lines, *_pages(project, stale), *_next_lines(project)])
 
 
 def _as_json(
@@ -102,6 +109,14 @@ def _pages(project: Path, stale: Mapping[str, str]) -> Iterator[tuple[str, str]]
             yield ("report" if folder == "report" else "study page"), f"{page}{note}"
         elif folder == "report":
             yield folder, "not written yet; `dvc repro report` writes it"
+
+
+def _next_lines(project: Path) -> list[tuple[str, str]]:
+    """Return the imperatives, each a command with its measured effect."""
+    return [
+        ("next" if number == 0 else "", f"{number + 1}. {one.command}  ({one.effect})")
+        for number, one in enumerate(imperatives(project))
+    ]
 
 
 def print_lines(lines: list[tuple[str, str]]) -> None:

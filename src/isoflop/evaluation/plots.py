@@ -16,7 +16,7 @@ from isoflop.plotting import COLOURS, new_figure, save
 
 _MOST_NAMES = 30  # with more classes there is no room for their names
 _CELL, _FEW_CELLS = 26, 480  # SVG units: a cell, and the matrix of more classes
-_LEAST_SIDE = 380  # so that few classes do not fill a page
+_LEAST_WIDTH = 380  # so that few classes do not fill a page
 _LETTER = 6.6  # width of an average character of 12 px
 
 
@@ -35,8 +35,9 @@ def draw_confusion(labels_N: Labels, predicted_N: Labels, classes: list[str], fi
     names = [shortened(name, 18) for name in classes] if named else []
     margin = 26 + _LETTER * max(map(width_of, names), default=0)
     cell = _CELL if named else _FEW_CELLS / count
-    side = max(_LEAST_SIDE, margin + cell * count + 4)
-    root = ElementTree.Element("svg", {"xmlns": NAMESPACE, "viewBox": f"0 0 {side:g} {side:g}", "width": f"{side:g}"})
+    high = margin + cell * count + 4
+    wide = max(_LEAST_WIDTH, high)
+    root = ElementTree.Element("svg", {"xmlns": NAMESPACE, "viewBox": f"0 0 {wide:g} {high:g}", "width": f"{wide:g}"})
     for row, column in np.argwhere(counts):
         x, y = margin + cell * int(column), margin + cell * int(row)
         _cell(root, x, y, cell, shares[row, column], str(counts[row, column]) if named else "")

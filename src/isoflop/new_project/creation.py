@@ -11,9 +11,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from isoflop.download.image_folders import visible
+from isoflop.new_project.image_size_probe import (
+    PROBE,
+    candidate_sizes,
+    chosen_size,
+    probe_image_sizes,
+    probe_lines,
+    write_probe,
+)
 from isoflop.new_project.image_survey import Survey, entries, survey, survey_lines
-from isoflop.new_project.starting_params import Choice, StartingParams, quick_params, starting_params
+from isoflop.new_project.starting_params import (
+    NOTHING,
+    Choice,
+    StartingParams,
+    Wishes,
+    given_params,
+    image_size_step,
+    quick_params,
+    starting_params,
+    with_image_size,
+)
 from isoflop.project.command_output import command_output
 from isoflop.project.presets import named_preset, presets_of_package
 from isoflop.project.project_files import plot_templates, project_texts
@@ -21,6 +41,8 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.scratch import move_into, scratch_folder
 
 _IMAGES = Path("data") / "images"  # data.path in every preset
+_MOST_PROBED = 5000  # images: more take long to read; `isoflop probe` does it on request
+_PROBE_S = 120.0
 _DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
 
@@ -36,7 +58,9 @@ class NewProject:
     is_quick: bool
 
 
-def create_project(folder: Path, images: Path | None, *, preset: str | None, copy: bool, quick: bool) -> NewProject:
+def create_project(
+    folder: Path, images: Path | None, *, preset: str | None, copy: bool, quick: bool, wishes: Wishes = NOTHING
+) -> NewProject:
     """Create a project in ``folder`` (new or empty): params.yaml for ``images``, dvc.yaml, code.yaml, a first commit.
 
     Args:
@@ -45,6 +69,8 @@ def create_project(folder: Path, images: Path | None, *, preset: str | None, cop
             images.
         copy: copy the images into the project, where DVC tracks them; else ``data.path`` refers to their location.
         quick: choose parameters for a first quick run; the project gets the presets `quick` and `whole`.
+        wishes: values of params.yaml that the user gave. Without an image size, images that are much larger than the
+            preset's are probed (``image_size_probe``).
 
     Raises:
         UserError: ``folder`` is not empty; git is missing or has no identity; the preset is unknown; or the images are
@@ -60,10 +86,13 @@ def create_project(folder: Path, images: Path | None, *, preset: str | None, cop
             (partial / name).write_text(text)
         if images is None:
             _keep_folder(partial / _IMAGES)  # dvc.yaml names it as a dependency, whatever the source
+            start = given_params(start.text, wishes)
         else:
             found = survey(images)
             path = _copied_name(images) if copy else _lasting_path(images, folder)
-            start = starting_params(start.text, found, path)
+            start = starting_params(start.text, found, path, wishes)
+            if wishes.image_size is None:
+                start = _probed(start, found, partial)
         (partial / "params.yaml").write_text(start.text)
         choices = {choice.key: choice for choice in [*start.choices, *(_make_quick(partial) if quick else [])]}
         command_output(["dvc", "init"], partial)
@@ -103,6 +132,30 @@ def show(project: NewProject) -> None:
         print("    replaces the quick parameters with the full ones and runs the pipeline again")
     print("  git add -A && git commit -m 'First results'")
     print("    records the results; with a DVC remote, `dvc push` uploads the data and models")
+
+
+def _probed(start: StartingParams, found: Survey, partial: Path) -> StartingParams:
+    """Choose the image size by short trainings if the images are much larger than the preset's size."""
+    params = yaml.safe_load(start.text)
+    size, side = params["prepare"]["image_size"], found.sides[1]
+    sizes = candidate_sizes(size, side, image_size_step(params))
+    if max(sizes) == size or len(found.places) > _MOST_PROBED:
+        return start
+    print(f"Probing image sizes {', '.join(map(str, sizes))} with short trainings, about {_PROBE_S / 60:.0f} minutes:")
+    try:
+        with contextlib.chdir(partial):
+            measured = probe_image_sizes(params, sizes, _PROBE_S)
+    except UserError as error:  # such as too few images for the probe's splits
+        print(f"The probe failed: {error}")
+        return start
+    if len(measured) < 2:
+        print(f"Only {size} pixels fit into the time; `isoflop probe --minutes 10` measures more.")
+        return start
+    chosen = chosen_size(measured)
+    write_probe(measured, chosen, partial / PROBE)
+    print(*probe_lines(measured, chosen), sep="\n")
+    why = f"the smallest probed size within one standard error of the lowest NLL; {PROBE} has the measurements"
+    return with_image_size(start, chosen.image_size, why)
 
 
 def _make_quick(project: Path) -> list[Choice]:

@@ -16,9 +16,11 @@ _KEPT = 0.9  # assumed share of images after duplicates and damaged ones are dro
 _SMALLEST_BATCH = 8  # smaller batches are too small for the statistics of batch normalization
 _UNEVEN = 10  # times as many images in the largest class as in the smallest
 _SMALLEST_SIDE = 8  # pixels
+_MOST_PATCHES = 8  # per side of an image, of a vit
+_FIXED_SIZE = ("mlp", "vit")  # families that take images of one size only
 _STEPS = (600, 10_000)  # steps of the base training: with fewer it underfits, more take hours on a few cores
 _MOST_EPOCHS = 4  # factor over the preset's
-_QUICKER = 4  # divisor of the epochs for a quick run
+_QUICKER = 2  # divisor of the epochs for a quick run; with more, the study's runs on few images are undertrained
 _OTHER_EPOCHS = ("distill", "prune", "sparsify", "qat")
 _OTHER_KINDS = ("prune", "sparsify", "qat")  # kinds of variants that a quick run leaves out
 _NEEDS_COLOR = (  # transforms of albumentations that need RGB images
@@ -45,12 +47,26 @@ class StartingParams:
     warnings: list[str] = field(default_factory=list)
 
 
-def starting_params(preset: str, survey: Survey, path: str) -> StartingParams:
+@dataclass(frozen=True)
+class Wishes:
+    """Values of params.yaml that the user gave; None: isoflop chooses."""
+
+    image_size: int | None = None
+    family: str | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+
+
+NOTHING = Wishes()
+
+
+def starting_params(preset: str, survey: Survey, path: str, wishes: Wishes = NOTHING) -> StartingParams:
     """Choose params.yaml for surveyed images.
 
     Args:
         preset: the text of the preset, the source of all other values.
         path: ``data.path``.
+        wishes: values that the user gave.
 
     Raises:
         UserError: a class has too few images for the splits, or there are too few training images for a batch.
@@ -60,13 +76,15 @@ def starting_params(preset: str, survey: Survey, path: str) -> StartingParams:
     whole = [place for name, place in survey.places.items() if name not in survey.unreadable]
     sizes = split_sizes(whole, params["prepare"])
     training = sum(counts["train"] for counts in sizes.values())
+    given = _apply(params, wishes)
     choices = [
-        *_choose_pixels(params, survey),
+        *_choose_pixels(params, survey, wishes.image_size),
         *_choose_sample_range(params, survey),
         *_choose_least(params, {name: sum(counts.values()) for name, counts in sizes.items()}),
         *_choose_balance(params, {name: counts["train"] for name, counts in sizes.items()}),
         *_choose_batch(params, training),
-        *_choose_epochs(params, training),
+        *([] if wishes.epochs else _choose_epochs(params, training)),
+        *given,
     ]
     if params["recipe"]["flip"] != "none":
         why = "training mirrors images at random; set `none` if left and right differ, as in letters"
@@ -81,6 +99,7 @@ def quick_params(text: str) -> StartingParams:
     runs, variants = params["sweep"]["runs"], params["variants"]
     whole = params["recipe"]["epochs"]
     _scale_epochs(params, max(1, round(whole / _QUICKER)))
+    runs["epochs"] = flow(runs["epochs"][-1:])
     runs["seeds"] = flow(runs["seeds"][:1])
     first = next(iter(variants["distill"]), None)
     for kind in ("distill", *_OTHER_KINDS):
@@ -96,18 +115,74 @@ def quick_params(text: str) -> StartingParams:
     return StartingParams("# for a first quick run: `isoflop init --quick`\n" + dump(params), choices)
 
 
-def _choose_pixels(params: Any, survey: Survey) -> list[Choice]:
+def given_params(preset: str, wishes: Wishes) -> StartingParams:
+    """Return params.yaml of a data set that the preset names, with the values that the user gave."""
+    params = load(preset)
+    return StartingParams(dump(params), choices) if (choices := _apply(params, wishes)) else StartingParams(preset, [])
+
+
+def with_image_size(start: StartingParams, size: int, why: str) -> StartingParams:
+    """Return ``start`` with another ``prepare.image_size``."""
+    head, _, rest = start.text.partition("\n")
+    params = load(rest)
+    params["prepare"]["image_size"] = size
+    _fit_patches(params)
+    kept = [choice for choice in start.choices if choice.key != "prepare.image_size"]
+    choice = Choice("prepare.image_size", size, why)
+    return StartingParams(f"{head}\n{dump(params)}", [choice, *kept], start.warnings)
+
+
+def image_size_step(params: Mapping[str, Any]) -> int:
+    """Return the number of pixels that image sizes are multiples of."""
+    return int(params["model"]["patch_size"]) if params["model"]["family"] == "vit" else 4
+
+
+def _apply(params: Any, wishes: Wishes) -> list[Choice]:
+    """Set the values that the user gave; the study and the variants follow the epochs."""
+    given = "given on the command line"
+    choices = []
+    if wishes.image_size:
+        params["prepare"]["image_size"] = wishes.image_size
+        choices.append(Choice("prepare.image_size", wishes.image_size, given))
+    if wishes.family:
+        params["model"]["family"] = wishes.family
+        choices.append(Choice("model.family", wishes.family, given))
+        choices += _fit_patches(params)
+        if wishes.family in _FIXED_SIZE and params["recipe"]["progressive_resizing"] != [1.0]:
+            params["recipe"]["progressive_resizing"] = flow([1.0])
+            choices.append(Choice("recipe.progressive_resizing", [1.0], f"a {wishes.family} takes images of one size"))
+    if wishes.epochs:
+        _scale_epochs(params, wishes.epochs)
+        choices.append(Choice("recipe.epochs", wishes.epochs, f"{given}; the other epochs are scaled in proportion"))
+    if wishes.minutes:
+        params["recipe"]["max_minutes"] = wishes.minutes
+        choices.append(Choice("recipe.max_minutes", wishes.minutes, f"{given}; limits each training but the study's"))
+    return choices
+
+
+def _fit_patches(params: Any) -> list[Choice]:
+    """Give a vit patches that tile its images, at most 8 a side: attention grows with the square of their number."""
+    model, size = params["model"], params["prepare"]["image_size"]
+    if model["family"] != "vit" or (size % model["patch_size"] == 0 and size // model["patch_size"] <= _MOST_PATCHES):
+        return []
+    sides = [side for side in range(1, size + 1) if size % side == 0 and size // side <= _MOST_PATCHES]
+    model["patch_size"] = sides[0]
+    return [Choice("model.patch_size", sides[0], f"{size // sides[0]} x {size // sides[0]} patches tile the images")]
+
+
+def _choose_pixels(params: Any, survey: Survey, given: int | None) -> list[Choice]:
     prepare, augment = params["prepare"], params["augment"]
-    most, median = prepare["image_size"], survey.sides[1]
-    step = params["model"]["patch_size"] if params["model"]["family"] == "vit" else 4
-    prepare["image_size"] = min(most, max(_SMALLEST_SIDE, median // step * step))
+    most, median, step = prepare["image_size"], survey.sides[1], image_size_step(params)
     sides = f"the median shorter side of your images is {median} pixels"
     why = f"from the preset; {sides}, but twice the size means four times the pixels"
+    if given is None:
+        prepare["image_size"] = min(most, max(_SMALLEST_SIDE, median // step * step))
+        _fit_patches(params)
     if prepare["image_size"] != most:
         why = f"{sides}; sizes are multiples of {step}, at least {_SMALLEST_SIDE}"
     prepare["channels"] = 3 if survey.is_colour else 1
     choices = [
-        Choice("prepare.image_size", prepare["image_size"], why),
+        *([] if given else [Choice("prepare.image_size", prepare["image_size"], why)]),
         Choice(
             "prepare.channels",
             prepare["channels"],

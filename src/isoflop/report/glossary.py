@@ -63,6 +63,10 @@ LAW_PARAMETERS = {
     "gamma": "exponent of training length: doubling S multiplies its term by 2 to the power of −γ",
     "L0": "loss in the limit of no size and no data",
     "bend": "how early the law bends toward that loss",
+    "c0": "exponent before the break",
+    "c1": "change of the exponent at the break",
+    "d1": "level of the break",
+    "f1": "width of the break, in natural logarithms of the level",
 }
 
 # plots/scaling/NAME.svg → title

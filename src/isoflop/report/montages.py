@@ -32,6 +32,10 @@ class ReadRow:
     heading: str
     tiles: list[ReadTile]
 
+    @property
+    def count(self) -> int:
+        return len(self.tiles)
+
 
 def read_montage(file: Path) -> list[ReadRow]:
     """Return the rows of a montage; none if it is empty.

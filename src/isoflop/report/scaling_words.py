@@ -49,7 +49,7 @@ def trust_in_words(law: Facts) -> str:
         for axis, factor in law["trusted_to"].items()
         if factor > 1
     ]
-    within = "within the range of the runs only: no backtest beyond it was both possible and passed"
+    within = "within the range of the runs only: no backtest beyond it passed, or none was possible"
     return f"to {' and '.join(beyond)}, by backtests at that distance" if beyond else within
 
 

@@ -13,24 +13,22 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import json
 import os
 import re
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from isoflop.runtime.files import sync
+from isoflop.runtime.dvc_kills import healing, written_whole
+from isoflop.runtime.dvc_names import checked_names
 from isoflop.runtime.terminal import printable
 
 _FIRST = "dvc.repo"  # every command that reads or restores anything imports it
 _RECORD = re.compile(r"runs/([0-9a-f]{2})/\1[0-9a-f]{62}/[0-9a-f]{64}")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_PROJECT_FILE = "code.yaml"  # only in projects and checkouts of isoflop
+_PULLED = "isoflop-pulled-records"  # next to the folder of records
+_PAGES = ("report", "ship/demo")  # outputs that a browser opens: another page there would run its scripts
 
 
 def install() -> None:
@@ -65,10 +63,10 @@ def apply() -> None:
         (cache.StageCache, "_load"): lambda _: _load_record,
         (cache.StageCache, "transfer"): lambda _: _transfer_records,
         (data_cloud.DataCloud, "get_remote"): _verifying,
-        (parsing.DataResolver, "__init__"): _checked_names,
-        (rwlock, "_edit_rwlock"): _healing,
-        (_common, "_dump_data"): _whole,
-        (_yaml, "_dump_data"): _whole,
+        (parsing.DataResolver, "__init__"): checked_names,
+        (rwlock, "_edit_rwlock"): healing,
+        (_common, "_dump_data"): written_whole,
+        (_yaml, "_dump_data"): written_whole,
     }
     replaced = {(owner, name): replace(getattr(owner, name)) for (owner, name), replace in replacements.items()}
     for (owner, name), function in replaced.items():
@@ -118,13 +116,16 @@ def _is_inside(name: str) -> bool:
 
 def _load_record(self: Any, stage: Any) -> Any:
     """Return the newest record of a stage, None if there is none: an empty folder, which a full disk or a kill leaves,
-    has none."""
+    has none. A page is not taken from a record of a remote, but made again."""
     from dvc.stage import cache
 
     key = cache._get_stage_hash(stage)
     folder = Path(self._get_cache_dir(key))
-    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True) if folder.is_dir() else []
+    files = sorted(folder.iterdir(), key=lambda file: file.lstat().st_mtime, reverse=True) if folder.is_dir() else []
+    pulled = _pulled(self) if any(out.def_path in _PAGES for out in stage.outs) else set()
     for file in files:
+        if file.name in pulled:
+            continue
         if re.fullmatch("[0-9a-f]{64}", file.name) and (record := self._load_cache(key, file.name)):
             return record
     return None
@@ -169,7 +170,19 @@ def _transfer_records(self: Any, from_odb: Any, to_odb: Any, force: bool = True)
                 source, source.join(from_odb.path, *parts), target, target.join(to_odb.path, *parts)
             )
             copied.append((parts[-2], parts[-1]))
+    if copied and to_odb is self.repo.cache.legacy:
+        with _note(self).open("a") as note:
+            note.writelines(f"{name}\n" for _, name in copied)
     return copied
+
+
+def _pulled(self: Any) -> set[str]:
+    """Return the names of the records that were downloaded into this cache."""
+    return set(_note(self).read_text().split()) if _note(self).is_file() else set()
+
+
+def _note(self: Any) -> Path:
+    return Path(self.cache_dir).with_name(_PULLED)
 
 
 def _records(filesystem: Any, folder: str) -> Iterator[str]:
@@ -194,113 +207,6 @@ def _verifying(get_remote: Callable[..., Any]) -> Callable[..., Any]:
         return remote
 
     return verifying
-
-
-def _checked_names(create: Callable[..., None]) -> Callable[..., None]:
-    """Refuse values of params.yaml that dvc.yaml puts into commands and paths unless they are plain words.
-
-    A `;` would be run by the shell, and `..` would make DVC delete a folder that is no output.
-    """
-
-    def checked(self: Any, repo: Any, wdir: str, content: dict[str, Any]) -> None:
-        create(self, repo, wdir, content)
-        if not repo.fs.exists(repo.fs.join(repo.root_dir, _PROJECT_FILE)):
-            return
-        from dvc.exceptions import DvcException
-
-        for name, definition in self.definitions.items():
-            if hasattr(definition, "normalized_iterable"):
-                for word in _strings(_plain(definition.normalized_iterable)):
-                    if not _WORD.fullmatch(word):
-                        raise DvcException(
-                            f"params.yaml: got {word!r} in what stage {name} iterates over, expected only letters, "
-                            "digits, and _ . - after the first"
-                        )
-        path = _plain(self.context.data).get("data", {})
-        if isinstance(path, Mapping) and "://" in str(path.get("path")):
-            raise DvcException(f"params.yaml: data.path: got {path['path']!r}, expected a path on this machine")
-
-    return checked
-
-
-def _plain(value: Any) -> Any:
-    """Return DVC's wrapped values as Python's own."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    return _plain(value.value) if hasattr(value, "value") else value
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield str(key)
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
-    elif isinstance(value, str):
-        yield value
-
-
-def _healing(edit: Callable[..., Any]) -> Callable[..., Any]:
-    """Delete a lock file that a kill cut short; DVC writes it in place, and refuses to run while it is there."""
-
-    @contextmanager
-    def healing(lock_dir: str, fs: Any, hardlink: bool) -> Iterator[Any]:
-        from dvc.lock import make_lock
-        from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, RWLockFileCorruptedError, RWLockFileFormatError
-
-        manager = edit(lock_dir, fs, hardlink)
-        try:
-            lock = manager.__enter__()
-        except (RWLockFileCorruptedError, RWLockFileFormatError):
-            with make_lock(os.path.join(lock_dir, RWLOCK_LOCK), tmp_dir=lock_dir, hardlink_lock=hardlink):
-                _delete_if_cut(Path(lock_dir, RWLOCK_FILE))
-            manager = edit(lock_dir, fs, hardlink)
-            lock = manager.__enter__()
-        try:
-            yield lock
-        except BaseException:
-            manager.__exit__(*sys.exc_info())
-            raise
-        manager.__exit__(None, None, None)
-
-    return healing
-
-
-def _whole(dump: Callable[..., None]) -> Callable[..., None]:
-    """Write dvc.lock and other files next to their place and rename them, so that a kill cannot cut them short."""
-
-    def whole(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
-        if getattr(fs, "protocol", "local") != "local":
-            return dump(path, data, dumper, fs, **options)
-        final = Path(os.path.realpath(path))
-        partial = final.with_name(f".{final.name}.partial{os.getpid()}")
-        try:
-            dump(str(partial), data, dumper, **options)
-            if final.exists():
-                shutil.copymode(final, partial)
-            sync(partial)
-            os.replace(partial, final)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    return whole
-
-
-def _delete_if_cut(file: Path) -> None:
-    from dvc.rwlock import SCHEMA
-    from voluptuous import Invalid
-
-    try:
-        SCHEMA(json.loads(file.read_text(encoding="utf-8")))  # another process may have healed it by now
-    except (ValueError, Invalid):
-        file.unlink()
-        _warn(f"{file}: cut short, because a DVC command was killed: removed")
-    except FileNotFoundError:
-        pass
 
 
 def _warn(message: str) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def printable(text: str) -> str:
     """Return ``text`` with control and other unprintable characters as escapes, so that no name can control a terminal
     or break a line."""
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        character if _is_harmless(character) else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def _is_harmless(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # other spaces, as between 5 and kB

@@ -121,7 +121,7 @@ def read_profiles(study: Study, replicates: int, rng: np.random.Generator) -> li
     """The IsoFLOP profiles of the study: of all runs if compute buys unique samples, else of those on the most data."""
     if "parameters" not in study.axes or study.data_axis not in study.axes:
         return []
-    most = max(study.column("unique_samples"))
-    part = study.only([study.data_axis == "unique_samples" or run.unique_samples == most for run in study.runs])
+    all_runs, most = study.data_axis == "unique_samples", max(study.column("unique_samples"))
+    part = study.only([all_runs or run.unique_samples == most for run in study.runs])
     flops, sizes, samples = (part.column(name) for name in ("flops", "parameters", "seen_samples"))
     return profiles(flops, sizes, samples, part.losses, replicates, rng)

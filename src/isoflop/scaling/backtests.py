@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from isoflop.scaling.fitting import fit, refit
-from isoflop.scaling.forms import AXES, AnyForm, Floats, Form
+from isoflop.scaling.forms import AXES, TINY, AnyForm, Floats, Form
 from isoflop.scaling.objectives import Objective
 from isoflop.scaling.reach import Bools
 from isoflop.scaling.runs import Study
@@ -26,8 +26,11 @@ MIN_FACTOR = 1.7  # a shorter distance tests nothing
 _SPAN = 4.0  # factor below the edge over which the slope of the law is taken
 _FAR = 0.6  # share of the distance of a backtest from which errors count
 _HELD = 0.9  # share of the groups of a backtest that must lie inside their 95 % intervals
-_PRIOR = (0.2, 0.45)  # median, and spread of the log, of the discrepancy's scale: see docs/explanation/scaling-law.md
+# The prior of the discrepancy's scale: weight, median and spread of the log, for a law that is off and for one that is
+# correct. Chosen on published curves: see docs/explanation/scaling-law.md
+_PRIOR = ((0.9, 0.25, 0.4), (0.1, 0.03, 0.6))
 _INDEPENDENT = 2.0  # backtests that are independent: those of one axis share most of their runs
+_NORMAL = 1.959964  # the 97.5 % quantile of a normal distribution
 _SCALES = np.geomspace(0.003, 3.0, 60)
 
 
@@ -179,22 +182,25 @@ def _sensitivity(form: AnyForm, values: Floats, levels: Floats) -> Floats:
 def discrepancy_scale(trials: Sequence[Trial]) -> float:
     """The scale of the discrepancy: the 97.5 % quantile of its predictive distribution, over that of a normal one.
 
-    Each error is normal with variance spread² + (scale · growth)². The prior of the scale is log-normal; the likelihood
-    of the groups of a trial is averaged, and the trials of an axis count as at most a few independent ones. Without
-    trials the prior decides.
+    Each error is normal with variance spread² + (scale · growth)². The prior of the scale is a mixture of two
+    log-normal ones; the likelihood of the groups of a trial is averaged, and the trials of an axis count as at most a
+    few independent ones. Without trials the prior decides.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
-    log_S = -0.5 * (np.log(_SCALES / _PRIOR[0]) / _PRIOR[1]) ** 2
+    parts = (
+        weight / spread * np.exp(-0.5 * (np.log(_SCALES / median) / spread) ** 2) for weight, median, spread in _PRIOR
+    )
+    log_S = np.log(sum(parts) + TINY)
     share = min(1.0, _INDEPENDENT * len({one.split.axis for one in trials}) / max(len(trials), 1))
     for one in trials:
         sd_SG = np.sqrt(one.spread**2 + (_SCALES[:, None] * one.growth) ** 2)
-        log_S = log_S + share * norm.logpdf(one.errors, 0, sd_SG).mean(axis=1)
+        log_S = log_S - share * (0.5 * (one.errors / sd_SG) ** 2 + np.log(sd_SG)).mean(axis=1)
     posterior_S = np.exp(log_S - log_S.max())
     posterior_S /= posterior_S.sum()
     tried = np.geomspace(1e-3, 100, 2000)
-    inside = (2 * norm.cdf(tried[:, None] / _SCALES) - 1) @ posterior_S
-    return float(np.interp(0.95, inside, tried) / norm.ppf(0.975))
+    inside = (2 * ndtr(tried[:, None] / _SCALES) - 1) @ posterior_S
+    return float(np.interp(0.95, inside, tried) / _NORMAL)
 
 
 def outcomes(trials: Sequence[Trial]) -> tuple[Backtest, ...]:
@@ -202,7 +208,7 @@ def outcomes(trials: Sequence[Trial]) -> tuple[Backtest, ...]:
     found = []
     for index, one in enumerate(trials):
         scale = discrepancy_scale([*trials[:index], *trials[index + 1 :]])
-        half_G = 1.96 * np.hypot(one.spread, scale * one.growth)
+        half_G = _NORMAL * np.hypot(one.spread, scale * one.growth)
         error, half = float(np.expm1(one.errors.mean())), float(np.expm1(np.sqrt((half_G**2).mean())))
         inside = bool((np.abs(one.errors) <= half_G).mean() >= _HELD)
         found.append(Backtest(one.split.axis, one.split.factor, int((~one.split.fitted).sum()), error, half, inside))

@@ -53,25 +53,25 @@ class Descent(ABC):
         residuals_RM = self._objective.residuals(self._predict(values_RP, state_RFM), targets_RM)
         return np.asarray((self._objective.rho(residuals_RM, delta) * weights_RM).sum(axis=1))
 
-    def solve(self, starts_RP: Floats, targets_RM: Floats, rounds: int = 2) -> tuple[Floats, Floats]:
+    def solve(self, starts_RP: Floats, targets_RM: Floats, rounds: int = 2, most: int = 100) -> tuple[Floats, Floats]:
         """Minimize from each start for its own targets; return parameters [R, P] and objectives [R].
 
         Huber's δ decreases by a factor of four per round to the objective's own, over ``rounds`` rounds plus those
-        between ``EASY_DELTA`` and that δ. Few rounds suit many starts, which end in many minima; more rounds, which
-        begin near squares, lead a single start to a good minimum.
+        between ``EASY_DELTA`` and that δ, with at most ``most`` steps in the last. Few rounds suit many starts, which
+        end in many minima; more rounds, which begin near squares, lead a single start to a good minimum.
         """
         values_RP = starts_RP
-        for delta, iterations in self._schedule(rounds):
+        for delta, iterations in self._schedule(rounds, most):
             values_RP, objectives_R = self._newton(values_RP, targets_RM, delta, iterations)
         return values_RP, objectives_R
 
-    def _schedule(self, rounds: int) -> list[tuple[float, int]]:
+    def _schedule(self, rounds: int, most: int) -> list[tuple[float, int]]:
         """Huber's δ and the maximum number of Newton steps of each round."""
         final = self._objective.delta
         if not np.isfinite(final):
-            return [(final, 100)]
+            return [(final, most)]
         rounds += max(0, int(np.ceil(np.log(EASY_DELTA / final) / np.log(4.0))))
-        return [*((final * 4.0**step, 10) for step in range(rounds, 0, -1)), (final, 100)]
+        return [*((final * 4.0**step, 10) for step in range(rounds, 0, -1)), (final, most)]
 
     def _newton(self, values_RP: Floats, targets_RM: Floats, delta: float, most: int) -> tuple[Floats, Floats]:
         """Damped Newton within the bounds, in blocks; a row that no longer improves leaves the batch.

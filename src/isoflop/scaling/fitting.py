@@ -15,6 +15,8 @@ from isoflop.scaling.objectives import OBJECTIVES, Objective
 
 # Starts of the grid that are optimized to convergence: fewer runs give more local minima, so more starts.
 _MIN_STARTS, _MAX_STARTS = 8, 48
+_QUICK_RUNS = 1000  # from which a table near the fit needs few steps
+_MANY_RUNS = 100  # from which the tables of a bootstrap have one minimum near that of all runs
 
 
 def fit(
@@ -68,8 +70,8 @@ def refit(
     """Fit R tables of losses at the same levels and return the parameters [R, P].
 
     Args:
-        start: [P] parameters near all of them, such as the fit to the original runs. For a ``Form``, each table also
-            starts from its own best point on the grid of exponents and keeps the better of the two fits.
+        start: [P] parameters near all of them, such as the fit to the original runs. For a ``Form`` and fewer than
+            100 runs, each table also starts from its own best point on the grid of exponents and keeps the better.
         weights_RM: positive weights of the runs in each table.
     """
     if not isinstance(form, Form):
@@ -79,10 +81,17 @@ def refit(
     unit = powers.unit(losses_RM)
     targets_RM = losses_RM / unit
     near_RP = np.repeat(powers.scaled(start[None], unit), len(targets_RM), axis=0)
+    if len(targets_RM) > 1 and targets_RM.shape[1] >= _MANY_RUNS:
+        return powers.unscaled(powers.solve(near_RP, targets_RM, *_effort(targets_RM, 2))[0], unit)
     own_RP = powers.best_on_grid(targets_RM)
     solved = [powers.solve(near_RP, targets_RM), powers.solve(own_RP, targets_RM, rounds=5)]
     better_R = solved[1][1] < solved[0][1]
     return powers.unscaled(np.where(better_R[:, None], solved[1][0], solved[0][0]), unit)
+
+
+def _effort(targets_RM: Floats, rounds: int) -> tuple[int, int]:
+    """Rounds, and steps in the last one, of a fit that starts near its minimum: few if the runs are thousands."""
+    return (0, 8) if targets_RM.shape[1] >= _QUICK_RUNS else (rounds, 100)
 
 
 def objective_values(
@@ -120,14 +129,18 @@ def least_at(
     unit = powers.unit(losses_RM)
     targets_RM = losses_RM / unit
     near_RP = np.repeat(powers.scaled(start[None], unit), len(fixed_R), axis=0)
-    own_RP = powers.best_on_grid(targets_RM)
-    near_RP[:, 0] = own_RP[:, 0] = fixed_R / unit
+    starts = [near_RP]
+    if targets_RM.shape[1] < _MANY_RUNS:
+        starts.append(powers.best_on_grid(targets_RM))
+    for starts_RP in starts:
+        starts_RP[:, 0] = fixed_R / unit
     powers.free_P[0] = False
-    solved = [powers.solve(starts_RP, targets_RM, rounds=4)[0] for starts_RP in (near_RP, own_RP)]
-    return np.minimum(*(
+    solved = [powers.solve(starts_RP, targets_RM, *_effort(targets_RM, 4))[0] for starts_RP in starts]
+    reached = [
         objective_values(form, powers.unscaled(found, unit), levels, losses_RM, objective, weights_RM)
         for found in solved
-    ))  # fmt: skip
+    ]
+    return np.asarray(np.min(reached, axis=0))
 
 
 def _fit_bent(

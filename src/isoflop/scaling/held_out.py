@@ -13,6 +13,8 @@ from isoflop.scaling.law_fitting import fit_law
 from isoflop.scaling.laws import Law
 from isoflop.scaling.runs import MIN_WIDTHS, SAME, Run, Study
 
+_BOOTSTRAPS = 200  # at most: a test needs no smoother interval
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -83,7 +85,7 @@ def hold_out(
     kept = None if forms is None else [form for form in forms if set(form.axes) <= set(rest.axes)]
     if kept == []:
         return None
-    law = fit_law(rest, bootstraps, rng, objective, resampling=resampling, forms=kept)
+    law = fit_law(rest, min(bootstraps, _BOOTSTRAPS), rng, objective, resampling=resampling, forms=kept)
     edge = float(max(rest.column(axis)))
     outside = [run for run in study.runs if (run.held if chosen else getattr(run, axis) > edge)]
     level = max(float(getattr(run, axis)) for run in outside)

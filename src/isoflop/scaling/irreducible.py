@@ -11,7 +11,7 @@ from isoflop.scaling.resampling import Replicates
 
 _STEPS = 18  # halvings of the distance from the best E: from the whole range to less than any noise resolves
 _FINER = 6  # values between the last one allowed and the first one that is not
-_RESAMPLED = 200  # replicates at most that the limit is taken from
+_RESAMPLED, _MOST_RESIDUALS = 200, 200_000  # replicates at most that the limit is taken from; runs over all
 
 
 def irreducible_interval(
@@ -32,9 +32,10 @@ def irreducible_interval(
     Args:
         observed: weights [M] of the runs.
     """
-    tables = replicates.losses[:_RESAMPLED]
-    weights = None if replicates.weights is None else replicates.weights[:_RESAMPLED]
-    reached_R = objective_values(form, replicates.values[:_RESAMPLED], levels, tables, objective, weights)
+    count = max(40, min(_RESAMPLED, _MOST_RESIDUALS // len(losses)))
+    tables = replicates.losses[:count]
+    weights = None if replicates.weights is None else replicates.weights[:count]
+    reached_R = objective_values(form, replicates.values[: len(tables)], levels, tables, objective, weights)
     at_best_R = least_at(form, levels, tables, objective, values, np.full(len(tables), values[0]), weights)
     total = len(losses) if observed is None else observed.sum()
     scale_R = 1.0 if weights is None else total / weights.sum(axis=1)

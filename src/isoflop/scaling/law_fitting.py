@@ -31,6 +31,7 @@ from isoflop.scaling.uncertainty import Residuals, noise
 
 _MIN_WEIGHT = 0.02  # forms with a lower weight are ruled out
 _WIDEST = 0.5  # share of the range of losses seen that a useful interval may span
+_LIKELY = 0.5  # weight of the form with E = 0 from which the runs do not determine E
 _LEAST_E = 0.01  # share of the least predicted loss; a smaller E is not determined by the runs
 
 
@@ -102,7 +103,7 @@ def _tested(
 
 
 def _useful(law: Law, axis: str, factor: float) -> bool:
-    """Whether the law says something at the tested distance.
+    """Whether the law is informative at the tested distance.
 
     The data must determine E; the interval must be narrow against the range of losses seen, and its half-width against
     the reducible loss there.
@@ -112,7 +113,9 @@ def _useful(law: Law, axis: str, factor: float) -> bool:
     levels = {**highest, axis: highest[axis] * factor}
     band = law.prediction_band(levels)
     least = float(law.predict(highest)[0])
-    if band is None or (law.values[0] < _LEAST_E * least and not _without_floor(law.form)):
+    floorless = sum(one.weight for one in law.fits if _without_floor(one.form))
+    undetermined = law.values[0] < _LEAST_E * least or floorless > _LIKELY
+    if band is None or (undetermined and not _without_floor(law.form)):
         return False
     width = float(band[1][0] - band[0][0])
     seen = float(law.predict(lowest)[0]) - least

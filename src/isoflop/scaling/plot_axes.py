@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Panel = Callable[[Figure, Axes, Analysis], str | None]
 
 _WIDTH, _HEIGHT = 4.1, 3.6  # inches: text of 9 points stays legible on a phone
-_DPI = 180  # of a PNG
+_DPI = 200  # of a PNG
 _MAX_LEGEND = 6  # sizes in a legend; more would cover the runs
 LOSS_LABEL = "Validation loss"
 AXIS_LABELS = {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.scaling.fitting import refit
-from isoflop.scaling.forms import AnyForm, Floats
+from isoflop.scaling.forms import AnyForm, Floats, Form
 from isoflop.scaling.objectives import Objective
 from isoflop.scaling.runs import Study
 from isoflop.scaling.uncertainty import Residuals
@@ -21,6 +21,8 @@ Ints = npt.NDArray[np.int64]
 
 _MAX_NOISE = 25.0  # of log loss, for runs that follow no law: e^25 is finite and as good as infinite
 _MIN_PAIRS = 40  # configurations from which whole configurations are resampled
+_MOST_BENT = 300  # replicates of M4 and the broken power law, whose fits take longer
+_FEWEST, _MOST_RESIDUALS = 100, 500_000  # replicates; and runs over all of them, which bounds the time
 _MIN_SERIES = 20  # runs with checkpoints from which whole runs are resampled
 _MIN_NEIGHBOURS = 8  # pairs of neighbors that an autocorrelation is estimated from
 _SIGNIFICANT = 0.01  # of the test that the spread of residuals varies
@@ -41,11 +43,10 @@ class Design:
     @classmethod
     def of(cls, study: Study) -> Design:
         configurations = study.configurations
-        first = [int(np.flatnonzero(configurations == one)[0]) for one in range(int(configurations.max()) + 1)]
+        _, first = np.unique(configurations, return_index=True)
         along = study.data_axis if study.data_axis in study.axes else study.axes[-1]
-        others = [axis for axis in ("parameters",) if axis != along]
-        keys = np.array([[study.column(axis)[index] for axis in others] for index in first])
-        _, series = np.unique(keys, axis=0, return_inverse=True)
+        size = study.column("parameters") if along != "parameters" else np.ones(len(configurations))
+        _, series = np.unique(size[first], return_inverse=True)
         return cls(configurations, series.ravel(), np.log(study.column(along)[first]))
 
     def neighbours(self) -> tuple[Ints, Ints]:
@@ -80,11 +81,22 @@ def correlation(means_C: Floats, design: Design, parameters: int) -> float:
 
 def varies(residuals_M: Floats, levels: Floats, fitted_M: Floats) -> bool:
     """Whether the size of residuals depends on the predicted loss or on a level (Spearman's test of each)."""
-    from scipy.stats import spearmanr
+    from scipy.special import stdtr
 
-    columns = [fitted_M, *levels]
-    found = [spearmanr(np.abs(residuals_M), column).pvalue for column in columns if np.ptp(column) > 0]
-    return bool(found and min(found) < _SIGNIFICANT / len(found))
+    columns = [column for column in (fitted_M, *levels) if np.ptp(column) > 0]
+    dof = len(residuals_M) - 2
+    if dof < 1 or not columns or np.ptp(np.abs(residuals_M)) == 0:
+        return False
+    sizes = _ranks(np.abs(residuals_M))
+    found = max(abs(float(np.corrcoef(sizes, _ranks(column))[0, 1])) for column in columns)
+    statistic = found * np.sqrt(dof / max(1 - found**2, 1e-12))
+    return bool(2 * stdtr(dof, -statistic) < _SIGNIFICANT / len(columns))
+
+
+def _ranks(values_M: Floats) -> Floats:
+    """Ranks [M], ties sharing their mean."""
+    _, inverse, counts = np.unique(values_M, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse.ravel()])
 
 
 def choose(residuals: Residuals, varied: bool, design: Design, parameters: int) -> Resampling:
@@ -109,13 +121,15 @@ def bootstrap(
     resampling: Resampling,
     weights: Floats | None = None,
 ) -> Replicates:
-    """Bootstrap replicates of the parameters [R, P].
+    """Bootstrap replicates of the parameters [R, P]; fewer than ``replicates`` for bent forms and thousands of runs.
 
     ``pairs`` and ``cluster`` give each configuration, or each series, a random weight (Rubin 1981): like a resampling
     of runs (Besiroglu et al. 2024), but no replicate loses a whole level. The others keep the design and resample
     residuals: ``residual`` from all configurations, ``correlated`` with their autocorrelation along a series, ``wild``
     (Liu 1988) each configuration's own.
     """
+    most = _MOST_BENT if not isinstance(form, Form) else max(_FEWEST, _MOST_RESIDUALS // len(losses))
+    replicates = min(replicates, most)
     fitted_M = form.predict(values[None], levels)[0]
     if resampling in ("pairs", "cluster"):
         groups = design.configurations if resampling == "pairs" else design.series[design.configurations]

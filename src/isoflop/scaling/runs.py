@@ -215,7 +215,9 @@ def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str,
         "diverged" if row["diverged"] else exclusion_reason(loss, float(content["chance_nll"]), row.get("train_loss"))
     )
     whole = float(row["unique_images"]) / float(row["fraction"])
-    if reason == "diverged":
+    if row.get("not_started"):
+        reason = "not started"
+    if reason in ("diverged", "not started"):
         return None, reason, whole
     run = Run(
         parameters=int(content["parameters"]),

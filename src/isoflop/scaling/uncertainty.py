@@ -108,7 +108,7 @@ def prediction_interval(
     Returns:
         None if there are no degrees of freedom, so that the noise is not identifiable.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if degrees_of_freedom < 1:
         return None
@@ -116,5 +116,5 @@ def prediction_interval(
     share = (sd / both) ** 4 if both else 1.0
     effective = degrees_of_freedom / max(share, degrees_of_freedom / 1e4)  # Welch and Satterthwaite
     shares = (np.arange(_NOISE_QUANTILES) + 0.5) / _NOISE_QUANTILES
-    noise_Q = np.clip(both * t.ppf(shares, effective), -_MAX_NOISE, _MAX_NOISE)
+    noise_Q = np.clip(both * stdtrit(effective, shares), -_MAX_NOISE, _MAX_NOISE)
     return interval((losses[:, None] * np.exp(noise_Q)[None]).ravel())

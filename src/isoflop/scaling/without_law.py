@@ -48,7 +48,7 @@ def _setting(study: Study, widths: Sequence[int]) -> str:
     frequent = max(study.excluded, key=lambda reason: study.excluded[reason], default="")
     if frequent == "diverged":
         return "recipe.gradient_clip=1.0"
-    if frequent == "undertrained":
+    if frequent in ("undertrained", "not started"):
         longest = study.most_epochs
         return f"'sweep.runs.epochs=[{2 * longest},{4 * longest}]'"
     if frequent == "overfitted":

@@ -72,8 +72,8 @@ def _started_by_others(several: bool) -> bool:
 
     A batch job of Slurm has the variables of several tasks, but only ``srun`` starts them.
     """
-    in_batch = "SLURM_NTASKS" in os.environ and not {"SLURM_STEP_ID", "SLURM_STEPID"} & os.environ.keys()
-    return several and not in_batch
+    starters = {"SLURM_STEP_ID", "SLURM_STEPID", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+    return several and bool(starters or "SLURM_NTASKS" not in os.environ)
 
 
 def on_gpu(on: Hardware) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
 from isoflop.runtime.progress import tracked
+from isoflop.scaling.runs import exclusion_reason
 from isoflop.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 _FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200  # for one budget; a width that would need fewer or more has no run of it
+_RESULTS = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")  # of a run; None if it has none
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -94,9 +96,10 @@ def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image:
 def sweep_width(
     model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: TrainingData, file: Path
 ) -> None:
-    """Train every planned run of ``model`` at ``width``, and write the table of their results to ``file``.
+    """Train the planned runs of ``model`` at ``width``, and write the table of their results to ``file``.
 
-    The loss is the validation NLL after the last step. A run whose loss is not finite is marked ``diverged``.
+    The loss is the validation NLL after the last step. A run whose loss is not finite is marked ``diverged``. The
+    longest runs on the most images come first; a run that ``is_hopeless`` after them is not started, and marked so.
 
     Raises:
         UserError: a fraction leaves fewer images than a batch.
@@ -110,21 +113,45 @@ def sweep_width(
     flops = count_training_flops(net, built, recipe.progressive_resizing)
     everything = all_images(data.train, data.views)
     planned = list(planned_runs(runs, len(everything), recipe.batch_size, flops))
-    rows = []
-    for run in tracked(planned, f"width {width}", "runs"):
+    chance = math.log(built.num_classes)
+    rows: dict[Planned, dict[str, Any]] = {}
+    for run in tracked(sorted(planned, key=_size, reverse=True), f"width {width}", "runs"):
         part = subset(everything, run.fraction, run.seed)
-        asked = {"fraction": run.fraction, "budget": run.budget, "seed": run.seed}
-        rows.append({**asked, **_run(built, part, data.val, recipe, run, flops)})
+        hopeless = is_hopeless(run, rows, chance)
+        result = _not_started(len(part)) if hopeless else _run(built, part, data.val, recipe, run, flops)
+        rows[run] = {"fraction": run.fraction, "budget": run.budget, "seed": run.seed, **result}
     table = {
         "width": width,
         "family": built.family,
         "parameters": count_parameters(net),
         "body_parameters": count_body_parameters(net),
         "flops_per_image": flops,
-        "chance_nll": round(math.log(built.num_classes), 6),
-        "runs": rows,
+        "chance_nll": round(chance, 6),
+        "runs": [rows[run] for run in planned],
     }
     write_json(file, table)
+
+
+def _size(run: Planned) -> tuple[float, float, float]:
+    return run.fraction, run.epochs, run.budget or math.inf
+
+
+def is_hopeless(run: Planned, finished: Mapping[Planned, Mapping[str, Any]], chance: float) -> bool:
+    """Whether a run of the same seed with at least as many images and epochs, and as large a budget, learned nothing.
+
+    That is a loss above 0.9 of the loss of chance on the validation and on the training images
+    (``runs.exclusion_reason``); an overfitted run says nothing about shorter ones.
+    """
+    return any(
+        larger.seed == run.seed
+        and all(one <= other for one, other in zip(_size(run), _size(larger), strict=True))
+        and exclusion_reason(row["val_nll"], chance) == exclusion_reason(row["train_loss"], chance) == "undertrained"
+        for larger, row in finished.items()
+    )
+
+
+def _not_started(images: int) -> dict[str, Any]:
+    return {"unique_images": images} | dict.fromkeys(_RESULTS) | {"diverged": False, "not_started": True}
 
 
 def _run(
@@ -150,8 +177,7 @@ def _run(
             doing=f"training on {100 * run.fraction:.3g} % of the images with seed {run.seed}",
         )
     except DivergedError:
-        names = ("images_seen", "flops", "val_nll", "val_accuracy", "train_loss")
-        return facts | dict.fromkeys(names) | {"diverged": True}
+        return facts | dict.fromkeys(_RESULTS) | {"diverged": True}
     return facts | {
         "images_seen": fitted.images_seen,
         "flops": fitted.flops,
