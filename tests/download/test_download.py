@@ -39,7 +39,7 @@ def photos(folder: Path, count: int = 12) -> None:
             Image.fromarray(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(file)
 
 
-OUTPUTS = ("train", "val", "test", "dropped", "dropped-picture", "metrics")
+OUTPUTS = ("train", "val", "test", "dropped", "names", "dropped-picture", "metrics")
 
 
 def test_a_folder_of_photos_is_downloaded_and_prepared(tmp_path: Path) -> None:
