@@ -35,6 +35,7 @@ _MEASURES_TIME = (
     "plots/tradeoff",
     "ship",
     "report",
+    "study",
 )
 
 

@@ -17,7 +17,7 @@ PAGE = DOCS / "api.md"
 
 
 def test_the_examples_run(smoke: Path, tmp_path: Path) -> None:
-    for folder in ("ship", "data/prepared/test", "plots"):
+    for folder in ("ship", "data/prepared/test", "scaling"):
         shutil.copytree(smoke / folder, tmp_path / folder)
     image_HW = np.load(smoke / "data" / "prepared" / "test" / "images.npy")[0, :, :, 0]
     Image.fromarray(image_HW).save(tmp_path / "digit.png")

@@ -493,7 +493,7 @@ def test_git_ignores_every_output_and_nothing_else_whatever_the_user_ignores(
     capsys.readouterr()
     assert cli.main(["doctor", "--json"]) == 1
     found = {one["about"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
-    assert found["outputs"]["found"].startswith("git tracks metrics/data.json, metrics/")
+    assert found["outputs"]["found"].startswith("git tracks metrics/base.json, metrics/data.json, metrics/")
     (cure,) = re.findall("`(.*?)`", found["outputs"]["cure"])
     subprocess.run(cure.partition(" && ")[0], shell=True, check=True)
     assert outputs_in_git(Path()) == []

@@ -158,9 +158,11 @@ def read_only(folder: Path) -> Iterator[None]:
 
 def test_a_workspace_without_the_right_to_write_is_read_and_not_changed(clone: Path) -> None:
     metrics = (clone / "metrics" / "evaluate.json").read_bytes()
-    command = ("python", "-m", "stages.evaluate", "--model", "models/base", "--test", "data/prepared/test")
-    pictures = ("confusion-picture", "reliability-picture", "mistakes", "saliency")
-    outputs = [f"--{name}=plots/{name}.out" for name in ("predictions", "reliability", "per-class", *pictures)]
+    command = ("python", "-m", "stages.evaluate", "--model", "models/base", "--test", "data/prepared/test",
+               "--names", "data/prepared/names.csv")  # fmt: skip
+    pictures = ("confusion-picture", "reliability-picture", "mistakes-picture", "saliency")
+    tables = ("headline", "predictions", "mistakes", "reliability", "per-class")
+    outputs = [f"--{name}=plots/{name}.out" for name in (*tables, *pictures)]
     with read_only(clone):
         assert "shipped" in run_command("isoflop", "summary", cwd=clone).stdout
         assert "width" in run_command("isoflop", "plan", "--flops", "1e10", cwd=clone).stdout

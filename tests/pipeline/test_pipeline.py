@@ -153,5 +153,5 @@ def test_check_finds_a_mistake_before_any_stage_runs(tmp_path: Path) -> None:
     (project / "params.yaml").write_text(params.replace("  objective: latency", "  objective: speed"))
     done = run_command("isoflop", "check", cwd=project, check=False)
     assert done.returncode != 0
-    assert "params.yaml: ship.objective: got 'speed' (string), expected" in done.stderr
+    assert "ship.objective: got 'speed' (string), expected" in done.stderr
     assert done.stderr.count("\n") == 1

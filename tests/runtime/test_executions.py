@@ -50,7 +50,7 @@ def test_a_workspace_that_cannot_be_written_costs_no_output(tmp_path: Path, monk
     [
         (None, "dvc.lock: not found; fix: `dvc repro` writes it"),
         ("schema: '2.0'\n", "dvc.lock: got no stages, expected those that `dvc repro` ran"),
-        ("<<<<<<< HEAD\nstages: {\n", "dvc.lock: not valid YAML"),
+        ("<<<<<<< HEAD\nstages: {\n", "dvc.lock:2: not valid YAML"),
     ],
 )
 def test_savings_of_a_project_that_never_ran(

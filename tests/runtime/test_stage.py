@@ -220,7 +220,7 @@ def test_it_does_not_look_at_what_no_stage_knows_and_at_drafts(tmp_path: Path) -
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | changes))
         code = "from pathlib import Path; from isoflop.project.checking import *; check_values_of_others(Path())"
         done = run_command("python", "-c", code, cwd=tmp_path, check=False)
-        return done.stderr.rpartition("UserError: ")[2].strip()
+        return done.stderr.rpartition("ParamsError: ")[2].strip()
 
     assert looked(mine={"answer": 42}) == ""
     wrong = looked(quantize=params["quantize"] | {"percentile": "high"})

@@ -119,5 +119,5 @@ def test_an_invalid_width_is_an_error(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
     assert "  width: 32\n" in text
     (tmp_path / "params.yaml").write_text(text.replace("  width: 32\n", "  width: 0\n"))
-    with pytest.raises(UserError, match=r"train\.width: got 0 \(integer\), expected greater than 0"):
+    with pytest.raises(UserError, match=r"train\.width: got 0 \(integer\), expected greater than or equal to 1"):
         load_params(forecast.Params, tmp_path / "params.yaml")

@@ -35,7 +35,9 @@ def _increasing(values: list[float]) -> list[float]:
 
 
 Range = Annotated[
-    list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2), AfterValidator(_increasing)
+    list[Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]],
+    Field(min_length=2, max_length=2),
+    AfterValidator(_increasing),
 ]
 
 

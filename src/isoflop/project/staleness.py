@@ -5,6 +5,7 @@ DVC compares each stage with its own inputs. What follows from a stale stage is 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +20,9 @@ _Locked = Mapping[str, Any]  # the stages of a dvc.lock
 
 
 def stale_outputs(project: Path) -> dict[str, str]:
-    """Return the stale outputs in the workspace of ``project``: path → stage; empty outside a DVC repository.
+    """Return the stale outputs in the workspace of ``project``: path → stage.
+
+    Empty outside a DVC repository, and where DVC cannot write its lock.
 
     Raises:
         UserError: dvc.yaml is invalid, or another DVC command is running.
@@ -38,6 +41,10 @@ def stale_outputs(project: Path) -> dict[str, str]:
             found |= {later for stage in found for later in networkx.ancestors(graph, stage)}
             in_order = [stage for stage in repo.index.stages if stage in found]
             outs = {os.path.relpath(out.fs_path, repo.root_dir): stage for stage in in_order for out in stage.outs}
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES):  # DVC locks a project before it looks
+            return {}
+        raise
     except DvcException as error:
         raise UserError(f"dvc status: {' '.join(str(error).split())}") from None
     locked = read_lock((project / "dvc.lock").read_text())  # a stage that is not in it has no results
