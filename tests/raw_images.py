@@ -56,6 +56,7 @@ def params(**changes: Any) -> Prepare:
         "image_size": 16,
         "channels": 3,
         "resize": "crop",
+        "sample_range": None,
         "normalization": "standard",
         "val_fraction": 0.25,
         "test_fraction": 0.2,

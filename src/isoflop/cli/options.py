@@ -47,7 +47,7 @@ def project_presets(_: CompletionContext) -> list[str]:
 
 
 _positive = _checked(float, "a positive number", lambda value: 0 < value < math.inf)
-_several = Parameter(consume_multiple=1, show_default=lambda values: " ".join(map(str, values)))
+_several = Parameter(consume_multiple=1, show_default=lambda values: " ".join(map(str, values or ())))
 
 Flag = Annotated[bool, Parameter(show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", show_default=False)]

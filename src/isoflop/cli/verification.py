@@ -102,7 +102,7 @@ def _entries(folder: Path, separate: Path | None) -> Iterator[tuple[str, str]]:
                 name = path.relative_to(folder).as_posix()
                 if stat.S_ISDIR(mode):
                     waiting.append(path)
-                    if not any(os.scandir(path)):
+                    if not os.listdir(path):
                         yield name, "an empty folder"
                 elif stat.S_ISREG(mode):
                     yield name, "a file"

@@ -26,7 +26,7 @@ class Recipe(Section):
     class_weights: Literal["none", "balanced", "effective"]  # of the loss; balanced: 1 / images of the class
     logit_adjustment: float = Field(ge=0, le=4)  # in training, times log(share of the class) is added; 0: none
     optimizer: Literal["sgd", "momentum", "adam", "adamw", "muon"]  # sgd: without momentum
-    learning_rate: float = Field(gt=0, le=1000)  # at width 16; at other widths it is scaled by layer
+    learning_rate: float = Field(gt=0, le=1e30)  # at width 16; at other widths it is scaled by layer
     momentum: float = Field(ge=0, lt=1)  # of momentum and muon; beta 1 of adam and adamw
     weight_decay: float = Field(ge=0, le=1000)  # of matrices and filters, not of biases and norms
     schedule: Literal["constant", "linear", "cosine"]  # after the warm-up: constant, or decay to 0
