@@ -280,7 +280,7 @@ class Sections(Section):
     [
         ("resize: crop", "resize: squash", "prepare.resize: got 'squash' (string), expected 'crop', 'pad' or"),
         ("channels: 1", "channels: 2", "prepare.channels: got 2 (integer), expected 1 or 3"),
-        ("val_fraction: 0.15", "val_fraction: 1.0", "prepare.val_fraction: got 1.0 (number), expected less than 1"),
+        ("val_fraction: 0.4", "val_fraction: 1.0", "prepare.val_fraction: got 1.0 (number), expected less than 1"),
         ("blank: true", "blanc: true", "prepare.drop.blanc: unknown key; did you mean 'blank'?"),
         ("near_duplicate_distance: null", "near_duplicate_distance: 17", "near_duplicate_distance: got 17"),
         ("image_size: 8", "image_size: 8.5", "prepare.image_size: got 8.5 (number), expected a valid integer"),

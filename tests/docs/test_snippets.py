@@ -43,7 +43,8 @@ def pictures(folder: Path) -> list[Path]:
 
 def card(model: Path, channels: int) -> str:
     scores: dict[str, Any] = {"accuracy": 0.9, "nll": 0.1, "parameters": 1, "macs": 1, "bytes": 1, "gzip_bytes": 1,
-                              "agreement": 1.0}  # fmt: skip
+                              "agreement": 1.0, "balanced_accuracy": 0.9, "macro_f1": 0.9, "lowest_recall": 0.8,
+                              "lowest_recall_class": CLASSES[0]}  # fmt: skip
     conditions = {"onnxruntime": "1", "cpu": "Some CPU", "cores": 1, "flags": "avx2", "load_average": 0.1}
     counts = {"source": 10, "train": 6, "val": 2, "test": 2}
     data = {"classes": CLASSES, "num_classes": 4, "channels": channels, "image_size": 2, "resize": "crop",

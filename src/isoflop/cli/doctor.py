@@ -58,8 +58,9 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         _demo,
         _interrupted,
     )
-    found = [check(project) for check in checks]
-    return [*found, _cache(project, remove_damaged)] if cache else found
+    # first, as `dvc status`, which `results` asks, deletes a damaged list of files
+    last = [_cache(project, remove_damaged)] if cache else []
+    return [*(check(project) for check in checks), *last]
 
 
 def show(findings: list[Finding], as_json: bool) -> None:

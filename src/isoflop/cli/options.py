@@ -47,7 +47,7 @@ def project_presets(_: CompletionContext) -> list[str]:
 
 
 _positive = _checked(float, "a positive number", lambda value: 0 < value < math.inf)
-_several = Parameter(consume_multiple=1, show_default=lambda values: " ".join(map(str, values or ())))
+_several = Parameter(consume_multiple=1, show_default=lambda values: " ".join(map(str, values)))
 
 Flag = Annotated[bool, Parameter(show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", show_default=False)]
@@ -56,7 +56,11 @@ Positives = Annotated[list[float], _positive, _several]
 Numbers = Annotated[list[float], _checked(float, "a number", math.isfinite), _several]
 Share = Annotated[float, _checked(float, "a fraction from 0 to 1", lambda value: 0 <= value <= 1)]
 Count = Annotated[int, _checked(int, "an integer of 1 or more", lambda value: value >= 1)]
-Sizes = Annotated[list[int], _checked(int, "an integer of 1 or more", lambda value: value >= 1), _several]
+Sizes = Annotated[
+    list[int],
+    _checked(int, "an integer of 1 or more", lambda value: value >= 1),
+    Parameter(consume_multiple=1, show_default=False),
+]
 Natural = Annotated[int, _checked(int, "an integer of 0 or more", lambda value: value >= 0)]
 Bootstraps = Annotated[int, _checked(int, "an integer of 20 or more", lambda value: value >= 20)]
 Port = Annotated[int, _checked(int, "a port from 0 to 65535", lambda value: 0 <= value <= 65535)]

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from isoflop.runtime import plain_yaml
 from isoflop.runtime.errors import UserError
 
 _CHANGES = {"modified", "new"}  # of a dependency; a deleted file says nothing about the results
@@ -73,8 +72,8 @@ def stale_in_lock(lock: str, contents: Mapping[str, Any]) -> dict[str, str]:
 def read_lock(text: str) -> _Locked:
     """Return the stages of a dvc.lock; none if it is damaged, which DVC reports."""
     try:
-        return dict(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return dict(plain_yaml.parse(text)[0]["stages"])  # like DVC: PyYAML reads 1e-05 as a string
+    except (KeyError, TypeError, ValueError):
         return {}
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from isoflop.project.command_output import in_git
 from isoflop.project.staleness import stale_in_lock, stale_outputs
+from isoflop.runtime import plain_yaml
 from isoflop.runtime.dvc_md5 import dvc_md5
 from isoflop.runtime.errors import UserError
 
@@ -77,7 +76,7 @@ def _resolved(repo: Any, name: str) -> str:
 
 
 def _stale(folder: Path) -> frozenset[str]:
-    contents = {name: yaml.safe_load((folder / name).read_text()) for name in _PARAMS if (folder / name).is_file()}
+    contents = {name: plain_yaml.parse((folder / name).read_text())[0] for name in _PARAMS if (folder / name).is_file()}
     return frozenset(stale_in_lock((folder / "dvc.lock").read_text(), contents))
 
 
