@@ -97,7 +97,7 @@ def test_a_study_without_a_law_is_a_line_with_its_next_command(
 ) -> None:
     runs = write_runs(finished / "few", widths=(8, 12, 16))
     edit(runs, 8, val_nll=2.3, train_loss=2.3)
-    shutil.rmtree(finished / "scaling")
+    shutil.rmtree(finished / "scaling" / "pictures")
     run_stage(runs, finished / "scaling", (8, 12, 16))
     monkeypatch.chdir(finished)
     assert cli.main(["summary"]) == 0
