@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from isoflop.report.formats import between, rounded
 from isoflop.report.formats import loss as digits_of_loss
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_atomically
+from isoflop.runtime.params import PARAMS_FILE
 from isoflop.scaling.asking import Answer, at_point
 from isoflop.scaling.law_file import KnownLaw
 from isoflop.scaling.planning import Optimum
@@ -75,20 +78,33 @@ def apply_training(project: Path, training: Training, latency_ms: float | None) 
     Raises:
         UserError: the file lacks one of the keys.
     """
-    file = project / "params.yaml"
-    params = load(file.read_text(encoding="utf-8"))
-    changes = {("train", "width"): training.width, ("recipe", "epochs"): training.epochs}
+    changes: dict[tuple[str, str], float] = {
+        ("train", "width"): training.width,
+        ("recipe", "epochs"): training.epochs,
+    }
     if latency_ms is not None:
-        changes[("ship", "max_latency_ms")] = latency_ms  # type: ignore[assignment]
-    is_longer = bool(params.get("recipe", {}).get("epochs") != training.epochs)
+        changes[("ship", "max_latency_ms")] = latency_ms
+    before = write_values(project / PARAMS_FILE, changes)
+    return bool(before["recipe", "epochs"] != training.epochs)
+
+
+def write_values(file: Path, changes: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], Any]:
+    """Replace values of params.yaml, by section and key; comments and layout stay. Return the values before.
+
+    Raises:
+        UserError: the file lacks one of the keys; it is then left as it was.
+    """
+    params = load(file.read_text(encoding="utf-8"))
+    before: dict[tuple[str, str], Any] = {}
     for (section, key), value in changes.items():
         if section not in params or key not in params[section]:
             raise UserError(
                 f"{file}: got no {section}.{key}, expected a params.yaml of this version; fix: `isoflop upgrade`"
             )
+        before[section, key] = params[section][key]
         params[section][key] = value
     write_atomically(file, dump(params))
-    return is_longer
+    return before
 
 
 def print_training(known: KnownLaw, training: Training, latency_ms: float | None, is_longer: bool) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from isoflop.cli.apply import write_values
 from isoflop.new_project.image_size_probe import (
     PROBE,
     candidate_sizes,
@@ -15,9 +16,7 @@ from isoflop.new_project.image_size_probe import (
     write_probe,
 )
 from isoflop.new_project.starting_params import image_size_step
-from isoflop.project.yaml_text import dump, load
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import PARAMS_FILE, read_params
 
 
@@ -39,9 +38,7 @@ def run_probe(project: Path, sizes: Sequence[int] | None, minutes: float, *, app
     chosen = chosen_size(found)
     write_probe(found, chosen, project / PROBE)
     if apply and chosen.image_size != size:
-        content = load((project / PARAMS_FILE).read_text())
-        content["prepare"]["image_size"] = chosen.image_size
-        write_atomically(project / PARAMS_FILE, dump(content))
+        write_values(project / PARAMS_FILE, {("prepare", "image_size"): chosen.image_size})
     if as_json:
         print((project / PROBE).read_text(), end="")
         return
