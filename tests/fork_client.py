@@ -17,14 +17,21 @@ from types import FrameType
 _FORWARDED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 _INHERITED = ("Umask", "Uid", "Gid", "Groups", "Sig", "Shd", "Cap", "NoNewPrivs", "Seccomp", "Cpus_allowed")
 _NOT_INHERITED = ("SigQ", "SigCgt")
+_OF_GLIBC = 0b11 << 31  # signals 32 and 33: whether a program ignores them depends on whether its parent had threads
 
 
 def surroundings() -> list[str]:
     """What a process has from its parent beyond arguments, environment and open files: rights, limits, signals."""
     with open("/proc/self/status") as status, open("/proc/self/limits") as limits:
         lines = [line for line in status if line.startswith(_INHERITED) and not line.startswith(_NOT_INHERITED)]
+        lines = [_without_glibc(line) if line.startswith("SigIgn") else line for line in lines]
         namespaces = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "net", "pid", "user")]
         return [*lines, *limits, *namespaces, str(os.nice(0))]
+
+
+def _without_glibc(line: str) -> str:
+    name, mask = line.split()
+    return f"{name} {int(mask, 16) & ~_OF_GLIBC:x}"
 
 
 def main(server: str, programs: str) -> None:
