@@ -1,4 +1,4 @@
-"""Adds to the wheel the file that calls isoflop.runtime.dvc_guard in DVC processes; all else is in pyproject.toml."""
+"""Adds to the wheel the file that calls isoflop.dvc_guard.guard in DVC processes; all else is in pyproject.toml."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ _NAME = "isoflop-dvc-guard.pth"
 # Python executes it at its start; only in processes of DVC does it import anything
 _CALL = (
     "import sys; 'dvc' in ' '.join(sys.orig_argv) "
-    "and __import__('importlib.util').util.find_spec('isoflop.runtime.dvc_guard') "
-    "and __import__('isoflop.runtime.dvc_guard').runtime.dvc_guard.install()"
+    "and __import__('importlib.util').util.find_spec('isoflop.dvc_guard.guard') "
+    "and __import__('isoflop.dvc_guard.guard').dvc_guard.guard.install()"
 )
 
 

@@ -223,7 +223,7 @@ def models() -> tuple[list[bytes], Feed]:
 
 def tables() -> tuple[list[bytes], Feed]:
     """A table of runs, fed to the reader of ``isoflop fit``."""
-    from isoflop.scaling.tables import Columns, read_table
+    from isoflop.scaling.tables.user_tables import Columns, read_table
 
     rows = [f"{n},{d},{round(0.1 + 20 / n + 9 / d, 5)},{n % 3}" for n in (100, 200, 400, 800) for d in (50, 90, 200)]
     file = Path(tempfile.mkdtemp()) / "fuzzed.csv"

@@ -26,7 +26,7 @@ import numpy as np
 
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.forms import Floats
-from isoflop.scaling.runs import Run, Study
+from isoflop.scaling.tables.runs import Run, Study
 
 BEFORE = Path(__file__).parent / "results" / "real_curves_before.csv"
 Curve = tuple[str, Floats]  # name; rows of seen, loss, training

@@ -31,13 +31,13 @@ from itertools import pairwise, product
 import numpy as np
 
 from isoflop.scaling.analysis import read_profiles
+from isoflop.scaling.fitting.irreducible import irreducible_interval
+from isoflop.scaling.fitting.law_fitting import fit_law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.uncertainty import interval
 from isoflop.scaling.forms import L_ND, Floats
-from isoflop.scaling.irreducible import irreducible_interval
-from isoflop.scaling.law_fitting import fit_law
-from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Planner
-from isoflop.scaling.runs import Run, Study
-from isoflop.scaling.uncertainty import interval
+from isoflop.scaling.tables.runs import Run, Study
 
 DESIGNS = ("3x3", "4x4", "4x4x2", "isoflop", "isoflop off", "240", "runs")
 KINDS = ("equal", "varying", "heavy", "correlated")

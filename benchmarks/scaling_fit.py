@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.scaling.fitting import fit, objective_values, refit
+from isoflop.scaling.fitting.objectives import OBJECTIVES, Objective
+from isoflop.scaling.fitting.one_form import fit, objective_values, refit
 from isoflop.scaling.forms import L_ND, Floats, Form
-from isoflop.scaling.objectives import OBJECTIVES, Objective
 
 GRID = Path(__file__).resolve().parents[2] / "shared" / "datasets" / "scaling" / "cifar10_cnn_grid"
 AUTHORS = np.array(

@@ -4,10 +4,10 @@ from isoflop.runtime.params import RandomSeed, Section, key
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
 from isoflop.scaling.analysis import Bootstraps, Widths, analyse
+from isoflop.scaling.figures.pictures import write_pictures
 from isoflop.scaling.law_file import write_law
-from isoflop.scaling.pictures import write_pictures
 from isoflop.scaling.results import write_facts, write_points
-from isoflop.scaling.runs import discard_other_widths, read_study
+from isoflop.scaling.tables.runs import discard_other_widths, read_study
 from isoflop.scaling.without_law import lack, write_without_law
 
 

@@ -20,11 +20,11 @@ from isoflop.montage import Row, Tile, write_montage
 from isoflop.report.page import write_report
 from isoflop.runtime.params import read_params
 from isoflop.scaling.analysis import Analysis, analyse
+from isoflop.scaling.figures.pictures import write_pictures
 from isoflop.scaling.forecasting import forecast, score
 from isoflop.scaling.law_file import write_law
-from isoflop.scaling.pictures import write_pictures
 from isoflop.scaling.results import write_facts, write_points
-from isoflop.scaling.runs import read_study
+from isoflop.scaling.tables.runs import read_study
 from isoflop.shipping.choosing import Ship, ship, write_tradeoff
 from tests.conftest import ROOT, ship_files
 from tests.exports import write_model

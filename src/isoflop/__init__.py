@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from isoflop.inference.prediction import Failure, Prediction, open_model, predict
     from isoflop.runtime.errors import UserError
     from isoflop.scaling.analysis import Analysis, analyse
-    from isoflop.scaling.tables import Columns, read_table
+    from isoflop.scaling.tables.user_tables import Columns, read_table
 
 __all__ = [
     "Analysis",
@@ -38,7 +38,7 @@ _MODULES = {
     "isoflop.inference.prediction": ("Failure", "Prediction", "open_model", "predict"),
     "isoflop.runtime.errors": ("UserError",),
     "isoflop.scaling.analysis": ("Analysis", "analyse"),
-    "isoflop.scaling.tables": ("Columns", "read_table"),
+    "isoflop.scaling.tables.user_tables": ("Columns", "read_table"),
 }
 
 

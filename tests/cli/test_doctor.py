@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / PACKAGE.name).touch()
     monkeypatch.setenv("ISOFLOP_MIRROR", str(tmp_path / "mirror"))
-    monkeypatch.setattr("isoflop.cli.doctor.is_active", lambda: True)
+    monkeypatch.setattr("isoflop.doctor.examining.is_active", lambda: True)
     monkeypatch.chdir(folder)
     return folder
 
@@ -76,7 +76,7 @@ def test_each_cure_cures(
     follow(found, "git", project)
     run_command("git", "commit", "-q", "-m", "start", cwd=project)
     with monkeypatch.context() as patched:
-        patched.setattr("isoflop.cli.doctor.is_active", lambda: False)
+        patched.setattr("isoflop.doctor.examining.is_active", lambda: False)
         unchecked = doctor(capsys, status=0)["dvc"]
         assert unchecked["status"] == "warn" and "without isoflop's checks" in unchecked["found"]
     found = doctor(capsys, status=0)

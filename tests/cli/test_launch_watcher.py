@@ -14,7 +14,7 @@ import pytest
 _LAUNCH = """
 import subprocess, sys, time
 from pathlib import Path
-from isoflop.cli.launch_watcher import watched
+from isoflop.launch.watcher import watched
 with watched(sys.argv[1]) as follow:
     agent = subprocess.Popen(["sleep", "120"], start_new_session=True)
     follow()

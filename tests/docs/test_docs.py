@@ -165,7 +165,7 @@ def test_the_architecture_names_every_module_and_stage() -> None:
     named = {package: set(re.findall(r"`(\w+)\.py`", content)) for package, content in pairs(parts)}
     source = ROOT / "src" / "isoflop"
     packages = {file.parent.name for file in source.glob("*/*.py")}
-    assert named == {name: {file.stem for file in (source / name).glob("[!_]*.py")} for name in packages}
+    assert named == {name: {file.stem for file in (source / name).rglob("[!_]*.py")} for name in packages}
     assert {file.stem for file in source.glob("[!_]*.py")} <= set(re.findall(r"`(\w+)`", section))
     graph = text[text.index("\n## The graph") : text.index("\n## How a stage")]
     stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])

@@ -20,7 +20,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import checkout, code_text, project_code_sha256
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.diagnostics import Kind
-from isoflop.scaling.runs import read_study
+from isoflop.scaling.tables.runs import read_study
 from stages import forecast, score
 from tests.conftest import ROOT, run_command
 from tests.report_project import CLASSES, outline, project, report, words, write_json, write_law_of

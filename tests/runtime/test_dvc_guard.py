@@ -39,7 +39,7 @@ def first_pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a project whose one stage has run, `first`, and its remote, `remote`, with the run cache."""
     folder = tmp_path_factory.mktemp("guard")
     (folder / "guard").mkdir()
-    (folder / "guard" / "sitecustomize.py").write_text("from isoflop.runtime import dvc_guard\ndvc_guard.install()\n")
+    (folder / "guard" / "sitecustomize.py").write_text("from isoflop.dvc_guard import guard\nguard.install()\n")
     first = folder / "first"
     first.mkdir()
     (first / "in.txt").write_text("content\n")
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_the_lock_of_before(mate: Path) -> None:
     before = (mate / "dvc.lock").read_text()
     (mate / "in.txt").write_text("other\n")
     (mate.parent / "guard" / "sitecustomize.py").write_text(
-        "from isoflop.runtime import dvc_guard\ndvc_guard.install()\nimport errno, os\n"
+        "from isoflop.dvc_guard import guard\nguard.install()\nimport errno, os\n"
         "real = os.fsync\n"
         "def full(descriptor):\n"
         "    if '.dvc.lock.partial' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"

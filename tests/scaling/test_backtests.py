@@ -9,14 +9,14 @@ import pytest
 
 from benchmarks.real_curves import Curve, score
 from isoflop.scaling.analysis import Analysis, analyse
-from isoflop.scaling.backtests import Split, Trial, discrepancy_scale, splits
-from isoflop.scaling.fitting import fit
+from isoflop.scaling.fitting.backtests import Split, Trial, discrepancy_scale, splits
+from isoflop.scaling.fitting.law_fitting import fit_law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit
+from isoflop.scaling.fitting.reach import Reach
 from isoflop.scaling.forms import L_ND, M4, Broken, Floats, Form, candidates, form_from_json, form_to_json
-from isoflop.scaling.law_fitting import fit_law
-from isoflop.scaling.objectives import OBJECTIVES
-from isoflop.scaling.reach import Reach
 from isoflop.scaling.results import facts
-from isoflop.scaling.runs import Run, Study
+from isoflop.scaling.tables.runs import Run, Study
 
 # error against examples seen, the smaller part of a published curve; at 1.02e8 examples 0.1437 was measured
 FALLING = (

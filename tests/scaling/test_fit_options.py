@@ -12,11 +12,11 @@ import pytest
 import isoflop
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.fit_options import forms_of, trimmed
-from isoflop.scaling.fitting import fit, refit
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit, refit
+from isoflop.scaling.fitting.options import forms_of, trimmed
 from isoflop.scaling.forms import M4, Broken, Floats, Form, additive, form_from_json, form_to_json
-from isoflop.scaling.objectives import OBJECTIVES
-from isoflop.scaling.tables import Columns, read_table
+from isoflop.scaling.tables.user_tables import Columns, read_table
 from tests.scaling_tables import simulated
 
 TIED = Form((("parameters",), ("unique_samples",)), tied=True)

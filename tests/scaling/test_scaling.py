@@ -16,16 +16,16 @@ from benchmarks.scaling_fit import GRID, published
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import load_params
 from isoflop.scaling.analysis import Analysis, analyse
-from isoflop.scaling.fitting import fit
+from isoflop.scaling.fitting.laws import Fit, Law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit
+from isoflop.scaling.fitting.resampling import Design, bootstrap
+from isoflop.scaling.fitting.uncertainty import Noise, Residuals, noise, prediction_interval
 from isoflop.scaling.forms import L_ND, Floats
 from isoflop.scaling.law_file import read_law
-from isoflop.scaling.laws import Fit, Law
-from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Planner, Sizes
-from isoflop.scaling.resampling import Design, bootstrap
 from isoflop.scaling.results import facts
-from isoflop.scaling.runs import Run, Study, read_study
-from isoflop.scaling.uncertainty import Noise, Residuals, noise, prediction_interval
+from isoflop.scaling.tables.runs import Run, Study, read_study
 from stages import forecast, scaling, score
 from tests.conftest import ROOT
 from tests.scaling_runs import LAW, OUTPUTS, WIDTHS, edit, loss_at, run_stage, size, write_runs

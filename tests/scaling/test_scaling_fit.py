@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.scaling_fit import GRID, many_starts, published
-from isoflop.scaling.fitting import fit, objective_values, refit
+from isoflop.scaling.fitting.learning_curves import fit_learning_curve
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit, objective_values, refit
 from isoflop.scaling.forms import L_N, L_ND, M4, Floats, Form, additive
-from isoflop.scaling.learning_curves import fit_learning_curve
-from isoflop.scaling.objectives import OBJECTIVES
 
 needs_grid = pytest.mark.skipif(not GRID.is_dir(), reason=f"no public study at ../shared/datasets/scaling/{GRID.name}")
 

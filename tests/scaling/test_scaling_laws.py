@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.scaling_coverage import coverage
-from isoflop.scaling.accuracy import accuracy_of_loss
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.diagnostics import diagnose
+from isoflop.scaling.fitting.accuracy import accuracy_of_loss
+from isoflop.scaling.fitting.irreducible import irreducible_interval
+from isoflop.scaling.fitting.law_fitting import fit_law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.uncertainty import Noise
 from isoflop.scaling.forms import L_N, L_ND, Form, additive
-from isoflop.scaling.irreducible import irreducible_interval
-from isoflop.scaling.law_fitting import fit_law
-from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
-from isoflop.scaling.runs import Run, Study
-from isoflop.scaling.uncertainty import Noise
+from isoflop.scaling.tables.runs import Run, Study
 from tests.scaling_tables import LAW, simulated
 
 

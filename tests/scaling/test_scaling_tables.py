@@ -15,9 +15,9 @@ from benchmarks.scaling_fit import GRID
 from isoflop.cli import main as cli
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.objectives import OBJECTIVES
+from isoflop.scaling.fitting.objectives import OBJECTIVES
 from isoflop.scaling.results import facts
-from isoflop.scaling.tables import Columns, read_table
+from isoflop.scaling.tables.user_tables import Columns, read_table
 from tests.scaling_tables import simulated
 
 WRITTEN = {"law.json", "scaling.json", "scaling.csv", "scaling.png", "held_out.png", "isoflop.png", "surface.png"}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.table_files import of_frame, read_file
-from isoflop.scaling.table_values import matching, number
-from isoflop.scaling.tables import Columns, read_table
+from isoflop.scaling.tables.files import of_frame, read_file
+from isoflop.scaling.tables.user_tables import Columns, read_table
+from isoflop.scaling.tables.values import matching, number
 
 ROWS = [(125e6, 2.5e9, 3.20), (350e6, 1e10, 2.80), (760e6, 2.5e9, 2.93), (1.3e9, 1e10, 2.61)]
 COLUMNS = Columns(parameters="N", samples="D", loss="loss")

@@ -13,9 +13,9 @@ import pytest
 from isoflop.cli import main as cli
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.forms import Form
-from isoflop.scaling.metrics import Metric
 from isoflop.scaling.results import facts
-from isoflop.scaling.tables import Columns, read_table
+from isoflop.scaling.tables.metrics import Metric
+from isoflop.scaling.tables.user_tables import Columns, read_table
 
 ACCURACIES = {1e4: 41.0, 3e4: 55.2, 1e5: 64.9, 3e5: 72.0, 1e6: 77.6, 3e6: 81.3}
 PERPLEXITIES = {124635456: 11.961319, 345355200: 8.976614, 603188352: 7.984185, 1005461760: 7.171037}

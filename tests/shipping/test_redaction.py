@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isoflop.cli import release
 from isoflop.download.fetching import url_name, without_secrets
+from isoflop.release import writing
 from isoflop.shipping.redaction import is_private, published
 
 
@@ -64,7 +64,7 @@ def test_a_manifest_has_no_secrets_and_of_private_training_no_hash_of_the_data(
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"prepare": {"outs": outs}}}))
     data = {"path": "/home/ada.lovelace/patients", "url": "http://ada:s3cret@intranet/a.zip?sig=TOKEN"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"data": data, "train": {"privacy": {"epsilon": epsilon}}}))
-    manifest = release._manifest(tmp_path)
+    manifest = writing._manifest(tmp_path)
     assert manifest["params"]["data"] == {"path": "…/patients", "url": "…/a.zip"}
     assert not [word for word in ("ada", "s3cret", "TOKEN", "intranet") if word in json.dumps(manifest)]
     is_private = epsilon is not None or in_model

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from isoflop.cli import main as cli
-from isoflop.cli.release import _sign
-from isoflop.cli.verification import verify_release
+from isoflop.release.verification import verify_release
+from isoflop.release.writing import _sign
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import file_sha256
 from tests.shipping.test_release import write_keys

@@ -12,7 +12,7 @@ import pytest
 from isoflop.data.arrays import Split, TrainingData
 from isoflop.models.architecture import ModelParams
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.runs import read_study
+from isoflop.scaling.tables.runs import read_study
 from isoflop.training.sweep import Planned, SweepRuns, is_hopeless, planned_runs, sweep_width
 from tests.networks import digits_split, recipe
 

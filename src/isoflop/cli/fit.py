@@ -17,13 +17,13 @@ from isoflop.report.scaling_words import trust_in_words
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.asking import predict_table
-from isoflop.scaling.compute_optimal_plots import draw_profiles, draw_surface
-from isoflop.scaling.fit_options import forms_of, trimmed
+from isoflop.scaling.figures.compute_optimal_plots import draw_profiles, draw_surface
+from isoflop.scaling.figures.law_plots import draw_held_out, draw_law
+from isoflop.scaling.fitting.options import forms_of, trimmed
 from isoflop.scaling.law_file import known_law, write_law
-from isoflop.scaling.law_plots import draw_held_out, draw_law
 from isoflop.scaling.results import write_facts, write_points
-from isoflop.scaling.runs import Study
-from isoflop.scaling.tables import Columns, read_points
+from isoflop.scaling.tables.runs import Study
+from isoflop.scaling.tables.user_tables import Columns, read_points
 
 _ROWS = 8  # of a table that were left out and are listed
 

@@ -14,7 +14,7 @@ from isoflop.report.formats import pp, times
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import PARAMS_FILE, read_params
 from isoflop.scaling.measured import Measured, configurations
-from isoflop.scaling.runs import SAME, read_study
+from isoflop.scaling.tables.runs import SAME, read_study
 from isoflop.shipping.choosing import Ship, candidates, choose
 
 MOST = 3

@@ -16,7 +16,7 @@ import isoflop.cli.model_commands
 import isoflop.cli.project_commands
 import isoflop.cli.result_commands  # noqa: F401  (importing these three registers the commands)
 from isoflop.cli.app import app
-from isoflop.runtime import dvc_guard
+from isoflop.dvc_guard import guard
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.terminal import printable
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP
                 signal.signal(number, _end)
-    dvc_guard.install()  # some commands use DVC within this process
+    guard.install()  # some commands use DVC within this process
     try:
         if not words:
             app.help_print([], console=app.error_console)

@@ -28,7 +28,7 @@ from isoflop.scaling.measured import (
     study_seconds,
 )
 from isoflop.scaling.results import rounded as digits
-from isoflop.scaling.runs import Study, read_study
+from isoflop.scaling.tables.runs import Study, read_study
 from isoflop.scaling.without_law import lack
 
 

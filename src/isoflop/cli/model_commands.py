@@ -230,7 +230,7 @@ def release(
         force: replace an existing release.
         as_json: print the content of manifest.json.
     """
-    from isoflop.cli.release import write_release
+    from isoflop.release.writing import write_release
 
     manifest = write_release(project_here(), out, key=key, force=force)
     if as_json:
@@ -256,7 +256,7 @@ def verify(folder: Path, /, *, public_key: Path | None = None, as_json: Json = F
         public_key: public elliptic-curve key (PEM) of the signer.
         as_json: print a JSON object: folder, checked (one line per check that passed).
     """
-    from isoflop.cli.verification import verify_release
+    from isoflop.release.verification import verify_release
 
     checked = verify_release(folder, public_key)
     print(json.dumps({"folder": str(folder), "checked": checked}, indent=1) if as_json else "\n".join(checked))

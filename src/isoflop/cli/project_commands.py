@@ -216,7 +216,7 @@ def doctor(*, as_json: Json = False, cache: Flag = False, remove_damaged: Flag =
         cache: also verify the checksum of every file in the DVC cache.
         remove_damaged: verify like --cache and delete the damaged files.
     """
-    from isoflop.cli.doctor import examine, examine_machine, show
+    from isoflop.doctor.examining import examine, examine_machine, show
 
     project = project_around(Path.cwd())
     if project is None:
@@ -251,7 +251,7 @@ def launch(
         cpus: cores and threads per stage.
         gpus: GPUs per stage; may be a fraction.
     """
-    from isoflop.cli.launch import launch_stages
+    from isoflop.launch.on_ray import launch_stages
 
     launch_stages(find_project(Path.cwd()), stages or [], address=address, jobs=jobs, cpus=cpus, gpus=gpus)
 

@@ -249,7 +249,7 @@ def fit(
         as_json: print the content of scaling.json.
     """
     from isoflop.cli.fit import Points, Settings, fit_table, print_fit
-    from isoflop.scaling.tables import Columns, read_table
+    from isoflop.scaling.tables.user_tables import Columns, read_table
 
     if project := project_around(Path.cwd()):
         refuse_outputs(project, out, "--out")

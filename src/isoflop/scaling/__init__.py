@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isoflop.scaling.fitted_law import FittedLaw, fit
-    from isoflop.scaling.learning_curves import fit_learning_curve
+    from isoflop.scaling.fitting.learning_curves import fit_learning_curve
 
 __all__ = ["FittedLaw", "fit", "fit_learning_curve"]
 
-_MODULES = {"FittedLaw": "fitted_law", "fit": "fitted_law", "fit_learning_curve": "learning_curves"}
+_MODULES = {"FittedLaw": "fitted_law", "fit": "fitted_law", "fit_learning_curve": "fitting.learning_curves"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from isoflop.scaling.diagnostics import MAX_EXTRAPOLATION
+from isoflop.scaling.fitting.uncertainty import interval
 from isoflop.scaling.forms import Floats
 from isoflop.scaling.planning import Planner
-from isoflop.scaling.runs import SAME, Study
-from isoflop.scaling.uncertainty import interval
+from isoflop.scaling.tables.runs import SAME, Study
 
 _ENOUGH = 0.5  # share of the best run's spread reduction that the recommended, cheapest run must reach
 _MAX_LEVELS = 8  # candidates per axis

@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from isoflop.scaling.accuracy import AccuracyOfLoss, accuracy_of_loss
 from isoflop.scaling.advice import DataQuestion, NextRun, data_question, next_run
 from isoflop.scaling.diagnostics import (
     VOIDING,
@@ -20,16 +19,17 @@ from isoflop.scaling.diagnostics import (
     optimum_diagnostics,
     profile_diagnostics,
 )
+from isoflop.scaling.fitting.accuracy import AccuracyOfLoss, accuracy_of_loss
+from isoflop.scaling.fitting.held_out import HeldOut, hold_out
+from isoflop.scaling.fitting.irreducible import irreducible_interval
+from isoflop.scaling.fitting.law_fitting import fit_law
+from isoflop.scaling.fitting.laws import Law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
 from isoflop.scaling.forms import AnyForm
-from isoflop.scaling.held_out import HeldOut, hold_out
-from isoflop.scaling.irreducible import irreducible_interval
-from isoflop.scaling.law_fitting import fit_law
-from isoflop.scaling.laws import Law
-from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
-from isoflop.scaling.runs import MIN_WIDTHS, Study
 from isoflop.scaling.table_checks import table_diagnostics
+from isoflop.scaling.tables.runs import MIN_WIDTHS, Study
 
 OBJECTIVE = "huber"
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from isoflop.runtime.errors import UserError
+from isoflop.scaling.fitting.reach import Predictions
 from isoflop.scaling.forms import AXES, Floats
 from isoflop.scaling.law_file import KnownLaw
-from isoflop.scaling.metrics import from_loss
 from isoflop.scaling.planning import Optimum, Planner
-from isoflop.scaling.reach import Predictions
-from isoflop.scaling.tables import Columns, read_points
+from isoflop.scaling.tables.metrics import from_loss
+from isoflop.scaling.tables.user_tables import Columns, read_points
 
 _OPTIONS = {
     "parameters": "--parameters",

@@ -12,16 +12,16 @@ from typing import Literal
 
 import numpy as np
 
-from isoflop.scaling.bent import at_bounds
-from isoflop.scaling.fitting import fit
+from isoflop.scaling.fitting.bent import at_bounds
+from isoflop.scaling.fitting.held_out import HeldOut
+from isoflop.scaling.fitting.laws import Law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit
+from isoflop.scaling.fitting.uncertainty import Noise, Residuals
 from isoflop.scaling.forms import AXIS_NAMES, AnyForm, Floats, Form, point
-from isoflop.scaling.held_out import HeldOut
-from isoflop.scaling.laws import Law
-from isoflop.scaling.objectives import OBJECTIVES
 from isoflop.scaling.planning import Optimum, Planner
 from isoflop.scaling.profiles import Profile, disagreement
-from isoflop.scaling.runs import MIN_WIDTHS, Study, format_counts
-from isoflop.scaling.uncertainty import Noise, Residuals
+from isoflop.scaling.tables.runs import MIN_WIDTHS, Study, format_counts
 
 MAX_EXTRAPOLATION = 4.0  # times the largest run; beyond that, even a law that fits may be far off
 _MIN_LEVELS = {"parameters": 4, "unique_samples": 3, "seen_samples": 3, "flops": 4}  # to identify an exponent and E

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.scaling.fitting.uncertainty import interval
 from isoflop.scaling.forms import Floats, Form
 from isoflop.scaling.planning import Planner
 from isoflop.scaling.profiles import Profile
-from isoflop.scaling.uncertainty import interval
 
 _NORMAL = 1.96  # half of a 95 % interval in standard deviations
 

@@ -10,13 +10,13 @@ from typing import Any
 from isoflop.scaling.analysis import OBJECTIVE, Analysis, analyse
 from isoflop.scaling.asking import Answer, Goal, answer, predictions
 from isoflop.scaling.diagnostics import Diagnostic
-from isoflop.scaling.fit_options import forms_of
+from isoflop.scaling.fitting.options import forms_of
+from isoflop.scaling.fitting.reach import Predictions
 from isoflop.scaling.law_file import known_law, write_law
-from isoflop.scaling.metrics import Metric
 from isoflop.scaling.planning import Optimum
-from isoflop.scaling.reach import Predictions
 from isoflop.scaling.results import facts
-from isoflop.scaling.tables import Columns, read_points, read_table
+from isoflop.scaling.tables.metrics import Metric
+from isoflop.scaling.tables.user_tables import Columns, read_points, read_table
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import numpy as np
 
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.accuracy import AccuracyOfLoss
 from isoflop.scaling.analysis import Analysis
-from isoflop.scaling.backtests import Backtest, Discrepancy
+from isoflop.scaling.fitting.accuracy import AccuracyOfLoss
+from isoflop.scaling.fitting.backtests import Backtest, Discrepancy
+from isoflop.scaling.fitting.laws import Fit, Law
+from isoflop.scaling.fitting.reach import Reach
+from isoflop.scaling.fitting.uncertainty import Noise
 from isoflop.scaling.forms import form_from_json, form_to_json
-from isoflop.scaling.laws import Fit, Law
 from isoflop.scaling.planning import Planner, Sizes
-from isoflop.scaling.reach import Reach
 from isoflop.scaling.results import rounded
-from isoflop.scaling.uncertainty import Noise
 from isoflop.scaling.without_law import read_lack
 
 _DIGITS = 10  # of parameters: coefficients and exponents are so correlated that six digits would change the curve

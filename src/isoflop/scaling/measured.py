@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from isoflop.scaling.asking import Goal
-from isoflop.scaling.runs import Run, Study
+from isoflop.scaling.tables.runs import Run, Study
 
 _FEWEST_EPOCHS, _MOST_EPOCHS = 0.5, 200.0  # of a run that spends a budget, see ``training.sweep``
 _FEWEST_OF_PROFILE = 4  # widths

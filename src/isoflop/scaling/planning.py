@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isoflop.scaling.fitting.laws import Law
+from isoflop.scaling.fitting.uncertainty import interval
 from isoflop.scaling.forms import Floats
-from isoflop.scaling.laws import Law
-from isoflop.scaling.runs import SAME, Study
-from isoflop.scaling.uncertainty import interval
+from isoflop.scaling.tables.runs import SAME, Study
 
 FLAT = 1.01  # sizes with a loss up to this factor above the minimum are practically optimal
 _GRID_SIZES = 1201

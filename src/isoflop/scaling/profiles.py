@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from isoflop.scaling.fitting.uncertainty import interval
 from isoflop.scaling.forms import Floats
 from isoflop.scaling.planning import FLAT
-from isoflop.scaling.uncertainty import interval
 
 _SAME_BUDGET = 1.15  # maximum ratio of the FLOPs of two runs of one profile
 _MIN_SIZES = 4  # of a profile: three sizes leave no degrees of freedom for a parabola's error

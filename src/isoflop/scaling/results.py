@@ -39,14 +39,14 @@ import numpy as np
 from isoflop.runtime.files import write_json
 from isoflop.scaling.analysis import OBJECTIVE, Analysis
 from isoflop.scaling.exponents import exponents
-from isoflop.scaling.fitting import objective_values
-from isoflop.scaling.held_out import Comparison, HeldOut
-from isoflop.scaling.laws import Law
-from isoflop.scaling.objectives import OBJECTIVES
+from isoflop.scaling.fitting.held_out import Comparison, HeldOut
+from isoflop.scaling.fitting.laws import Law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import objective_values
+from isoflop.scaling.fitting.uncertainty import interval
 from isoflop.scaling.planning import Planner
 from isoflop.scaling.profiles import Profile, exponent
-from isoflop.scaling.runs import Study
-from isoflop.scaling.uncertainty import interval
+from isoflop.scaling.tables.runs import Study
 
 
 def facts(analysis: Analysis, objective: str = OBJECTIVE) -> dict[str, Any]:

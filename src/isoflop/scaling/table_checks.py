@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from isoflop.scaling.diagnostics import Diagnostic
-from isoflop.scaling.metrics import metric_of_name
-from isoflop.scaling.runs import Study
+from isoflop.scaling.tables.metrics import metric_of_name
+from isoflop.scaling.tables.runs import Study
 
 _RISES = 0.5  # share of the variance of log loss that the axes explain, from which its direction is clear
 _AGREE = 10.0  # FLOPs within this factor of 6 N S are plausible

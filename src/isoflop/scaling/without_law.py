@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.runtime.files import write_json
-from isoflop.scaling.runs import MIN_WIDTHS, Study, format_counts
+from isoflop.scaling.tables.runs import MIN_WIDTHS, Study, format_counts
 
 _COLUMNS = ["parameters", "unique_samples", "seen_samples", "flops", "body_parameters", "seed", "loss", "predicted",
             "held_out"]  # fmt: skip

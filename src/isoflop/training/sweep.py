@@ -18,7 +18,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import RandomSeed, Section
 from isoflop.runtime.progress import tracked
-from isoflop.scaling.runs import exclusion_reason
+from isoflop.scaling.tables.runs import exclusion_reason
 from isoflop.training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -14,9 +14,7 @@ import numpy as np
 from isoflop.plotting import COLOURS, save
 from isoflop.scaling.analysis import Analysis
 from isoflop.scaling.diagnostics import MAX_EXTRAPOLATION
-from isoflop.scaling.forms import AXES, AXIS_NAMES, GREEK, Floats
-from isoflop.scaling.laws import Law
-from isoflop.scaling.plot_axes import (
+from isoflop.scaling.figures.axes import (
     AXIS_LABELS,
     LOSS_LABEL,
     draw_sizes,
@@ -28,13 +26,15 @@ from isoflop.scaling.plot_axes import (
     short,
     write_panel,
 )
-from isoflop.scaling.runs import Run
+from isoflop.scaling.fitting.laws import Law
+from isoflop.scaling.forms import AXES, AXIS_NAMES, GREEK, Floats
+from isoflop.scaling.tables.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from isoflop.scaling.plot_axes import Panel
+    from isoflop.scaling.figures.axes import Panel
 
 _MAX_CURVES = 3  # per panel, so that their bands stay distinguishable
 _POINTS = 60  # per curve

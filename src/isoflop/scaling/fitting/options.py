@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.fitting import fit
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit
 from isoflop.scaling.forms import AXIS_NAMES, M4, AnyForm, Broken, Form, additive, candidates
-from isoflop.scaling.objectives import OBJECTIVES
-from isoflop.scaling.runs import Study
+from isoflop.scaling.tables.runs import Study
 
 FORMS = ("auto", "additive", "multiplicative", "m4", "broken")
 _NORMAL = 1.4826  # ratio of the standard deviation to the median absolute deviation of a normal distribution

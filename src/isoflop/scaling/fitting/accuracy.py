@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isoflop.scaling.fitting.uncertainty import Noise, prediction_interval
 from isoflop.scaling.forms import Floats
-from isoflop.scaling.runs import Study
-from isoflop.scaling.uncertainty import Noise, prediction_interval
+from isoflop.scaling.tables.runs import Study
 
 _MIN_RUNS = 4
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from isoflop.plotting import COLOURS
 from isoflop.scaling.analysis import Analysis
+from isoflop.scaling.figures.axes import AXIS_LABELS, LOSS_LABEL, legend, log_losses, log_sizes, write_panel
 from isoflop.scaling.forms import AXES, Floats
-from isoflop.scaling.plot_axes import AXIS_LABELS, LOSS_LABEL, legend, log_losses, log_sizes, write_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

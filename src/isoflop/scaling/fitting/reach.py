@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.scaling.forms import Floats
-from isoflop.scaling.runs import SAME
+from isoflop.scaling.tables.runs import SAME
 
 Bools = npt.NDArray[np.bool_]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from isoflop.scaling.bent import bent
+from isoflop.scaling.fitting.bent import bent
+from isoflop.scaling.fitting.newton import Problem
+from isoflop.scaling.fitting.objectives import OBJECTIVES, Objective
 from isoflop.scaling.forms import M4, AnyForm, Broken, Floats, Form, additive
-from isoflop.scaling.newton import Problem
-from isoflop.scaling.objectives import OBJECTIVES, Objective
 
 # Starts of the grid that are optimized to convergence: fewer runs give more local minima, so more starts.
 _MIN_STARTS, _MAX_STARTS = 8, 48

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from isoflop.cli.demo_runtime import find_runtime
-from isoflop.cli.findings import Finding, outputs, results
 from isoflop.demo.onnxruntime_web import PACKAGE
+from isoflop.doctor import machine
+from isoflop.doctor.cache import cache as examine_cache
+from isoflop.doctor.demo_runtime import find_runtime
+from isoflop.doctor.findings import Finding, outputs, results
+from isoflop.dvc_guard.guard import is_active
 from isoflop.project.command_output import command_output, in_git
 from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
-from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
-from isoflop.runtime.dvc_guard import is_active
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import CODE_FILE, checkout, code_text, installed, stale_message, stale_stages
-from isoflop.training.cpu import computes_in_bf16, processor
 
-_MIN_FREE_BYTES = 2e9
 _TIMEOUT = 2.0  # seconds to wait for a server
 _RESUME = Path(".isoflop") / "resume"
 
@@ -33,7 +31,7 @@ def examine_machine(folder: Path) -> list[Finding]:
     """Return the findings that need no project."""
     cure = "`isoflop init DIR --images FOLDER` creates one"
     none = Finding("project", "warn", f"no dvc.yaml in {folder} or a parent folder", cure)
-    return [*(check(folder) for check in (_python, _packages, _torch, _disk)), none]
+    return [*(check(folder) for check in (machine.python, machine.packages, machine.torch, machine.disk)), none]
 
 
 def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False) -> list[Finding]:
@@ -44,9 +42,9 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         remove_damaged: delete the damaged ones.
     """
     checks: tuple[Callable[[Path], Finding], ...] = (
-        _python,
-        _packages,
-        _torch,
+        machine.python,
+        machine.packages,
+        machine.torch,
         _params,
         _code,
         _git,
@@ -54,12 +52,12 @@ def examine(project: Path, *, cache: bool = False, remove_damaged: bool = False)
         outputs,
         results,
         _remote,
-        _disk,
+        machine.disk,
         _demo,
         _interrupted,
     )
     # first, as `dvc status`, which `results` asks, deletes a damaged list of files
-    last = [_cache(project, remove_damaged)] if cache else []
+    last = [examine_cache(project, remove_damaged)] if cache else []
     return [*(check(project) for check in checks), *last]
 
 
@@ -84,54 +82,6 @@ def show(findings: list[Finding], as_json: bool) -> None:
     failed = [finding.about for finding in findings if finding.status == "fail"]
     if failed:
         raise UserError(f"the pipeline cannot run here: {', '.join(failed)}")
-
-
-def _python(_: Path) -> Finding:
-    return Finding("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
-
-
-def _packages(project: Path) -> Finding:
-    from packaging.requirements import Requirement
-
-    requirements = [Requirement(line) for line in metadata.requires("isoflop") or ()]
-    problems = []
-    for need in requirements:
-        if need.marker and not need.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = metadata.version(need.name)
-        except metadata.PackageNotFoundError:
-            problems.append(f"{need.name} is missing")
-            continue
-        if not need.specifier.contains(version, prereleases=True):
-            problems.append(f"{need.name}: got {version}, expected {need.specifier}")
-    if problems:
-        return Finding("packages", "fail", ", ".join(problems), f"{_installation(project)} installs them")
-    return Finding("packages", "ok", f"isoflop {metadata.version('isoflop')} and its dependencies")
-
-
-def _installation(project: Path) -> str:
-    return "`pip install --upgrade isoflop`" if runs_installed_code(project) else "`make install`"
-
-
-def _torch(project: Path) -> Finding:
-    try:
-        import torch
-    except ImportError as error:
-        return Finding("torch", "fail", f"import fails: {error}", _installation(project))
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        return Finding("torch", "ok", f"{torch.__version__} on {count} x {torch.cuda.get_device_name()}")
-    bf16 = "bf16" if computes_in_bf16() else "fp32 (no bf16 support)"
-    found = f"{torch.__version__} on {processor()[0]}, {torch.get_num_threads()} threads, {bf16}"
-    if shutil.which("nvidia-smi"):
-        return Finding(
-            "torch",
-            "warn",
-            f"{found}; an NVIDIA driver is installed, but torch sees no GPU",
-            "install torch for the CUDA version of the driver: https://pytorch.org/get-started/locally",
-        )
-    return Finding("torch", "ok", found)
 
 
 def _params(project: Path) -> Finding:
@@ -201,7 +151,7 @@ def _dvc(project: Path) -> Finding:
             cure = "`rm dvc.lock && dvc repro`, which restores results from the run cache"
         return Finding("dvc", "fail", str(error)[:300], cure)
     if not is_active():
-        cure = f"{_installation(project)} installs them"
+        cure = f"{machine.installation(project)} installs them"
         return Finding("dvc", "warn", f"{metadata.version('dvc')} without isoflop's checks of what a remote has", cure)
     return Finding("dvc", "ok", f"{metadata.version('dvc')}, initialized")
 
@@ -228,14 +178,6 @@ def _remote(project: Path) -> Finding:
     return Finding("remote", "ok", found)
 
 
-def _disk(project: Path) -> Finding:
-    free = shutil.disk_usage(project).free
-    found = f"{free / 1e9:.1f} GB free at {project.resolve()}"
-    if free < _MIN_FREE_BYTES:
-        return Finding("disk", "warn", found, "`dvc gc --workspace --all-branches` frees space")
-    return Finding("disk", "ok", found)
-
-
 def _demo(project: Path) -> Finding:
     if found := find_runtime(project, _TIMEOUT):
         return Finding("demo", "ok", found)
@@ -258,44 +200,6 @@ def _interrupted(project: Path) -> Finding:
         f"{len(folders)} interrupted trainings ({size / 1e6:.0f} MB); the next `dvc repro` resumes those whose "
         f"parameters are unchanged; {_RESUME} may be deleted",
     )
-
-
-def _cache(project: Path, remove_damaged: bool) -> Finding:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(project)) as repo, repo.lock:  # or files that a stage is writing would look damaged
-            folder = Path(repo.cache.local.path).parents[1]  # above files/md5
-            damaged, changed = damaged_objects(folder), changed_outputs(project)
-            copied = copies(project, damaged)
-            remaining = remove([*copied, *damaged]) if remove_damaged else {}
-    except DvcException as error:
-        cure = "try again when the other DVC command has finished"
-        return Finding("cache", "fail", " ".join(str(error).split()), cure)
-    except OSError as error:
-        return Finding("cache", "fail", f"{error.filename}: {error.strerror}", "`chmod -R u+rwX .dvc/cache`")
-    own = [output for output in changed if not any(file.is_relative_to(output) for file in copied)]
-    replaced = f"; `dvc repro` replaces {_some(own)}, changed since: move your own files first" if own else ""
-    if remaining:
-        reasons = [f"{path} ({why})" for path, why in remaining.items()]
-        return Finding("cache", "fail", f"damaged, and not deleted: {_some(reasons)}", "delete them by hand")
-    if damaged:
-        listed = _some([*damaged, *copied])
-        if remove_damaged:
-            cure = f"`dvc repro --pull` restores them from the remote, or makes them again{replaced}"
-            return Finding("cache", "warn", f"deleted, because the MD5 did not match: {listed}", cure)
-        cure = f"`isoflop doctor --cache --remove-damaged`, then `dvc repro --pull`{replaced}"
-        return Finding("cache", "fail", f"MD5 does not match: {listed}", cure)
-    if changed:
-        cure = "`dvc checkout` restores them, `dvc repro` makes them again, `dvc commit` accepts them"
-        found = f"all objects are intact; outputs that differ from dvc.lock: {_some(changed)}"
-        return Finding("cache", "warn", found, cure)
-    return Finding("cache", "ok", f"every object in {folder} and every output matches its MD5")
-
-
-def _some(named: Sequence[Path | str]) -> str:
-    return ", ".join(map(str, named[:6])) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
 
 
 def _output(project: Path, *command: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from isoflop.runtime.progress import tracked
-from isoflop.scaling.backtests import (
+from isoflop.scaling.fitting.backtests import (
     Discrepancy,
     Trial,
     backtest_weight,
@@ -20,14 +20,14 @@ from isoflop.scaling.backtests import (
     tested,
     trial,
 )
-from isoflop.scaling.fitting import fit
+from isoflop.scaling.fitting.laws import Fit, Law
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit
+from isoflop.scaling.fitting.reach import Reach
+from isoflop.scaling.fitting.resampling import Design, Replicates, Resampling, bootstrap, choose, varies
+from isoflop.scaling.fitting.uncertainty import Residuals, noise
 from isoflop.scaling.forms import AnyForm, Floats, Form, candidates
-from isoflop.scaling.laws import Fit, Law
-from isoflop.scaling.objectives import OBJECTIVES
-from isoflop.scaling.reach import Reach
-from isoflop.scaling.resampling import Design, Replicates, Resampling, bootstrap, choose, varies
-from isoflop.scaling.runs import Study
-from isoflop.scaling.uncertainty import Residuals, noise
+from isoflop.scaling.tables.runs import Study
 
 _MIN_WEIGHT = 0.02  # forms with a lower weight are ruled out
 _WIDEST = 0.5  # share of the range of losses seen that a useful interval may span

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from isoflop.scaling.fitting import least_at, objective_values
+from isoflop.scaling.fitting.objectives import Objective
+from isoflop.scaling.fitting.one_form import least_at, objective_values
+from isoflop.scaling.fitting.resampling import Replicates
 from isoflop.scaling.forms import AnyForm, Floats, Form
-from isoflop.scaling.objectives import Objective
-from isoflop.scaling.resampling import Replicates
 
 _STEPS = 18  # halvings of the distance from the best E: from the whole range to less than any noise resolves
 _FINER = 6  # values between the last one allowed and the first one that is not

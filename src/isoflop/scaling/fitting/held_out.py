@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isoflop.scaling.backtests import MIN_FACTOR
+from isoflop.scaling.fitting.backtests import MIN_FACTOR
+from isoflop.scaling.fitting.law_fitting import fit_law
+from isoflop.scaling.fitting.laws import Law
 from isoflop.scaling.forms import AXIS_NAMES, AnyForm
-from isoflop.scaling.law_fitting import fit_law
-from isoflop.scaling.laws import Law
-from isoflop.scaling.runs import MIN_WIDTHS, SAME, Run, Study
+from isoflop.scaling.tables.runs import MIN_WIDTHS, SAME, Run, Study
 
 _BOOTSTRAPS = 200  # at most: a test needs no smoother interval
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.copies import copies
 from isoflop.scaling.forms import AXES, AXIS_NAMES, Floats
-from isoflop.scaling.metrics import Metric, to_loss
-from isoflop.scaling.runs import MIN_WIDTHS, Run, Study, exclusion_reason, format_counts
-from isoflop.scaling.table_files import Table, of_frame, read_file
-from isoflop.scaling.table_values import matching, number
+from isoflop.scaling.tables.copies import copies
+from isoflop.scaling.tables.files import Table, of_frame, read_file
+from isoflop.scaling.tables.metrics import Metric, to_loss
+from isoflop.scaling.tables.runs import MIN_WIDTHS, Run, Study, exclusion_reason, format_counts
+from isoflop.scaling.tables.values import matching, number
 
 _STATES = {"state", "status"}  # W&B and MLflow: how a run ended
 _UNFINISHED = {"crashed", "failed", "killed", "running", "preempted", "preempting", "scheduled", "pending"}

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from isoflop.cli.verification import first_line, library
 from isoflop.project.command_output import command_output, in_git
+from isoflop.release.verification import first_line, library
 from isoflop.runtime.damage import check_outputs, locked_outputs
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.runtime.files import file_sha256, write_json

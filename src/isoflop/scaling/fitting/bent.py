@@ -11,9 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from isoflop.scaling.descent import EASY_DELTA, Descent
+from isoflop.scaling.fitting.descent import EASY_DELTA, Descent
+from isoflop.scaling.fitting.objectives import OBJECTIVES, Objective
 from isoflop.scaling.forms import M4, TINY, Broken, Floats, logit_of_m4
-from isoflop.scaling.objectives import OBJECTIVES, Objective
 
 MAX_BEND = 10.0  # of M4's exponent a
 _MAX_EXPONENT = 10.0

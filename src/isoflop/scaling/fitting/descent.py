@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 import numpy.typing as npt
 
+from isoflop.scaling.fitting.objectives import Objective
 from isoflop.scaling.forms import Floats
-from isoflop.scaling.objectives import Objective
 
 Bools = npt.NDArray[np.bool_]
 

@@ -10,9 +10,9 @@ from itertools import combinations, product
 
 import numpy as np
 
-from isoflop.scaling.descent import EASY_DELTA, Descent
+from isoflop.scaling.fitting.descent import EASY_DELTA, Descent
+from isoflop.scaling.fitting.objectives import Objective
 from isoflop.scaling.forms import TINY, Floats, Form
-from isoflop.scaling.objectives import Objective
 
 _MAX_EXPONENT = 10.0  # a term with a larger one is a step at the smallest level, not a power law
 _GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.3, 2.2)

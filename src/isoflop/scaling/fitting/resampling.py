@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.scaling.fitting import refit
+from isoflop.scaling.fitting.objectives import Objective
+from isoflop.scaling.fitting.one_form import refit
+from isoflop.scaling.fitting.uncertainty import Residuals
 from isoflop.scaling.forms import AnyForm, Floats, Form
-from isoflop.scaling.objectives import Objective
-from isoflop.scaling.runs import Study
-from isoflop.scaling.uncertainty import Residuals
+from isoflop.scaling.tables.runs import Study
 
 Resampling = Literal["residual", "correlated", "wild", "pairs", "cluster"]
 RESAMPLINGS: tuple[Resampling, ...] = get_args(Resampling)

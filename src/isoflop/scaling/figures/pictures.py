@@ -6,9 +6,9 @@ from pathlib import Path
 
 from isoflop.plotting import save
 from isoflop.scaling.analysis import Analysis
-from isoflop.scaling.compute_optimal_plots import profiles_panel, surface_panel
-from isoflop.scaling.law_plots import held_out_panel, law_panels
-from isoflop.scaling.plot_axes import panels
+from isoflop.scaling.figures.axes import panels
+from isoflop.scaling.figures.compute_optimal_plots import profiles_panel, surface_panel
+from isoflop.scaling.figures.law_plots import held_out_panel, law_panels
 
 
 def write_pictures(analysis: Analysis, folder: Path) -> None:

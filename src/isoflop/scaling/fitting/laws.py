@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from isoflop.scaling.backtests import Backtest, Discrepancy
+from isoflop.scaling.fitting.backtests import Backtest, Discrepancy
+from isoflop.scaling.fitting.reach import Predictions, Reach
+from isoflop.scaling.fitting.resampling import Replicates
+from isoflop.scaling.fitting.uncertainty import Noise, central_interval, prediction_interval
 from isoflop.scaling.forms import TINY, AnyForm, Floats, point
-from isoflop.scaling.reach import Predictions, Reach
-from isoflop.scaling.resampling import Replicates
-from isoflop.scaling.uncertainty import Noise, central_interval, prediction_interval
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from isoflop.scaling.fitting import fit
+from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.one_form import fit
 from isoflop.scaling.forms import Floats, additive
-from isoflop.scaling.objectives import OBJECTIVES
 
 
 def seed_weights(samples: Floats, errors: Floats, least_variance: float) -> Floats:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoflop.scaling.runs import Run
+from isoflop.scaling.tables.runs import Run
 
 _LOSS_DIGITS, _SIZE_DIGITS = 4, 3  # at least, of the shorter of two numbers; fewer may agree by chance
 _CLOSE = 1e-3  # relative difference of losses, beyond which no rounding to four digits makes them equal

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from isoflop.runtime.dvc_kills import healing, written_whole
-from isoflop.runtime.dvc_names import checked_names
+from isoflop.dvc_guard.kills import healing, written_whole
+from isoflop.dvc_guard.names import checked_names
 from isoflop.runtime.terminal import printable
 
 _FIRST = "dvc.repo"  # every command that reads or restores anything imports it

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from isoflop.cli.launch_watcher import watched
+from isoflop.launch.watcher import watched
 from isoflop.project.command_output import command_output
 from isoflop.project.graph import Graph, read_graph
 from isoflop.runtime.errors import UserError

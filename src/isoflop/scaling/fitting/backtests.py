@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from isoflop.scaling.fitting import fit, refit
+from isoflop.scaling.fitting.objectives import Objective
+from isoflop.scaling.fitting.one_form import fit, refit
+from isoflop.scaling.fitting.reach import Bools
+from isoflop.scaling.fitting.uncertainty import Residuals
 from isoflop.scaling.forms import AXES, TINY, AnyForm, Floats, Form
-from isoflop.scaling.objectives import Objective
-from isoflop.scaling.reach import Bools
-from isoflop.scaling.runs import Study
-from isoflop.scaling.uncertainty import Residuals
+from isoflop.scaling.tables.runs import Study
 
 Ranges = Mapping[str, tuple[float, float]]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.table_files import Table
+from isoflop.scaling.tables.files import Table
 
 _SCALES = {
     "": 1.0, "k": 1e3, "thousand": 1e3, "m": 1e6, "mn": 1e6, "million": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9,

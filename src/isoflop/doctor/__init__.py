@@ -1,0 +1,1 @@
+"""``isoflop doctor``: problems of this machine and project, each with its fix."""

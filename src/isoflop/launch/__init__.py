@@ -1,0 +1,1 @@
+"""``isoflop launch``: stages that run at the same time, on one machine or a cluster."""

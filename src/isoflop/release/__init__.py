@@ -1,0 +1,1 @@
+"""Releases: what ships, with a manifest and a signature, and their verification."""

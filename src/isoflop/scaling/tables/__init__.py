@@ -1,0 +1,1 @@
+"""The runs that a law is fitted to, read from a sweep or from a table of the user."""
