@@ -52,7 +52,7 @@ def test_private_training_is_recognized() -> None:
 def test_a_manifest_has_no_secrets_and_of_private_training_no_hash_of_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epsilon: float | None, in_model: bool
 ) -> None:
-    monkeypatch.setattr(release, "_is_trained_privately", lambda _: in_model)
+    monkeypatch.setattr(writing, "_is_trained_privately", lambda _: in_model)
     for folder in ("ship", "metrics"):
         (tmp_path / folder).mkdir()
     (tmp_path / "ship" / "choice.json").write_text('{"chosen": "base"}')
