@@ -1,10 +1,10 @@
 """End commands by signals at random times, run them again, and compare with an undisturbed run.
 
 ``python -m benchmarks.kills --kills 60`` runs the smoke pipeline in a temporary clone. Then it ends `dvc repro`,
-`dvc exp run`, `isoflop launch`, `isoflop init --copy` and `isoflop release --force` in turns, by SIGKILL, SIGINT, SIGTERM,
-SIGHUP and SIGQUIT. After each, no process and no temporary file may be left, and the next undisturbed command must give
-the results of before. It prints a line of JSON for each kill that breaks this, and one for all; then it exits with 1 if
-any did.
+`dvc exp run`, `isoflop launch`, `isoflop init --copy` and `isoflop release --force` in turns, by SIGKILL, SIGINT,
+SIGTERM, SIGHUP and SIGQUIT. After each, no process and no temporary file may be left, and the next undisturbed command
+must give the results of before. It prints a line of JSON for each kill that breaks this, and one for all; then it exits
+with 1 if any did.
 """
 
 from __future__ import annotations
@@ -106,9 +106,7 @@ def _cases(folder: Path, draw: random.Random) -> dict[str, Callable[[], Case]]:
     def verified() -> Iterator[str]:
         yield from _finished(folder, "isoflop", "verify", "release")
         if left := [path.name for path in folder.iterdir() if path.name.startswith(".")]:
-            yield from _finished(
-                clone, "isoflop", "release", "--out", "../release", "--force"
-            )  # deletes what SIGKILL left
+            yield from _finished(clone, "isoflop", "release", "--out", "../release", "--force")
             if left := [path.name for path in folder.iterdir() if path.name.startswith(".")]:
                 yield f"left {', '.join(left)}"
 

@@ -7,13 +7,16 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from isoflop.dvc_guard.names import checked_names
 from tests.conftest import ROOT, run_command
 from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3, sshd
 
@@ -295,6 +298,26 @@ def test_values_of_params_that_are_no_words_reach_no_command(mate: Path, params:
     assert "expected only letters, digits" in done.stdout + done.stderr
     assert not (mate / "PWNED").exists()
     assert (photos / "a.png").exists()
+
+
+def test_python_can_load_the_checks_before_other_packages_are_on_its_path() -> None:
+    """A `.pth` file runs when Python starts; if it fails, DVC runs without the checks."""
+    command = [sys.executable, "-S", "-c", "import isoflop.dvc_guard.guard"]
+    subprocess.run(command, env={"PYTHONPATH": str(ROOT / "src")}, check=True)
+
+
+@pytest.mark.parametrize("path", ["s3:bucket/images", "SSH:host/images", "remote://team/x"])
+def test_data_on_a_server_is_no_path_of_this_machine(path: str) -> None:
+    """DVC would ask that server, with the user's credentials."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    def create(self: Any, *_: object) -> None:
+        self.definitions, self.context = {}, SimpleNamespace(data={"data": {"path": path}})
+
+    repo = SimpleNamespace(fs=SimpleNamespace(exists=lambda _: True, join=lambda *_: ""), root_dir="")
+    with pytest.raises(DvcException, match=r"data\.path: got .*expected a path on this machine"):
+        checked_names(create)(SimpleNamespace(), cast(Repo, repo), "", {})
 
 
 def test_a_full_disk_leaves_the_lock_of_before(mate: Path) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from isoflop.runtime.plain_yaml import PlainYamlError, parse
 from isoflop.runtime.terminal import printable
 
 _NAME = re.compile(r"runs/([0-9a-f]{2})/\1[0-9a-f]{62}/[0-9a-f]{64}")
@@ -65,6 +64,8 @@ def checked_record(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_plain(file: Path) -> bool:
+    from isoflop.runtime.plain_yaml import PlainYamlError, parse  # Python imports this module at its start
+
     try:
         return file.stat().st_size <= _MOST_BYTES and isinstance(parse(file.read_text(encoding="utf-8"))[0], dict)
     except (PlainYamlError, UnicodeDecodeError):
