@@ -23,6 +23,7 @@ from isoflop.scaling.fitting.resampling import Design, bootstrap
 from isoflop.scaling.fitting.uncertainty import Noise, Residuals, noise, prediction_interval
 from isoflop.scaling.forms import L_ND, Floats
 from isoflop.scaling.law_file import read_law
+from isoflop.scaling.measured import configurations
 from isoflop.scaling.planning import Planner, Sizes
 from isoflop.scaling.results import facts
 from isoflop.scaling.tables.runs import Run, Study, read_study
@@ -162,6 +163,7 @@ def test_a_study_of_which_nothing_is_usable_has_no_law(tmp_path: Path) -> None:
         edit(runs, width, val_nll=None, diverged=True)
     found = run_stage(runs, tmp_path / "out")
     assert found["lacks"]["reason"] == "got usable runs of 0 widths, expected at least 3; excluded: 30 diverged"
+    assert configurations(read_study(runs, WIDTHS)) == []  # of which `isoflop plan` names the best
 
 
 @pytest.mark.parametrize(

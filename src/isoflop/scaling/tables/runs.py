@@ -93,7 +93,7 @@ class Study:
         """
         axes = [axis for axis in ("parameters", "unique_samples") if len(self.level_values(axis)) > 1]
         epochs = [run.epochs for run in self.runs]
-        if max(epochs) > SAME * min(epochs):
+        if epochs and max(epochs) > SAME * min(epochs):
             axes.append("seen_samples")
         return tuple(axes) or ("flops",)
 
