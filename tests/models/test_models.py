@@ -128,6 +128,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, int], message: str) -> None:
-    values = {"family": "vit", "depth": 2, "heads": 4, "patch_size": 2, "dropout": 0.0, "activation": None} | changes
+    values = {
+        "family": "vit",
+        "depth": 2,
+        "heads": 4,
+        "patch_size": 2,
+        "dropout": 0.0,
+        "activation": None,
+        "pretrained": "none",
+    } | changes
     with pytest.raises(UserError, match=message):
         architecture(ModelParams.model_validate(values), 16, digits_split(tmp_path / "train", 0, 50))

@@ -91,7 +91,7 @@ def create_project(
             found = survey(images)
             path = _copied_name(images) if copy else _lasting_path(images, folder)
             start = starting_params(start.text, found, path, wishes)
-            if wishes.image_size is None:
+            if wishes.image_size is None and not any(choice.key == "model.pretrained" for choice in start.choices):
                 start = _probed(start, found, partial)
         (partial / "params.yaml").write_text(start.text)
         choices = {choice.key: choice for choice in [*start.choices, *(_make_quick(partial) if quick else [])]}
