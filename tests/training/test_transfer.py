@@ -108,7 +108,7 @@ def test_the_study_of_a_pretrained_network_is_skipped_with_a_reason(
         ({"model.family": "cnn", "model.pretrained": "none"}, "prepare.normalization: got pretrained with model.pretr"),
         (
             {"model.pretrained": "hub:tiny/net"},
-            "model.pretrained: got 'hub:tiny/net' .string., expected none, package:",
+            "model.pretrained: got 'hub:tiny/net' .string., expected none, ",
         ),
     ],
 )
