@@ -30,7 +30,7 @@ _SMALLEST_PHOTO = 96  # pixels of the median shorter side; smaller images are no
 _PRETRAINED_VIEWS = 2  # a view of 224 pixels takes 150 kB per image
 _FINE_TUNING = {
     "optimizer": "adamw",
-    "learning_rate": 0.001,
+    "learning_rate": 0.0003,
     "momentum": 0.9,
     "weight_decay": 0.01,
     "schedule": "cosine",
@@ -236,15 +236,16 @@ def _choose_pretrained(params: Any, survey: Survey, wishes: Wishes, training: in
         _scale_epochs(params, wishes.epochs)
     why = (
         f"about {training} training images are few for random weights; these are of ImageNet, license Apache-2.0; "
-        "--from-scratch starts from random weights"
+        "the study of widths is skipped; --from-scratch starts from random weights"
     )
     why_size = "given on the command line" if wishes.image_size else "the size that the weights were trained at"
     return [
         Choice("model.pretrained", source, why),
+        Choice("model.family", "efficientnet_lite", "the family of these weights"),
         Choice("prepare.image_size", side, why_size),
         Choice("prepare.normalization", "pretrained", "as the weights were trained"),
-        Choice("recipe.epochs", params["recipe"]["epochs"], "fine-tuning is short; the head is trained alone first"),
-        Choice("sweep", "skipped", "the study of widths applies to random weights"),
+        Choice("augment.views", params["augment"]["views"], f"a view takes {side * side * 3 // 1000} kB per image"),
+        *(Choice(f"recipe.{key}", params["recipe"][key], "for fine-tuning") for key in _FINE_TUNING),
     ]
 
 

@@ -73,7 +73,7 @@ class Finetuning(Section):
 
     head_fraction: float = Field(ge=0, lt=1)  # of the training, in which only the head is trained
     first_layer_rate: float = Field(gt=0, le=1)  # learning rate of the first layer over the last; geometric in between
-    freeze_norms: Literal["auto", "always", "never"]  # keep the batch norms' statistics; auto: with batches below 32
+    freeze_norms: Literal["auto", "always", "never"]  # keep the batch norms' statistics; auto: with batches below 64
 
 
 class Train(Section):

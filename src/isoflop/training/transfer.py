@@ -18,7 +18,7 @@ from isoflop.training.recipe import Recipe, Train
 
 HEAD_ALONE = 10.0  # factor of the head's learning rate while it is trained alone: it starts at 0
 _LEVELS = 12  # learning rates from the first to the last layer
-_SMALL_BATCH = 32  # images; batch statistics of fewer are noisier than those of the checkpoint
+_SMALL_BATCH = 64  # images; batch statistics of fewer are noisier than those of the checkpoint
 
 
 @dataclass(frozen=True)
