@@ -13,11 +13,13 @@ import torch
 from isoflop.data.arrays import InputSpec
 from isoflop.download.pretrained import parsed_source
 from isoflop.inference.onnx_export import check_parity, export
+from isoflop.inference.onnx_files import open_classifier
 from isoflop.models.architecture import FromCheckpoint
 from isoflop.models.families import build
 from isoflop.models.model_files import Model, load_model, save_model
 from isoflop.models.pretrained import Checkpoint, load_weights, read_checkpoint, write_checkpoint
 from isoflop.runtime.errors import UserError
+from isoflop.shipping.model_card import pretrained_section
 from tests.file_server import closed_port
 from tests.hub import COMMIT, TINY, Hub, saved, serving, tiny_network
 
@@ -104,6 +106,10 @@ def test_a_network_of_transformers_keeps_its_outputs_on_disk_and_in_onnx(kind: s
     export(loaded, "base", tmp_path / "base.onnx", 20)
     images = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
     check_parity(Model(net, built, spec), tmp_path / "base.onnx", images, 1e-3)
+    metadata = open_classifier(tmp_path / "base.onnx").session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["pretrained"]) == checkpoint.provenance
+    card = pretrained_section(metadata["pretrained"])
+    assert "- License: mit" in card and checkpoint.sha256 in card and "- Revision: none stated" in card
 
 
 def hub_of(folder: Path) -> Hub:

@@ -66,7 +66,7 @@ def model_card(
         f"{'grayscale' if data['channels'] == 1 else 'RGB'} images of {data['image_size']} x {data['image_size']} "
         f"pixels.\n\nSelection: {why}.\n",
         _data(data),
-        _pretrained(metadata.get("pretrained")),
+        pretrained_section(metadata.get("pretrained")),
         _privacy(metadata.get("privacy")),
         _results(name, variants, latency),
         _usage(file, data),
@@ -109,8 +109,8 @@ def _data(data: dict[str, Any]) -> str:
     )
 
 
-def _pretrained(metadata: str | None) -> str:
-    """Where the first weights are from; their license may set conditions for the fine-tuned model."""
+def pretrained_section(metadata: str | None) -> str:
+    """Return the section on the first weights, whose license may set conditions for the fine-tuned model."""
     if not metadata:
         return ""
     facts = json.loads(metadata)
