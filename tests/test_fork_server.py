@@ -116,7 +116,7 @@ def test_a_stage_makes_the_same_bytes(smoke: Path, clone: Path, name: str) -> No
     outputs = [out["path"] for out in stage["outs"] if out["path"] != "metrics/throughput.json"]
     for path in outputs:
         run_command("rm", "-r", path, cwd=clone)
-    run_command("sh", "-c", stage["cmd"], cwd=clone, **{fork_server.REAL: "1"})
+    run_command("sh", "-c", stage["cmd"], cwd=clone, ISOFLOP_TESTS_REAL="1")
     assert [dvc_md5(clone / path) for path in outputs] == [dvc_md5(smoke / path) for path in outputs]
 
 
