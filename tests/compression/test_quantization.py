@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from isoflop.compression.calibration import calibration_images
-from isoflop.compression.quantization import Quantize, Quantized, nodes_to_quantize, quantize, quantize_graph
+from isoflop.compression.int8.static import nodes_to_quantize
+from isoflop.compression.quantization import Quantize, Quantized, quantize, quantize_graph
 from isoflop.data.arrays import InputSpec, Split
 from isoflop.inference.onnx_export import export
 from isoflop.inference.onnx_files import open_classifier, read_graph

@@ -50,7 +50,7 @@ def _layers(layers: list[dict[str, Any]]) -> list[tuple[str, str]]:
     sensitive = "; ".join(f"{layer['words']}: {percent(layer['error'])}" for layer in ranked[:3])
     lines = [
         ("layers", f"{len(layers) - len(floats)} of {len(layers)} in INT8: {counted}"),
-        ("sensitive", f"error of the outputs with only that layer in INT8: {sensitive}"),
+        ("sensitive", f"error of what a layer computes, RMS, with only that layer in INT8: {sensitive}"),
     ]
     return [*lines, ("in float", "; ".join(floats))] if floats else lines
 

@@ -17,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from isoflop.compression.calibration import Inputs, Method, Ranges, activation_ranges, calibration_images, silence
+from isoflop.compression.calibration import calibration_images
+from isoflop.compression.int8.ranges import Inputs, Method, Ranges, activation_ranges
+from isoflop.compression.int8.sensitivity import layer_errors
+from isoflop.compression.int8.static import WEIGHTED, nodes_to_quantize, with_ranges, without_layers
 from isoflop.compression.layer_words import layer_words
 from isoflop.data.arrays import Split
 from isoflop.evaluation.scores import accuracy
@@ -25,17 +28,14 @@ from isoflop.inference.onnx_files import Floats, GraphIO, open_classifier, outpu
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
-from isoflop.runtime.progress import tracked
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
 Agreement = Callable[[Floats, npt.NDArray[Any]], float]
 
+_SENSITIVITY_INPUTS = 16  # at most; of the calibration inputs
 _EXACT = 1e-9  # 1 - 0.99 is more than 0.01 in binary
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
-# Operators that have INT8 kernels: between two INT8 layers, a float one would cost a conversion each way
-_BETWEEN = ("Add", "MaxPool", "Relu")
 
 
 class Quantize(Section):
@@ -55,7 +55,7 @@ class Quantize(Section):
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with weights, and the relative RMS error of the logits with only this layer in INT8."""
+    """A layer with weights, and the relative RMS error of what it computes with only this layer in INT8."""
 
     name: str  # of its weight tensor
     kind: str
@@ -144,8 +144,8 @@ def quantize_graph(
     """An INT8 graph whose accuracy on ``validation_N`` is at most ``params.max_accuracy_drop`` below the float graph's.
 
     Of the calibration methods, the one with the smallest error of the logits on the calibration inputs is taken. If all
-    layers in INT8 lose more than the allowed accuracy, layers return to float one by one, the most sensitive first. If
-    the drop is still too large with a single INT8 layer left, ``kept_within`` is false.
+    layers in INT8 lose more than the allowed accuracy, the most sensitive layers return to float: as few as bisection
+    finds. If the drop is still too large with a single INT8 layer left, ``kept_within`` is false.
 
     Args:
         called: name of the graph in error messages.
@@ -154,41 +154,61 @@ def quantize_graph(
     Raises:
         UserError: the graph has no layer to quantize, or its logits are not finite.
     """
-    nodes = _without(graph, nodes_to_quantize(graph, params.keep_last_layer_float), [])
-    layers = [node for node in graph.graph.node if node.name in set(nodes) and node.op_type in _WEIGHTED]
+    nodes = without_layers(graph, nodes_to_quantize(graph, params.keep_last_layer_float), [])
+    layers = [node for node in graph.graph.node if node.name in set(nodes) and node.op_type in WEIGHTED]
     if not layers:
         raise UserError(f"{called}: got no layer to quantize, expected a Conv, Gemm or MatMul with weights")
     error = _logit_error(graph, graph_io, calibration_N, called)
-    tried = _ranges_by_method(graph, nodes, graph_io, calibration_N, params)
-    errors = {name: error(with_ranges(graph, ranges, nodes, params.portable)) for name, ranges in tried.items()}
+    methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
+    tried = activation_ranges(graph, nodes, graph_io, calibration_N, methods, params.percentile)
+    int8 = {name: with_ranges(graph, ranges, nodes, params.portable) for name, ranges in tried.items()}
+    errors = {name: error(candidate) for name, candidate in int8.items()}
     method = min(tried, key=errors.__getitem__)
-    alone = {
-        node.name: error(with_ranges(graph, tried[method], [node.name], params.portable))
-        for node in tracked(layers, "measuring the sensitivity", "layers")
-    }
+    few_N = calibration_N[:_SENSITIVITY_INPUTS]
+    alone = layer_errors(graph, layers, tried[method], graph_io, few_N, params.portable)
+    most_sensitive_first = sorted(layers, key=lambda node: -alone[node.name])
 
     def measured(candidate: ModelProto) -> float:
         return agreement(outputs_of(candidate, graph_io, validation_N), labels_N)
 
-    float_accuracy, most_sensitive_first = measured(graph), sorted(layers, key=lambda node: -alone[node.name])
-    attempts = [most_sensitive_first[:floats] for floats in range(len(layers))]  # layers in float, at first none
-    for floats in tracked(attempts, "measuring the accuracy, layers return to float", "layers"):
-        int8 = with_ranges(graph, tried[method], _without(graph, nodes, floats), params.portable)
-        reached = measured(int8)
-        if within := float_accuracy - reached <= params.max_accuracy_drop + _EXACT:
-            break
+    def with_floats(count: int) -> ModelProto:
+        if not count:
+            return int8[method]
+        kept = without_layers(graph, nodes, most_sensitive_first[:count])
+        return with_ranges(graph, tried[method], kept, params.portable)
+
+    float_accuracy = measured(graph)
+    least = float_accuracy - params.max_accuracy_drop - _EXACT
+    found, count, reached = _fewest_floats(with_floats, len(layers), measured, least)
     words = layer_words(graph, [node.name for node in layers])
+    floats = {node.name for node in most_sensitive_first[:count]}
     described = [
-        Layer(node.input[1], node.op_type, alone[node.name], node not in floats, words[node.name]) for node in layers
+        Layer(node.input[1], node.op_type, alone[node.name], node.name not in floats, words[node.name])
+        for node in layers
     ]
-    return Quantized(int8, method, tried[method], errors, described, float_accuracy, reached, within)
+    return Quantized(found, method, tried[method], errors, described, float_accuracy, reached, reached >= least)
 
 
-def _ranges_by_method(
-    graph: ModelProto, nodes: Sequence[str], graph_io: GraphIO, inputs_N: Inputs, params: Quantize
-) -> dict[Method, Ranges]:
-    methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
-    return {name: activation_ranges(graph, nodes, graph_io, inputs_N, name, params.percentile) for name in methods}
+def _fewest_floats(
+    with_floats: Callable[[int], ModelProto], layers: int, measured: Callable[[ModelProto], float], least: float
+) -> tuple[ModelProto, int, float]:
+    """The graph with the fewest layers in float whose accuracy is at least ``least``, their number, and its accuracy.
+
+    Bisection: more layers in float are taken to be more accurate. Without such a graph, one with a single INT8 layer.
+    """
+    best = (candidate := with_floats(0)), 0, measured(candidate)
+    if best[2] >= least or layers == 1:
+        return best
+    low, high = 0, layers - 1  # too many INT8 layers with low layers in float; high is tried last
+    best = (candidate := with_floats(high)), high, measured(candidate)
+    while best[2] >= least and high - low > 1:
+        middle = (low + high) // 2
+        candidate = with_floats(middle)
+        if (reached := measured(candidate)) >= least:
+            best, high = (candidate, middle, reached), middle
+        else:
+            low = middle
+    return best
 
 
 def _logit_error(graph: ModelProto, graph_io: GraphIO, inputs_N: Inputs, called: str) -> Callable[[ModelProto], float]:
@@ -202,74 +222,3 @@ def _logit_error(graph: ModelProto, graph_io: GraphIO, inputs_N: Inputs, called:
         return float(np.sqrt((difference_NK**2).mean() / max(float((float_NK**2).mean()), 1e-30)))
 
     return error
-
-
-def nodes_to_quantize(graph: ModelProto, keep_last_layer_float: bool) -> list[str]:
-    """Names of the nodes to quantize: layers with weights, and the nodes with INT8 kernels that follow them.
-
-    The last layer computes the logits; in INT8 many of them would be equal.
-    """
-    weights = {item.name for item in graph.graph.initializer}
-    weighted = [node for node in graph.graph.node if _has_weights(node, weights)]
-    last = weighted[-1].name if weighted and keep_last_layer_float else None
-    reached: set[str] = set()  # tensors that follow a layer with weights
-    chosen = []
-    for node in graph.graph.node:  # in topological order
-        layer = _has_weights(node, weights)
-        after = any(name in reached for name in node.input)
-        if layer or after:
-            reached.update(node.output)
-        if node.name != last and (layer or (after and node.op_type in _BETWEEN)):
-            chosen.append(node.name)
-    return chosen
-
-
-def with_ranges(graph: ModelProto, ranges: Ranges, nodes: Sequence[str], portable: bool) -> ModelProto:
-    """A copy of ``graph`` with the named nodes in INT8 and the same metadata."""
-    import onnx
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    copy = type(graph)()
-    copy.CopyFrom(graph)  # the quantizer changes its input
-    ends = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
-    kinds = sorted({node.op_type for node in copy.graph.node if node.name in set(nodes)})
-    with silence():
-        quantizer = QDQQuantizer(
-            copy,
-            per_channel=True,
-            reduce_range=portable,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, ends),
-            nodes_to_quantize=list(nodes),
-            nodes_to_exclude=[],
-            op_types_to_quantize=kinds,
-            extra_options={},
-        )
-        quantizer.quantize_model()
-    quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
-    quantized: ModelProto = quantizer.model.model
-    del quantized.metadata_props[:]
-    quantized.metadata_props.extend(graph.metadata_props)
-    onnx.checker.check_model(quantized, full_check=True)
-    return quantized
-
-
-def _has_weights(node: NodeProto, weights: set[str]) -> bool:
-    return node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] in weights
-
-
-def _without(graph: ModelProto, nodes: Sequence[str], floats: Sequence[NodeProto]) -> list[str]:
-    """``nodes`` without the layers ``floats`` and without the nodes between them: those would cost conversions."""
-    names = {node.name for node in floats}
-    made_by = {output: node for node in graph.graph.node for output in node.output}
-    kept = [name for name in nodes if name not in names]
-    by_name = {node.name: node for node in graph.graph.node}
-    for name in list(kept):
-        node = by_name[name]
-        sources = [made_by.get(tensor) for tensor in node.input]
-        if node.op_type in _BETWEEN and all(source is None or source.name not in kept for source in sources):
-            kept.remove(name)
-    return kept

@@ -21,7 +21,7 @@ from isoflop.runtime.params import PARAMS_FILE, renamed_keys
 # stages prepare and augment write more files now; they run again and, from the same images, give the same splits.
 _UNCHANGED = (
     "download", "train", "sweep", "distill", "prune", "sparsify", "qat",
-    "export", "quantize", "float16",
+    "export", "float16",
 )  # fmt: skip
 
 
