@@ -96,9 +96,9 @@ class _Builder:
 
     def take(self, event: Any) -> None:
         line = event.start_mark.line + 1
-        if isinstance(event, yaml.NodeEvent) and event.anchor and not isinstance(event, yaml.AliasEvent):
-            if not _ANCHOR.match(self._text, event.start_mark.index):
-                raise PlainYamlError(f"got the anchor {event.anchor[:80]!r} without a space after it", line)
+        anchor = None if isinstance(event, yaml.AliasEvent) else getattr(event, "anchor", None)
+        if anchor and not _ANCHOR.match(self._text, event.start_mark.index):
+            raise PlainYamlError(f"got the anchor {anchor[:80]!r} without a space after it", line)
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if event.version or event.tags:
