@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from isoflop.runtime.terminal import without_credentials
+
 _MOST_SHOWN = 200  # characters of a wrong value in a message
 
 
@@ -45,7 +47,7 @@ def _explain(
         return f"{file}: {where}: unknown key; {hint}"
     got = detail["input"]
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    shown = repr(got)
+    shown = without_credentials(repr(got))
     shown = f"{shown[:_MOST_SHOWN]}…" if len(shown) > _MOST_SHOWN else shown
     return f"{file}: {where}: got {shown} ({_yaml_type(got)}), expected {expected}"
 
