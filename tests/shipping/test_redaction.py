@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from isoflop.doctor import examining
 from isoflop.download.fetching import url_name, without_secrets
 from isoflop.release import writing
 from isoflop.runtime.errors import UserError
@@ -69,6 +70,13 @@ def test_a_message_about_a_wrong_value_has_no_password_and_no_token(tmp_path: Pa
         load_params(_Params, tmp_path / "params.yaml")
     assert "url: got " in str(caught.value) and "host" in str(caught.value)
     assert not [word for word in ("ada", "s3c", "TOKEN") if word in str(caught.value)]
+
+
+def test_doctor_names_a_remote_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output is pasted into reports of problems."""
+    listed = "core.remote=team\nremote.team.url=https://ada:s3cret@host/x?sig=TOKEN\nremote.team.verify=true"
+    monkeypatch.setattr(examining, "_output", lambda *_: listed)
+    assert examining._remote(tmp_path).found == "team, https://…@host/x?…"
 
 
 def test_private_training_is_recognized() -> None:

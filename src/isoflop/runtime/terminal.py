@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Return ``text`` without users, passwords and queries of URLs in it; a message may be kept in a log of CI."""
-    return re.sub(r"[?#][^\s'\"]*", "?…", re.sub(r"[^\s'\"]*@", "…@", text))
+    return re.sub(r"[?#][^\s'\"]+", "?…", re.sub(r"([a-zA-Z][\w+.-]*://)?[^\s'\"]*@", r"\1…@", text))
 
 
 def _is_harmless(character: str) -> bool:
