@@ -131,6 +131,7 @@ def test_a_logger_that_fails_is_one_line_without_the_password_of_its_server(monk
         raise ConnectionError("http://ada:s3cret@mlflow:5000/api: 401\nUnauthorized")
 
     monkeypatch.setattr(experiment_loggers, "_opened", refuse)
-    with pytest.raises(UserError, match="train.logger: got 'tensorboard', which fails: http://…@mlflow:5000/api") as e:
+    said = r"train\.logger: got 'tensorboard', which fails: http://…@mlflow:5000/api"
+    with pytest.raises(UserError, match=said) as e:
         ExperimentLog("tensorboard", "base", {})
     assert "\n" not in str(e.value) and "s3cret" not in str(e.value) and e.value.__suppress_context__
