@@ -76,7 +76,8 @@ def main() -> None:
         file = options.folder / f"width-{width}.json"
         if not file.exists():
             model, recipe = ModelParams.model_validate(params["model"]), Recipe.model_validate(params["recipe"])
-            sweep_width(model, recipe, runs, width, TrainingData(train, views, val), file)
+            data = TrainingData(train, views, val)
+            sweep_width(model, recipe, runs, width, data, file=file, network=options.folder / f"width-{width}")
             print(f"width {width}: {time.perf_counter() - begin:.0f} s since the start", flush=True)
     options.table.parent.mkdir(parents=True, exist_ok=True)
     with options.table.open("w", newline="") as stream:

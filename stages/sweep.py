@@ -15,9 +15,10 @@ class Params(Section):
     runs: SweepRuns = key("sweep.runs")
 
 
-def main(params: Params, width: str, train: In, val: In, views: In, runs: Out) -> None:
+def main(params: Params, width: str, train: In, val: In, views: In, runs: Out, network: Out) -> None:
     size = parsed_width(width)
-    sweep_width(params.model, params.recipe, params.runs, size, read_training_data(train, views, val), runs)
+    data = read_training_data(train, views, val)
+    sweep_width(params.model, params.recipe, params.runs, size, data, file=runs, network=network)
 
 
 if __name__ == "__main__":

@@ -68,4 +68,4 @@ def test_a_damaged_params_file_is_one_line(tmp_path: Path) -> None:
 def test_only_stages_with_results_are_taken_over(tmp_path: Path) -> None:
     assert unchanged_stages(tmp_path) == []
     (tmp_path / "dvc.lock").write_text("stages:\n  sweep@8: {}\n  report: {}\n  train: {}\n")
-    assert unchanged_stages(tmp_path) == ["train", "sweep"]
+    assert unchanged_stages(tmp_path) == ["train"]

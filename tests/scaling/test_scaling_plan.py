@@ -13,8 +13,9 @@ import yaml
 
 from isoflop.cli import main as cli
 from isoflop.project import yaml_text
+from isoflop.scaling.formats import read_formats
 from isoflop.scaling.forms import L_ND
-from tests.scaling_runs import LAW, WIDTHS, loss_at, run_stage, size, write_runs
+from tests.scaling_runs import LAW, WIDTHS, loss_at, run_stage, size, write_formats, write_runs
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +201,20 @@ def test_a_law_answers_outside_of_any_project(
 PARAMS = """# a comment
 train:
   width: 16  # of the base
+  fraction: 1.0
 recipe:
   epochs: 3
+variants:
+  distill:
+    distilled: {of: base}
+  prune: {}
+  sparsify: {}
+  qat: {}
+  candidates: [base, distilled]
+  float16: []
+  tflite: [distilled]
 ship:
+  objective: latency
   max_latency_ms: null
 """
 
@@ -225,14 +237,66 @@ def test_apply_writes_the_plan_and_says_what_to_expect(apply: Path, capsys: pyte
     shown = capsys.readouterr().out
     text = (apply / "params.yaml").read_text()
     params = yaml_text.load(text)
+    assert params["variants"]["candidates"] == [
+        "base",
+        "distilled",
+    ]  # no file is forecast
     assert "# a comment" in text and "# of the base" in text and params["ship"]["max_latency_ms"] == 0.2
     assert params["train"]["width"] == 16  # the largest of at most 20,000 parameters, those of 0.2 ms
     flops = 384.0 * size(16) * 1220 * params["recipe"]["epochs"]
     assert flops == pytest.approx(3600 * 1e8, rel=0.1)  # the budget that the time pays for
-    assert "params.yaml: train.width 16, recipe.epochs" in shown and "predicted loss" in shown
+    assert "params.yaml: train.width 16, train.fraction 1.0, recipe.epochs" in shown and "predicted loss" in shown
     (apply / "params.yaml").write_text(PARAMS)
     assert cli.main(["plan", "--hours", "0.1", "--apply"]) == 0
     assert yaml_text.load((apply / "params.yaml").read_text())["ship"]["max_latency_ms"] is None
+
+
+def test_limits_of_the_file_choose_width_and_format(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_formats(apply / "scaling" / "formats.json")
+    formats = read_formats(apply / "scaling" / "formats.json")
+    assert formats is not None
+    shutil.rmtree(apply / "runs")  # params.yaml has no sweep
+    found = planned(apply, capsys, "--latency-ms", "0.2")
+    widest = formats.widest("int8", 0.2, None) or 0
+    assert widest > (formats.widest("float", 0.2, None) or 0)  # INT8 is twice as fast here
+    assert found["parameters"] == pytest.approx(size(widest), rel=0.02)
+    assert found["formats"]["int8"]["latency_ms"]["high"] <= 0.2 < found["formats"]["float"]["latency_ms"]["high"]
+    assert cli.main(["plan", "--bytes", "60000", "--hours", "1", "--apply"]) == 0
+    shown, params = capsys.readouterr().out, yaml_text.load((apply / "params.yaml").read_text())
+    width = params["train"]["width"]
+    assert width == formats.widest("int8", None, 60_000) and params["ship"] == {
+        "objective": "bytes", "max_latency_ms": None
+    }  # fmt: skip
+    assert params["variants"]["candidates"] == ["base"] and params["variants"]["distill"] == {}
+    assert "variants distilled removed, for which there is no forecast" in shown
+    assert f"file of width {width} in INT8: " in shown and "validation accuracy" in shown
+    for arguments, message in (
+        (["--bytes", "100"], "--bytes: got 100, expected at least"),
+        (["--bytes", "7000", "--latency-ms", "0.000001"], "--latency-ms: got 1e-06, expected at least"),
+    ):
+        assert cli.main(["plan", *arguments, "--apply"]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_bytes_need_the_measured_formats(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--bytes", "60000", "--apply"]) == 1
+    assert "--bytes: got no scaling/formats.json" in capsys.readouterr().err
+    assert cli.main(["plan", "--latency-ms", "1", "--flops", "1e11", "--hours", "1"]) == 2
+    assert cli.main(["plan", "--latency-ms", "1", "--parameters", "100"]) == 2
+
+
+def test_a_budget_buys_images_if_the_study_varies_only_these(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(apply / "runs")
+    run_stage(write_runs(apply / "runs", spread=0.005), apply / "scaling")  # of one length: 12 epochs
+    assert cli.main(["plan", "--flops", "5e10", "--apply"]) == 0
+    params = yaml_text.load((apply / "params.yaml").read_text())
+    images = params["train"]["fraction"] * 1220
+    assert 0 < params["train"]["fraction"] < 1 and params["recipe"]["epochs"] == 12
+    assert 384.0 * size(params["train"]["width"]) * 12 * images == pytest.approx(5e10, rel=0.01)
+    assert f"train.fraction {params['train']['fraction']}" in capsys.readouterr().out
+    assert cli.main(["plan", "--flops", "1e13", "--apply"]) == 0
+    assert yaml_text.load((apply / "params.yaml").read_text())["train"]["fraction"] == 1.0
+    assert "more images would use all of it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

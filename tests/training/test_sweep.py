@@ -47,7 +47,8 @@ def swept(
     train, val = data
     views = np.zeros((0, *train.images.shape), np.uint8)
     values = recipe(batch_size=50, infobatch=infobatch, max_minutes=0.0001, learning_rate=learning_rate)
-    sweep_width(model, values, runs(**changes), width, TrainingData(train, views, val), file)
+    network = file.parent / f"network-{width}-{len(list(file.parent.iterdir()))}"
+    sweep_width(model, values, runs(**changes), width, TrainingData(train, views, val), file=file, network=network)
     return dict(json.loads(file.read_text()))
 
 

@@ -71,7 +71,7 @@ def show_costs(costs: list[Cost]) -> None:
 
 def _trainings(params: Mapping[str, Any], images: int, speeds: Mapping[int, Speed]) -> Iterator[Cost]:
     recipe, width = params["recipe"], params["train"]["width"]
-    minutes = recipe["epochs"] * images * speeds[width].seconds_per_image / 60
+    minutes = recipe["epochs"] * params["train"]["fraction"] * images * speeds[width].seconds_per_image / 60
     yield Cost("train", min(minutes, recipe["max_minutes"] or math.inf), speeds[width].memory_mb)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 
 from isoflop.cli.apply import flops_in
-from isoflop.cli.plan import Limits, parameters_for
+from isoflop.cli.shipped_plan import Limits, most_parameters
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import flops, loss, percent, rounded, seconds
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import PARAMS_FILE, read_params
 from isoflop.scaling.asking import Goal
+from isoflop.scaling.law_file import read_law
 from isoflop.scaling.measured import (
     Measured,
     Speed,
@@ -79,8 +80,8 @@ def answer_by_runs(project: Path, goal: Goal, limits: Limits) -> AnswerByRuns | 
         return None
     if limits.hours is not None:
         goal = replace(goal, flops=flops_in(limits.hours, project))
-    if limits.latency_ms is not None and goal == Goal(epochs=goal.epochs):
-        goal = replace(goal, parameters=_size_at(limits.latency_ms, project))
+    if limits.of_file and goal == Goal(epochs=goal.epochs):
+        goal = replace(goal, parameters=_size_within(limits, project))
     known = configurations(study)
     best = best_measured(known, goal)
     setting = _next_setting(study, goal, params["sweep"]["widths"])
@@ -96,10 +97,10 @@ def print_answer(answer: AnswerByRuns, reason: str, as_json: bool) -> None:
         print(reason, *answer.lines, sep="\n")
 
 
-def _size_at(latency_ms: float, project: Path) -> float | None:
-    """The number of parameters at a latency; None if the benchmark does not tell."""
+def _size_within(limits: Limits, project: Path) -> float | None:
+    """The most parameters within limits of the shipped file; None if no measurement tells."""
     try:
-        return parameters_for(latency_ms, project)
+        return most_parameters(read_law(project / "scaling" / "law.json"), project, limits)
     except UserError:
         return None
 

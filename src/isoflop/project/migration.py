@@ -18,9 +18,10 @@ from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import PARAMS_FILE, renamed_keys
 
 # Stages that compute the same as in version 0.1: dvc.lock can take their results over by `dvc commit --force`. The
-# stages prepare and augment write more files now; they run again and, from the same images, give the same splits.
+# stages prepare, augment and sweep write more files now; they run again and, from the same images, give the same
+# splits and runs.
 _UNCHANGED = (
-    "download", "train", "sweep", "distill", "prune", "sparsify", "qat",
+    "download", "train", "distill", "prune", "sparsify", "qat",
     "export", "quantize", "float16",
 )  # fmt: skip
 
@@ -30,6 +31,7 @@ _ADDED: dict[str, Any] = {  # keys that are new since version 0.2, with the valu
     "recipe.class_weights": "none",
     "recipe.logit_adjustment": 0.0,
     "ship.metric": "accuracy",
+    "train.fraction": 1.0,
 }
 
 

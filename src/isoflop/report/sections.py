@@ -19,11 +19,13 @@ from isoflop.report.scaling_words import (
     data_in_words,
     diagnostics_in_words,
     forecast_in_words,
+    format_rows,
     held_out_in_words,
     lack_in_words,
     next_run_in_words,
     next_size_in_words,
     profile_in_words,
+    shipped_in_words,
     trust_in_words,
 )
 from isoflop.runtime.errors import unmade
@@ -109,6 +111,8 @@ def study(facts: Mapping[str, Facts], pictures: Path | None) -> dict[str, Any]:
         "score": facts["score"],
         "next_size": next_size_in_words(found, facts["forecast"]),
         "forecast_result": forecast_in_words(facts["score"]),
+        "format_rows": format_rows(facts["score"]),
+        "shipped_result": shipped_in_words(facts["score"]),
         "verdict": _verdict(facts["score"], facts["forecast"]["in_study"]),
         "diagnostics": diagnostics_in_words(diagnosis["kind"] for diagnosis in found["diagnostics"]),
     }

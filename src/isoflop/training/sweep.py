@@ -22,6 +22,8 @@ from isoflop.scaling.tables.runs import exclusion_reason
 from isoflop.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from isoflop.data.loading import TrainingImages
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -98,12 +100,15 @@ def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image:
 
 
 def sweep_width(
-    model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: TrainingData, file: Path
+    model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: TrainingData, *, file: Path, network: Path
 ) -> None:
     """Train the planned runs of ``model`` at ``width``, and write the table of their results to ``file``.
 
     The loss is the validation NLL after the last step. A run whose loss is not finite is marked ``diverged``. The
     longest runs on the most images come first; a run that ``is_hopeless`` after them is not started, and marked so.
+
+    Args:
+        network: folder for the network of the first run that did not diverge; empty if all did.
 
     Raises:
         UserError: a fraction leaves fewer images than a batch.
@@ -111,6 +116,7 @@ def sweep_width(
     from isoflop.data.loading import all_images, subset
     from isoflop.models.costs import count_body_parameters, count_parameters, count_training_flops
     from isoflop.models.families import build
+    from isoflop.models.model_files import Model, save_model
 
     built = architecture(model, width, data.train)
     net = build(built)
@@ -122,8 +128,13 @@ def sweep_width(
     for run in tracked(sorted(planned, key=_size, reverse=True), f"width {width}", "runs"):
         part = subset(everything, run.fraction, run.seed)
         hopeless = is_hopeless(run, rows, chance)
-        result = _not_started(len(part)) if hopeless else _run(built, part, data.val, recipe, run, flops)
+        result, trained = (
+            (_not_started(len(part)), None) if hopeless else _run(built, part, data.val, recipe, run, flops)
+        )
+        if trained is not None and run.budget is None and not network.exists():
+            save_model(Model(trained, built, data.train.input_spec), network)
         rows[run] = {"fraction": run.fraction, "budget": run.budget, "seed": run.seed, **result}
+    network.mkdir(exist_ok=True)
     table = {
         "width": width,
         "family": built.family,
@@ -160,7 +171,8 @@ def _not_started(images: int) -> dict[str, Any]:
 
 def _run(
     built: Architecture, part: TrainingImages, val: Split, recipe: Recipe, run: Planned, flops: float
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], nn.Module | None]:
+    """The results of a run, and its network unless it diverged."""
     from isoflop.models.initialization import initialized
     from isoflop.training.fitting import fit
     from isoflop.training.lightning_module import DivergedError
@@ -181,7 +193,7 @@ def _run(
             doing=f"training on {100 * run.fraction:.3g} % of the images with seed {run.seed}",
         )
     except DivergedError:
-        return facts | dict.fromkeys(_RESULTS) | {"diverged": True}
+        return facts | dict.fromkeys(_RESULTS) | {"diverged": True}, None
     return facts | {
         "images_seen": fitted.images_seen,
         "flops": fitted.flops,
@@ -189,4 +201,4 @@ def _run(
         "val_accuracy": round(fitted.val_accuracy, 6),
         "train_loss": round(fitted.train_loss, 6),
         "diverged": False,
-    }
+    }, net
