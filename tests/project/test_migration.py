@@ -43,6 +43,7 @@ def test_keys_are_renamed_and_comments_kept(tmp_path: Path) -> None:
     ]
     renamed = OLD.replace("skip_easy", "infobatch").replace("micro_batches", "accumulate_grad_batches")
     renamed = renamed.replace("flip: none\n", "flip: none\n  class_weights: none\n  logit_adjustment: 0.0\n")
+    renamed += "  fraction: 1.0\n"
     assert (tmp_path / "params.yaml").read_text() == (tmp_path / "presets" / "own.yaml").read_text() == renamed
     assert migrate(tmp_path) == []
 
