@@ -123,4 +123,7 @@ def test_a_class_that_is_never_found_is_named() -> None:
     assert title == "recall" and line.startswith("never finds 'defect'; balanced accuracy 50.0\u202f%; ")
     ((_, line),) = class_lines(block | {"lowest_recall": 0.25})
     assert line.startswith("finds 25.0\u202f% of the test images of 'defect'; ")
+    assert line.endswith("set recipe.class_weights: balanced and ship.metric: balanced_accuracy")
+    ((_, line),) = class_lines(block, is_weighted=True)
+    assert line.endswith("or raise recipe.epochs")
     assert class_lines(block | {"lowest_recall": 0.9}) == []

@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
 def swept(
     data: tuple[Split, Split], file: Path, width: int, infobatch: float, learning_rate: float = 0.02, **changes: Any
 ) -> dict[str, Any]:
-    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None)
+    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None, pretrained="none")
     train, val = data
     views = np.zeros((0, *train.images.shape), np.uint8)
     values = recipe(batch_size=50, infobatch=infobatch, max_minutes=0.0001, learning_rate=learning_rate)

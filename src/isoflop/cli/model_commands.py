@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 
 from isoflop.cli.app import SHIPPING, command
 from isoflop.cli.options import Count, Flag, Json, Numbers, Port, Positive, Positives, Share
-from isoflop.cli.project_folder import find_project, project_here
+from isoflop.cli.project_folder import find_project, project_here, warn_if_stale
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
@@ -74,6 +74,7 @@ def predict(
     if not model.exists() and _is_output(model):
         raise unmade(model)
     check_outputs(model)
+    warn_if_stale(model)
     if as_csv and as_json:
         raise UserError("--csv: got --json, too, expected one of them")
     classifier = open_model(model, embeddings=embeddings is not None)
@@ -120,6 +121,7 @@ def serve(
     if not model.exists() and _is_output(model):
         raise unmade(model)
     check_outputs(model)
+    warn_if_stale(model)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # how containers stop
     limits = Limits(body_bytes=int(max_mb * 1e6), images=max_images)
     with open_service(open_model(model), host, port, limits) as server:
@@ -143,6 +145,7 @@ def demo(folder: Path | None = None, /, *, port: Port = 0, no_browser: Flag = Fa
 
     folder = folder or project_here() / "ship" / "demo"
     check_outputs(folder)
+    warn_if_stale(folder)
     serve_folder(folder, port, browser=not no_browser)
 
 
@@ -202,6 +205,7 @@ def compress(
         portable=portable,
     )
     check_outputs(model)
+    warn_if_stale(model)
     names = classes.read_text(encoding="utf-8").splitlines() if classes else None
     choices = PixelChoices(**asdict(pixels), output=output, classes=names)
     facts = quantize_model(model, calibration, out, params, choices, force=force)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from isoflop.runtime.damage import locked_outputs
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.terminal import printable
 
 
 def find_project(start: Path) -> Path:
@@ -45,3 +47,12 @@ def refuse_outputs(project: Path, file: Path, option: str) -> None:
         made, wanted = (project / output).absolute(), file.absolute()  # not resolved: outputs may be links into a cache
         if wanted.is_relative_to(made) or made.is_relative_to(wanted):
             raise UserError(f"{option}: got {file}, where the pipeline writes {output}; fix: choose another path")
+
+
+def warn_if_stale(*paths: Path) -> None:
+    """Print a warning for each output of the pipeline, of those that a command reads, that is stale."""
+    from isoflop.project.staleness import staleness_warning  # slow for a command that prints its help
+
+    for warning in dict.fromkeys(map(staleness_warning, paths)):
+        if warning:
+            print(f"warning: {printable(warning)}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ from cyclopts.validators import LimitedChoice
 
 from isoflop.cli.app import PLANNING, RESULTS, command
 from isoflop.cli.options import Bootstraps, Flag, Json, Natural, Positive
-from isoflop.cli.project_folder import find_project, project_around, project_here, refuse_outputs
+from isoflop.cli.project_folder import find_project, project_around, project_here, refuse_outputs, warn_if_stale
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 
@@ -99,7 +98,6 @@ def report(
         compare: git revisions or DVC experiments; a single one is compared with the workspace.
         out: HTML file for the comparison, outside of the outputs of the pipeline; default: compare.html in the project.
     """
-    from isoflop.project.staleness import stale_note, stale_outputs
     from isoflop.report.compare import write_comparison
 
     project = project_here()
@@ -112,8 +110,7 @@ def report(
     if not page.is_file():
         raise unmade(page)
     check_outputs(page)
-    if stale := stale_outputs(project):
-        print(f"warning: stale results: {stale_note(stale.values())}", file=sys.stderr)
+    warn_if_stale(page)
     print(page)
 
 
@@ -183,6 +180,7 @@ def plan(
     limits = Limits(latency_ms, hours, most_bytes)
     asks_runs = project and law is None and samples is None and not apply
     measured = answer_by_runs(project, goal, limits) if project and asks_runs else None
+    warn_if_stale(file, *([project / "runs"] if project and asks_runs else []))
     try:
         known, found, most = plan_training(file, goal, limits, project)
     except UserError as error:  # no law, or one that has no answer

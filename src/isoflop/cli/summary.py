@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.cli.imperatives import imperatives
-from isoflop.project.staleness import stale_note, stale_outputs
+from isoflop.project.staleness import Stale, stale_note, stale_outputs
 from isoflop.report import formats
 from isoflop.report.facts import Facts, Variant, cell_in_words, read_facts, variants
 from isoflop.report.scaling_words import (
@@ -25,6 +25,7 @@ from isoflop.report.scaling_words import (
     trust_in_words,
 )
 from isoflop.runtime.errors import unmade
+from isoflop.runtime.params import PARAMS_FILE, read_params
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,7 +63,8 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         )
         return
     _print_variants(rows, setting, stale)
-    print_lines(class_lines(next(measured["variants"][row.name] for row in rows if row.shipped)))
+    shipped = next(measured["variants"][row.name] for row in rows if row.shipped)
+    print_lines(class_lines(shipped, is_weighted=_weights_classes(project)))
     lines = [("stale", stale_note(stale.values()))] if stale else []
     if law is None or score is None:
         lines.append(("study", "did not run yet; `dvc repro` runs it"))
@@ -80,7 +82,7 @@ def print_summary(project: Path, *, as_json: bool) -> None:
 
 
 def _as_json(
-    rows: list[Variant], setting: str, law: Facts | None, score: Facts | None, report: Path, stale: Mapping[str, str]
+    rows: list[Variant], setting: str, law: Facts | None, score: Facts | None, report: Path, stale: Mapping[str, Stale]
 ) -> Facts:
     return {
         "variants": [asdict(row) for row in rows],
@@ -88,7 +90,7 @@ def _as_json(
         "scaling": law and {name: law.get(name) for name in ("trusted_to", "diagnostics", "optimal", "lacks")},
         "forecast": score,
         "report": str(report),
-        "stale": sorted(set(stale.values())),
+        "stale": sorted({one.stage for one in stale.values()}),
     }
 
 
@@ -102,7 +104,7 @@ def _trusted_lines(law: Facts, mark: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _pages(project: Path, stale: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _pages(project: Path, stale: Container[str]) -> Iterator[tuple[str, str]]:
     """Yield the path of each page, or the command that writes it."""
     for folder in ("report", "study"):
         page = project / folder / "index.html"
@@ -132,19 +134,26 @@ def print_lines(lines: list[tuple[str, str]]) -> None:
         )
 
 
-def class_lines(shipped: Facts) -> list[tuple[str, str]]:
+def class_lines(shipped: Facts, *, is_weighted: bool = False) -> list[tuple[str, str]]:
     """Return a line if the shipped model finds the images of a class far less often than its accuracy suggests.
 
     Args:
         shipped: its block of metrics/variants.json.
+        is_weighted: whether its training weighted the classes.
     """
     lowest = shipped.get("lowest_recall", shipped["accuracy"])
     if lowest >= _LOW_RECALL * shipped["accuracy"]:
         return []
     name = shipped["lowest_recall_class"]
     found = f"finds {formats.percent(lowest)} of the test images of {name!r}" if lowest else f"never finds {name!r}"
-    cure = "collect images of it, or set recipe.class_weights: balanced and ship.metric: balanced_accuracy"
+    set_weights = "set recipe.class_weights: balanced and ship.metric: balanced_accuracy"
+    cure = f"collect images of it, or {'raise recipe.epochs' if is_weighted else set_weights}"
     return [("recall", f"{found}; balanced accuracy {formats.percent(shipped['balanced_accuracy'])}; {cure}")]
+
+
+def _weights_classes(project: Path) -> bool:
+    file = project / PARAMS_FILE
+    return file.is_file() and read_params(file)["recipe"].get("class_weights", "none") != "none"
 
 
 def print_predictions(rows: list[Prediction | None], note: str | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from isoflop.project.staleness import stale_outputs
+from isoflop.project.staleness import causes_in_words, stale_outputs
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.git_tracking import outputs_in_git, untracking
 
@@ -38,6 +38,7 @@ def results(project: Path) -> Finding:
     except UserError as error:
         return Finding("results", "warn", f"not checked: {error}"[:300])
     if stale:
-        found = f"stale: {', '.join(sorted(set(stale.values())))}"
+        stages = sorted({one.stage for one in stale.values()})
+        found = f"{causes_in_words(stale.values())} changed after these ran: {', '.join(stages)}"
         return Finding("results", "warn", found, "`dvc repro` updates them")
     return Finding("results", "ok", "none is older than its parameters, code and data")
