@@ -115,8 +115,8 @@ def smoke(shared_folder: Path) -> Path:
 
     def make(clone: Path) -> None:
         copy_project(clone)
-        done = run_command("dvc", "repro", cwd=clone)
         (clone / ".isoflop").mkdir(exist_ok=True)
+        done = run_command("dvc", "repro", cwd=clone, ISOFLOP_FORK_LOG=str(clone / ".isoflop" / "forks.log"))
         (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
         commit(clone, "reproduced")
 

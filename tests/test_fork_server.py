@@ -112,6 +112,8 @@ def test_no_two_have_the_same_random_numbers(project: Path) -> None:
 @pytest.mark.parametrize("name", ["prune@pruned", "export@base", "report"])
 def test_a_stage_makes_the_same_bytes(smoke: Path, clone: Path, name: str) -> None:
     """As a process of its own makes; ``smoke`` was made by forks."""
+    log, module = (smoke / ".isoflop" / "forks.log").read_text(), f"-m stages.{name.partition('@')[0]}"
+    assert module in log and f"refused '{module}" not in log
     stage = yaml.safe_load((clone / "dvc.lock").read_text())["stages"][name]
     outputs = [out["path"] for out in stage["outs"] if out["path"] != "metrics/throughput.json"]
     for path in outputs:

@@ -30,11 +30,15 @@ def entries(clone: Path) -> dict[str, Any]:
 def test_the_order_and_what_each_stage_waits_for(smoke: Path) -> None:
     parents = read_graph(smoke, ["scaling"]).parents
     assert parents["download"] == [] and parents["scaling"] == sorted(STUDY)
-    assert list(parents)[:3] == ["download", "prepare", "augment"] and list(parents)[-1] == "scaling"
-    assert list(parents)[3:-1] == list(reversed(STUDY)), "the longest first"
+    assert list(parents)[:4] == ["download", "weights", "prepare", "augment"] and list(parents)[-1] == "scaling"
+    assert list(parents)[4:-1] == list(reversed(STUDY)), "the longest first"
     assert set(STUDY) < set(read_graph(smoke, ["sweep"]).parents), "as `dvc repro sweep` understands it"
     whole = read_graph(smoke)
-    assert set(whole.parents) == set(entries(smoke)) - {"code"} and whole.roots == ["download", "onnxruntime_web"]
+    assert set(whole.parents) == set(entries(smoke)) - {"code"} and whole.roots == [
+        "download",
+        "weights",
+        "onnxruntime_web",
+    ]
     assert whole.alone == {"benchmark", "ship", "demo", "report", "study"} and whole.given == {"data/images"}
 
 
@@ -44,7 +48,7 @@ def test_a_dvc_file_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (clone / "photos" / "a.txt").write_text("a")
     run_command("dvc", "add", "photos", cwd=clone)
     monkeypatch.chdir(tmp_path)  # names do not depend on where one stands
-    assert read_graph(clone).roots == ["download", "onnxruntime_web", "photos.dvc"]
+    assert read_graph(clone).roots == ["download", "weights", "onnxruntime_web", "photos.dvc"]
 
 
 def test_what_ran_at_the_same_time_is_what_ran_in_turn(smoke: Path, tmp_path: Path) -> None:
@@ -55,13 +59,13 @@ def test_what_ran_at_the_same_time_is_what_ran_in_turn(smoke: Path, tmp_path: Pa
     assert all(f"{stage}: ran in" in said for stage in (*targets, "train"))
     ran, serial = entries(clone), entries(smoke)
     unlike = {stage for stage in ran if outputs(ran[stage]) != outputs(serial[stage])}
-    assert not unlike and len(ran) == 8
+    assert not unlike and len(ran) == 9
     assert executed(run_command("dvc", "repro", *targets, cwd=clone).stdout) == set()
     assert (clone / "runs" / "width-8.json").read_bytes() == (smoke / "runs" / "width-8.json").read_bytes()
     tracked = run_command("git", "status", "--porcelain", cwd=clone).stdout.splitlines()
     assert not [line for line in tracked if "runs/width" in line], "outputs are for DVC, not for git"
     paid = json.loads(run_command("isoflop", "savings", "--json", cwd=clone).stdout)
-    assert paid["ran_here"] == 7 and paid["restored"] == 0, "what a task ran is paid for here"
+    assert paid["ran_here"] == 8 and paid["restored"] == 0, "what a task ran is paid for here"
     again = run_command("isoflop", "launch", "sweep@8", cwd=clone).stdout
     assert "ran in" not in again and "sweep@8: restored in" in again
 
@@ -79,8 +83,8 @@ def test_a_stage_that_fails_is_shown_and_what_went_well_is_kept(tmp_path: Path) 
     assert done.returncode == 1
     assert "train: failed in" in done.stdout and "evaluate: skipped" in done.stdout
     assert "the loss is not finite" in done.stderr
-    assert done.stderr.splitlines()[-1] == "error: 2 of 5 stages did not run: train, evaluate"
-    assert list(entries(clone)) == ["code", "download", "prepare", "augment"]
+    assert done.stderr.splitlines()[-1] == "error: 2 of 6 stages did not run: train, evaluate"
+    assert list(entries(clone)) == ["code", "download", "weights", "prepare", "augment"]
     assert not (clone / "models" / "base").exists()
     assert executed(run_command("dvc", "repro", "augment", cwd=clone).stdout) == set()
 
@@ -142,7 +146,7 @@ def test_a_node_that_dies_costs_its_stage_and_nothing_else(smoke: Path, tmp_path
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
     ran, serial = entries(clone), entries(smoke)
-    assert len(ran) == 6 and all(outputs(ran[stage]) == outputs(serial[stage]) for stage in ran)
+    assert len(ran) == 7 and all(outputs(ran[stage]) == outputs(serial[stage]) for stage in ran)
     assert executed(run_command("dvc", "repro", *targets, cwd=clone).stdout) == set()
 
 

@@ -173,7 +173,7 @@ def test_copied_images_go_with_the_project(package: Path, tmp_path: Path) -> Non
     commit(project, "a remote")
     run_command("git", "clone", "-q", str(project), str(tmp_path / "mate"), cwd=tmp_path)
     ran = run_installed(package, "dvc", "repro", "--pull", "prepare", cwd=tmp_path / "mate").stdout
-    assert executed(ran) == {"download", "prepare"}
+    assert executed(ran) == {"download", "weights", "prepare"}
 
 
 def test_launch_where_a_dvc_file_is_the_only_root(package: Path, tmp_path: Path) -> None:
@@ -188,5 +188,5 @@ def test_launch_where_a_dvc_file_is_the_only_root(package: Path, tmp_path: Path)
 def test_a_project_without_images_has_those_of_its_preset(package: Path, tmp_path: Path) -> None:
     run_installed(package, "isoflop", "init", "digits", "--preset", "smoke", cwd=tmp_path)
     ran = run_installed(package, "dvc", "repro", "prepare", cwd=tmp_path / "digits").stdout
-    assert executed(ran) == {"download", "prepare"}
+    assert executed(ran) == {"download", "weights", "prepare"}
     assert json.loads((tmp_path / "digits" / "metrics" / "data.json").read_text())["num_classes"] == 10

@@ -38,6 +38,16 @@ def test_stages_killed_at_random_moments_end_as_undisturbed_ones(clone: Path, mo
     assert lock(clone) == wanted and leftovers(clone) == []
 
 
+def test_a_cut_rwlock_is_named_by_doctor_and_healed_by_dvc(clone: Path) -> None:
+    cut_short = clone / ".dvc" / "tmp" / "rwlock"
+    cut_short.write_text("")
+    said = run_command("isoflop", "doctor", cwd=clone, check=False)
+    assert said.returncode == 1 and "rm .dvc/tmp/rwlock" in said.stdout
+    cut_short.write_text("")  # `doctor` asks DVC for stale results, and that healed it
+    again = run_command("dvc", "repro", cwd=clone, ISOFLOP_TESTS_REAL="1")  # forks are without the guard
+    assert executed(again.stdout) == set() and "cut short" in again.stderr
+
+
 def test_a_lock_that_a_kill_cut_short_is_named_with_its_cure(clone: Path) -> None:
     """Nothing is lost, as DVC's run cache has what ran; only code.yaml, which is in git, is not in it."""
     before = lock(clone)

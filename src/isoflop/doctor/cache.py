@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from isoflop.doctor.findings import Finding
+from isoflop.doctor.findings import Finding, some
 from isoflop.runtime.damage import changed_outputs, copies, damaged_objects, remove
 
 
@@ -25,12 +24,12 @@ def cache(project: Path, remove_damaged: bool) -> Finding:
     except OSError as error:
         return Finding("cache", "fail", f"{error.filename}: {error.strerror}", "`chmod -R u+rwX .dvc/cache`")
     own = [output for output in changed if not any(file.is_relative_to(output) for file in copied)]
-    replaced = f"; `dvc repro` replaces {_some(own)}, changed since: move your own files first" if own else ""
+    replaced = f"; `dvc repro` replaces {some(own)}, changed since: move your own files first" if own else ""
     if remaining:
         reasons = [f"{path} ({why})" for path, why in remaining.items()]
-        return Finding("cache", "fail", f"damaged, and not deleted: {_some(reasons)}", "delete them by hand")
+        return Finding("cache", "fail", f"damaged, and not deleted: {some(reasons)}", "delete them by hand")
     if damaged:
-        listed = _some([*damaged, *copied])
+        listed = some([*damaged, *copied])
         if remove_damaged:
             cure = f"`dvc repro --pull` restores them from the remote, or makes them again{replaced}"
             return Finding("cache", "warn", f"deleted, because the MD5 did not match: {listed}", cure)
@@ -38,10 +37,6 @@ def cache(project: Path, remove_damaged: bool) -> Finding:
         return Finding("cache", "fail", f"MD5 does not match: {listed}", cure)
     if changed:
         cure = "`dvc checkout` restores them, `dvc repro` makes them again, `dvc commit` accepts them"
-        found = f"all objects are intact; outputs that differ from dvc.lock: {_some(changed)}"
+        found = f"all objects are intact; outputs that differ from dvc.lock: {some(changed)}"
         return Finding("cache", "warn", found, cure)
     return Finding("cache", "ok", f"every object in {folder} and every output matches its MD5")
-
-
-def _some(named: Sequence[Path | str]) -> str:
-    return ", ".join(map(str, named[:6])) + (f" and {len(named) - 6} more" if len(named) > 6 else "")

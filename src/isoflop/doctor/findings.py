@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,11 +24,15 @@ class Finding:
     cure: str = ""
 
 
+def some(named: Sequence[Path | str]) -> str:
+    """Return the first few names, and the number of the others."""
+    return ", ".join(map(str, named[:_NAMED])) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")
+
+
 def outputs(project: Path) -> Finding:
     """Find outputs that git tracks: a stage that writes one stops."""
     if tracked := outputs_in_git(project):
-        named = ", ".join(tracked[:_NAMED]) + (f" and {len(tracked) - _NAMED} more" if len(tracked) > _NAMED else "")
-        return Finding("outputs", "fail", f"git tracks {named}, which DVC caches", untracking(tracked))
+        return Finding("outputs", "fail", f"git tracks {some(tracked)}, which DVC caches", untracking(tracked))
     return Finding("outputs", "ok", "git tracks none of them")
 
 
