@@ -1,6 +1,7 @@
 """Clean the raw images, resize them, and split them into train, val and test."""
 
 from isoflop.data.cleaning import Prepare
+from isoflop.data.normalization import checkpoint_normalization
 from isoflop.data.preparation import prepare
 from isoflop.data.readers import read_raw
 from isoflop.runtime.files import write_json
@@ -13,10 +14,10 @@ class Params(Section):
     prepare: Prepare
 
 
-def main(params: Params, raw: In, train: Out, val: Out, test: Out, names: Out, dropped: Out,
+def main(params: Params, raw: In, pretrained: In, train: Out, val: Out, test: Out, names: Out, dropped: Out,
          dropped_picture: Out, metrics: Out) -> None:  # fmt: skip
-    folders = {"train": train, "val": val, "test": test}
-    facts = prepare(read_raw(raw), params.prepare, folders, names, dropped, dropped_picture)
+    folders, fixed = {"train": train, "val": val, "test": test}, checkpoint_normalization(pretrained)
+    facts = prepare(read_raw(raw), params.prepare, folders, names, dropped, dropped_picture, fixed)
     write_json(metrics, facts)
 
 

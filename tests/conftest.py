@@ -110,12 +110,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
 def smoke(shared_folder: Path) -> Path:
     """A clone in which the whole smoke pipeline has run, for reading.
 
-    In processes of their own: what the tests compare with it has run in forks.
+    In forks, as all commands here: the tests of launch and of the fork server compare it with what real processes make.
     """
 
     def make(clone: Path) -> None:
         copy_project(clone)
-        done = run_command("dvc", "repro", cwd=clone, ISOFLOP_TESTS_REAL="1")
+        done = run_command("dvc", "repro", cwd=clone)
         (clone / ".isoflop").mkdir(exist_ok=True)
         (clone / ".isoflop" / "repro.log").write_text(done.stdout + done.stderr)
         commit(clone, "reproduced")

@@ -16,7 +16,9 @@ from isoflop.models.architecture import Architecture, ModelParams
 from isoflop.models.families import build
 from isoflop.training.recipe import Recipe
 
-FAMILIES: tuple[str, ...] = get_args(ModelParams.model_fields["family"].annotation)
+FAMILIES: tuple[str, ...] = tuple(  # but the one whose networks come from checkpoints
+    family for family in get_args(ModelParams.model_fields["family"].annotation) if family != "pretrained"
+)
 _DEPTHS = {"cnn": 3, "resnet": 1}  # 2 of others
 
 

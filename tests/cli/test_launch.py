@@ -50,19 +50,20 @@ def test_a_dvc_file_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_ran_at_the_same_time_is_what_ran_in_turn(smoke: Path, tmp_path: Path) -> None:
     """The same bytes, in dvc.lock and the workspace; then `dvc repro` executes nothing."""
     clone = copy_project(tmp_path / "clone")
-    said = run_command("isoflop", "launch", "--jobs", "2", "scaling", "evaluate", cwd=clone).stdout
-    assert all(f"{stage}: ran in" in said for stage in (*STUDY, "scaling", "train", "evaluate"))
+    targets = ("sweep@8", "sweep@12", "evaluate")
+    said = run_command("isoflop", "launch", "--jobs", "2", *targets, cwd=clone).stdout
+    assert all(f"{stage}: ran in" in said for stage in (*targets, "train"))
     ran, serial = entries(clone), entries(smoke)
     unlike = {stage for stage in ran if outputs(ran[stage]) != outputs(serial[stage])}
-    assert not unlike and len(ran) == 11
-    assert executed(run_command("dvc", "repro", "scaling", "evaluate", cwd=clone).stdout) == set()
+    assert not unlike and len(ran) == 8
+    assert executed(run_command("dvc", "repro", *targets, cwd=clone).stdout) == set()
     assert (clone / "runs" / "width-8.json").read_bytes() == (smoke / "runs" / "width-8.json").read_bytes()
     tracked = run_command("git", "status", "--porcelain", cwd=clone).stdout.splitlines()
     assert not [line for line in tracked if "runs/width" in line], "outputs are for DVC, not for git"
     paid = json.loads(run_command("isoflop", "savings", "--json", cwd=clone).stdout)
-    assert paid["ran_here"] == 10 and paid["restored"] == 0, "what a task ran is paid for here"
-    again = run_command("isoflop", "launch", "--jobs", "2", "scaling", cwd=clone).stdout
-    assert "ran in" not in again and "scaling: restored in" in again
+    assert paid["ran_here"] == 7 and paid["restored"] == 0, "what a task ran is paid for here"
+    again = run_command("isoflop", "launch", "sweep@8", cwd=clone).stdout
+    assert "ran in" not in again and "sweep@8: restored in" in again
 
 
 def outputs(entry: dict[str, Any]) -> dict[str, str]:
@@ -124,10 +125,10 @@ def cluster() -> Iterator[Any]:
 @pytest.mark.filterwarnings("ignore")  # of Ray itself
 def test_a_node_that_dies_costs_its_stage_and_nothing_else(smoke: Path, tmp_path: Path, cluster: Any) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    clone = copy_project(tmp_path / "clone")
+    clone, targets = copy_project(tmp_path / "clone"), ("sweep@8", "sweep@12")
     run_command("dvc", "remote", "add", "-d", "team", str(tmp_path / "remote"), cwd=clone)
     commit(clone, "add a remote")
-    command = [sys.executable, "-m", "isoflop.cli.main", "launch", "--address", cluster.address, "scaling"]
+    command = [sys.executable, "-m", "isoflop.cli.main", "launch", "--address", cluster.address, *targets]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(
             command, cwd=clone, stdout=said, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -141,8 +142,8 @@ def test_a_node_that_dies_costs_its_stage_and_nothing_else(smoke: Path, tmp_path
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
     ran, serial = entries(clone), entries(smoke)
-    assert len(ran) == 9 and all(outputs(ran[stage]) == outputs(serial[stage]) for stage in ran)
-    assert executed(run_command("dvc", "repro", "scaling", cwd=clone).stdout) == set()
+    assert len(ran) == 6 and all(outputs(ran[stage]) == outputs(serial[stage]) for stage in ran)
+    assert executed(run_command("dvc", "repro", *targets, cwd=clone).stdout) == set()
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:

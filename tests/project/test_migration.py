@@ -43,6 +43,7 @@ def test_keys_are_renamed_and_comments_kept(tmp_path: Path) -> None:
     ]
     renamed = OLD.replace("skip_easy", "infobatch").replace("micro_batches", "accumulate_grad_batches")
     renamed = renamed.replace("flip: none\n", "flip: none\n  class_weights: none\n  logit_adjustment: 0.0\n")
+    renamed += "  finetuning:\n    head_fraction: 0.2\n    first_layer_rate: 0.1\n    freeze_norms: auto\n"
     assert (tmp_path / "params.yaml").read_text() == (tmp_path / "presets" / "own.yaml").read_text() == renamed
     assert migrate(tmp_path) == []
 

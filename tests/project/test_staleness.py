@@ -21,6 +21,7 @@ TABLE: dict[str, set[str]] = {
     "prepare": {"prepare"},
     "augment": {"augment"},
     "model": {"train", "sweep"},
+    "model.pretrained": {"weights", "train", "sweep"},
     "recipe": {"train", "sweep", "distill", "prune", "sparsify", "qat"},
     "recipe.epochs": {"train", "sweep", "distill", "prune", "sparsify", "qat", "forecast"},
     "train": {"train"},

@@ -7,13 +7,16 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from isoflop.dvc_guard.names import checked_names
 from tests.conftest import ROOT, run_command
 from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3, sshd
 
@@ -91,31 +94,28 @@ def forge(remote: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file.with_name(_get_cache_hash(record)).write_text(yaml.safe_dump(record, sort_keys=False))
 
 
-def with_member(remote: Path, name: str) -> Callable[[dict[str, Any]], None]:
+def with_member(remote: Path, name: str, md5: str = "") -> Callable[[dict[str, Any]], None]:
     def change(record: dict[str, Any]) -> None:
         (out,) = record["outs"]
         old = remote / "files" / "md5" / out["md5"][:2] / out["md5"][2:]
-        listed = [*json.loads(old.read_text()), {"md5": stored(remote, b"planted\n"), "relpath": name}]
+        listed = [*json.loads(old.read_text()), {"md5": md5 or stored(remote, b"planted\n"), "relpath": name}]
         out["md5"] = stored(remote, json.dumps(listed, sort_keys=True).encode(), ".dir")
 
     return change
 
 
-def test_a_page_is_made_again_and_not_taken_from_a_record_of_the_remote(pushed: Path, mate: Path) -> None:
+@pytest.mark.parametrize("page", ["report", pytest.param("study", marks=pytest.mark.nightly)])
+def test_a_page_is_made_again_and_not_taken_from_a_record_of_the_remote(pushed: Path, mate: Path, page: str) -> None:
     """Whoever wrote the record could have written scripts into it; dvc.lock of a reviewed commit has its hash."""
     for project in (mate, pushed / "first"):
-        (project / "dvc.yaml").write_text(
-            _GRAPH.replace("make:", "report:")
-            .replace(" out", " report")
-            .replace("[out]", "[report]")
-            .replace(" reports", " outs")
-        )
+        (project / "dvc.yaml").write_text(_GRAPH.replace("make:", f"{page}:").replace(" out", f" {page}")
+                                          .replace("[out]", f"[{page}]").replace(f" {page}s", " outs"))  # fmt: skip
     dvc(pushed / "first", "repro", "-q")
     dvc(pushed / "first", "push", "-q", "--run-cache")
     dvc(mate, "remote", "modify", "team", "url", str(pushed / "remote"))
     for _ in range(2):
-        assert "Running stage 'report'" in dvc(mate, "repro", "--pull").stdout
-        shutil.rmtree(mate / "report")
+        assert f"Running stage '{page}'" in dvc(mate, "repro", "--pull").stdout
+        shutil.rmtree(mate / page)
         (mate / "dvc.lock").rename(mate / "dvc.lock.reviewed")
     (mate / "dvc.lock.reviewed").rename(mate / "dvc.lock")
     assert "Running stage" not in dvc(mate, "repro", "--pull").stdout
@@ -147,7 +147,7 @@ def test_records_are_shared_over_other_remotes(pushed: Path, mate: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name", ["../../victim.txt", "../json.py", "/victim.txt", "a/../../../victim.txt", "./x", "a//x"]
+    "name", ["../../victim.txt", "../json.py", "/victim.txt", "a/../../../victim.txt", "./x", "a//x", ".Git/config"]
 )
 def test_a_list_with_a_name_outside_of_its_folder_is_refused(mate: Path, name: str) -> None:
     victim = mate.parent / "victim.txt"
@@ -172,6 +172,57 @@ def test_a_record_with_an_output_that_the_stage_does_not_have_is_refused(mate: P
     assert victim.read_text() == "mine\n"
     assert (mate / "in.txt").read_text() == "content\n"
     assert not (mate / "json.py").exists()
+
+
+@pytest.mark.parametrize("mode", [0o644, pytest.param(0o444, marks=pytest.mark.nightly)], ids=["open", "protected"])
+def test_an_md5_that_leads_out_of_the_cache_is_refused(mate: Path, mode: int) -> None:
+    """DVC reads the file at that place in the cache: it would copy a secret into the outputs, or delete it, as its MD5
+    is another."""
+    victim = mate.parent / "victim.txt"
+    victim.write_text("mine\n")
+    victim.chmod(mode)
+    remote = mate.parent / "remote"
+    forge(remote, with_member(remote, "x", md5="../../../../../victim.txt"))
+    dvc(mate, "repro", "--pull")
+    assert victim.read_text() == "mine\n"
+    assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"md5": "../../../../../victim.txt"},
+        pytest.param({"hash": "etag", "etag": "../../victim.txt"}, marks=pytest.mark.nightly),
+        pytest.param({"md5": None, "files": [{"md5": "0" * 32, "relpath": "../json.py"}]}, marks=pytest.mark.nightly),
+    ],
+    ids=["md5", "etag", "files"],
+)
+def test_an_output_that_is_not_in_the_cache_is_refused(mate: Path, forged: dict[str, Any]) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["outs"] = [{key: value for key, value in (record["outs"][0] | forged).items() if value is not None}]
+
+    forge(mate.parent / "remote", change)
+    done = dvc(mate, "repro", "--pull")
+    assert "a damaged or forged run-cache record" in done.stderr
+    assert (mate / "out" / "made.txt").read_text() == "content\n"
+
+
+def test_a_record_whose_aliases_expand_without_end_is_refused(mate: Path) -> None:
+    (file,) = [file for file in (mate.parent / "remote" / "runs").rglob("*") if file.is_file()]
+    file.chmod(0o644)
+    lists = "".join(f"    l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]\n" for level in range(1, 12))
+    file.write_text(f"{file.read_text()}params:\n  params.yaml:\n    l0: &l0 [x]\n{lists}")
+    assert "a damaged or forged run-cache record" in dvc(mate, "repro", "--pull").stderr
+
+
+def test_a_record_that_is_a_link_is_not_downloaded(mate: Path) -> None:
+    """A later push would upload what it leads to."""
+    (mate.parent / "secret").write_text("secret\n")
+    planted = mate.parent / "remote" / "runs" / "ab" / ("ab" + "0" * 62)
+    planted.mkdir(parents=True)
+    (planted / ("0" * 64)).symlink_to(mate.parent / "secret")
+    assert "a link" in dvc(mate, "repro", "--pull").stderr
+    assert not (mate / ".dvc" / "cache" / "runs" / "ab").exists()
 
 
 def test_an_object_with_another_content_is_refused_without_verify(mate: Path) -> None:
@@ -247,6 +298,26 @@ def test_values_of_params_that_are_no_words_reach_no_command(mate: Path, params:
     assert "expected only letters, digits" in done.stdout + done.stderr
     assert not (mate / "PWNED").exists()
     assert (photos / "a.png").exists()
+
+
+def test_python_can_load_the_checks_before_other_packages_are_on_its_path() -> None:
+    """A `.pth` file runs when Python starts; if it fails, DVC runs without the checks."""
+    command = [sys.executable, "-S", "-c", "import isoflop.dvc_guard.guard"]
+    subprocess.run(command, env={"PYTHONPATH": str(ROOT / "src")}, check=True)
+
+
+@pytest.mark.parametrize("path", ["s3:bucket/images", "SSH:host/images", "remote://team/x"])
+def test_data_on_a_server_is_no_path_of_this_machine(path: str) -> None:
+    """DVC would ask that server, with the user's credentials."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    def create(self: Any, *_: object) -> None:
+        self.definitions, self.context = {}, SimpleNamespace(data={"data": {"path": path}})
+
+    repo = SimpleNamespace(fs=SimpleNamespace(exists=lambda _: True, join=lambda *_: ""), root_dir="")
+    with pytest.raises(DvcException, match=r"data\.path: got .*expected a path on this machine"):
+        checked_names(create)(SimpleNamespace(), cast(Repo, repo), "", {})
 
 
 def test_a_full_disk_leaves_the_lock_of_before(mate: Path) -> None:

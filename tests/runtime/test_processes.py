@@ -51,7 +51,11 @@ def alone(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone
 
 
-SHARED_OUT = [{"devices": 2}, {"accumulate_grad_batches": 3}, {"devices": 2, "accumulate_grad_batches": 2}]
+SHARED_OUT = [
+    pytest.param({"devices": 2}, marks=pytest.mark.nightly),
+    {"accumulate_grad_batches": 3},
+    {"devices": 2, "accumulate_grad_batches": 2},
+]
 
 
 @pytest.mark.parametrize("changes", SHARED_OUT, ids=str)
@@ -62,6 +66,7 @@ def test_the_result_does_not_depend_on_how_a_batch_is_shared_out(
     same_training(alone, clone)
 
 
+@pytest.mark.nightly
 def test_torchrun_starts_the_processes_of_a_node(alone: Path, clone: Path) -> None:
     command = ("torchrun", "--standalone", "--nproc-per-node", "2")
     train(clone, "shared", [command], devices=2)

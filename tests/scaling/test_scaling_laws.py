@@ -60,7 +60,7 @@ def test_predictions_are_invariant_to_order_and_units(random: Any, size_unit: fl
     assert law(shuffled, size_unit, data_unit) == pytest.approx(law(rows, 1.0, 1.0), rel=1e-4)
 
 
-@pytest.mark.parametrize("noise", [0.001, 0.03])
+@pytest.mark.parametrize("noise", [pytest.param(0.001, marks=pytest.mark.nightly), 0.03])
 def test_the_interval_of_the_irreducible_loss_covers_it_at_any_noise(noise: float) -> None:
     """Also if the best run lies below E, and if the noise is much smaller than E."""
     sizes = np.repeat(np.geomspace(1e3, 1e7, 9), 3)
@@ -123,7 +123,9 @@ def test_new_data_are_distinguished_from_more_epochs(fresh: float, verdict: str)
     assert (found["twice_data"]["flops_factor"], found["twice_epochs"]["flops_factor"]) == (2, 2)
 
 
-@pytest.mark.parametrize("design", ["3x3", "4x4", "isoflop"])
+@pytest.mark.parametrize(
+    "design", [*(pytest.param(grid, marks=pytest.mark.nightly) for grid in ("3x3", "4x4")), "isoflop"]
+)
 def test_intervals_cover(design: str) -> None:
     """A small version of benchmarks/scaling_coverage.py: of 30 intervals, at most 6 miss (at a coverage of 93 %, more
     misses have a probability of 0.5 %)."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from isoflop.runtime.errors import UserError
+from isoflop.scaling.tables import files
 from isoflop.scaling.tables.files import of_frame, read_file
 from isoflop.scaling.tables.user_tables import Columns, read_table
 from isoflop.scaling.tables.values import matching, number
@@ -90,6 +91,10 @@ def test_data_frames_and_columns_are_tables(frame: Any) -> None:
         (b"N,D,loss\n125,000,000,1e9,3.2\n", "row 2: got 5 fields, expected 3; fix: put fields that contain ',' in"),
         (b"{broken", "not readable as JSON"),
         (b"N,loss,loss\n1,2,3\n", "got 2 columns loss (--loss), expected one"),
+        (b"[" * 100_000, "not readable (maximum recursion depth"),
+        (b'[{"a":' * 3000 + b"1" + b"}]" * 3000, "not readable (maximum recursion depth"),
+        (b'"' + b"a" * 200_000, "not readable as CSV (field larger than field limit"),
+        (b"," * 9_999 + b"\n" + b"1\n" * 9_999, "got 10,000 rows of 10,000 columns, expected at most"),
     ],
 )
 def test_what_is_no_table_is_a_one_line_error(tmp_path: Path, content: bytes, message: str) -> None:
@@ -101,6 +106,18 @@ def test_what_is_no_table_is_a_one_line_error(tmp_path: Path, content: bytes, me
         of_frame(7)
     with pytest.raises(UserError, match="not readable"):
         read_file(tmp_path / "none.csv")
+
+
+def test_a_small_file_that_becomes_a_large_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_MOST_BYTES", 1 << 20)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * (1 << 20), mtime=0))
+    with pytest.raises(UserError, match="got more than 1 MiB"):
+        read_file(tmp_path / "bomb.gz")
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    repeated = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000_000, np.int8)), pa.array([1.0]))
+    parquet.write_table(pa.table({"N": repeated}), tmp_path / "bomb.parquet")
+    with pytest.raises(UserError, match="got 20,000,000 rows of 1 columns"):
+        read_file(tmp_path / "bomb.parquet")
 
 
 @pytest.mark.parametrize(

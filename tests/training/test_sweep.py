@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
 def swept(
     data: tuple[Split, Split], file: Path, width: int, infobatch: float, learning_rate: float = 0.02, **changes: Any
 ) -> dict[str, Any]:
-    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None)
+    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None, pretrained="none")
     train, val = data
     views = np.zeros((0, *train.images.shape), np.uint8)
     values = recipe(batch_size=50, infobatch=infobatch, max_minutes=0.0001, learning_rate=learning_rate)
@@ -110,7 +110,7 @@ def test_a_run_is_not_started_if_a_larger_one_of_its_seed_learned_nothing(
 
 def test_the_runs_are_repeated_at_smaller_image_sizes(data: tuple[Split, Split], tmp_path: Path) -> None:
     train, val = data
-    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None)
+    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None, pretrained="none")
     views = np.stack([train.images, train.images[:, ::-1]])
     both = TrainingData(train, views, val)
     small = resized(both, 4)

@@ -40,6 +40,7 @@ def init(
     preset: Annotated[str | None, Parameter(completer=package_presets)] = None,
     image_size: Count | None = None,
     family: Literal["mlp", "cnn", "resnet", "vit"] | None = None,
+    from_scratch: Flag = False,
     epochs: Count | None = None,
     minutes: Positive | None = None,
 ) -> None:
@@ -58,7 +59,9 @@ def init(
         preset: preset to start from; default: images, or digits without --images.
         image_size: height and width of the prepared images, in pixels; default: chosen by a probe of a few sizes, if
             the images are much larger than 64 pixels.
-        family: kind of network; default: that of the preset.
+        family: kind of network; default: pretrained weights if they are installed and the photos are few, else that of
+            the preset.
+        from_scratch: start from random weights, also where pretrained ones are installed.
         epochs: epochs of the base model; those of the study and the variants are scaled in proportion.
         minutes: time limit of each training, except those of the study.
     """
@@ -67,7 +70,7 @@ def init(
 
     if copy and images is None:
         raise UserError("--copy: got no --images, expected a folder of images to copy")
-    wishes = Wishes(image_size, family, epochs, minutes)
+    wishes = Wishes(image_size, family, epochs, minutes, from_scratch)
     show(create_project(folder, images, preset=preset, copy=copy, quick=quick, wishes=wishes))
 
 

@@ -92,7 +92,8 @@ def prune(job: Job[Prune]) -> Variant:
         "channels": _channels_before_and_after(base.net, nets["tuned"]),
         "kept": kept,
     }
-    return Variant(replace(base, net=nets[kept]), trainings[kept], facts)
+    pretrained = base.pretrained if kept == "tuned" else None
+    return Variant(replace(base, net=nets[kept], pretrained=pretrained), trainings[kept], facts)
 
 
 def _check_removes(base: Model, params: Prune, ratio: float) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -61,7 +62,9 @@ class Prepare(Section):
     channels: Literal[1, 3]  # 1: grayscale; 3: RGB
     resize: Resize  # crop: the centered square; pad: fill up to a square; stretch: change the aspect ratio
     sample_range: Range | None  # 16-bit or float samples that become black and white; null: 0 and the white level
-    normalization: Literal["unit", "symmetric", "standard"]  # range [0, 1], range [-1, 1], or mean 0 and std 1
+    normalization: Literal[
+        "unit", "symmetric", "standard", "pretrained"
+    ]  # range [0, 1], range [-1, 1], mean 0 and std 1, or as the network of model.pretrained was trained
     val_fraction: float = Field(gt=0, lt=1)  # share of the non-test images, if the source has no validation split
     test_fraction: float = Field(gt=0, lt=1)  # share of all images, if the source has no test split
     min_images_per_class: int = Field(
@@ -69,6 +72,24 @@ class Prepare(Section):
     )  # images that each class must have after cleaning, at least one per split
     seed: RandomSeed  # random seed of the train/val/test draw
     drop: Drop
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if the normalization or the channels are not those of the pretrained network."""
+        source = params["model"]["pretrained"]
+        if source == "none":
+            if self.normalization == "pretrained":
+                raise UserError(
+                    f"{file}: prepare.normalization: got pretrained with model.pretrained none, expected standard"
+                )
+            return []
+        if self.channels != 3:
+            raise UserError(f"{file}: prepare.channels: got 1, expected 3, which model.pretrained {source} takes")
+        if self.normalization != "pretrained":
+            return [
+                f"{file}: prepare.normalization: got {self.normalization}, which is not how {source} was trained; "
+                "fix: pretrained"
+            ]
+        return []
 
 
 @dataclass

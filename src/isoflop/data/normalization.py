@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from isoflop.data.arrays import InputSpec
+from isoflop.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +20,19 @@ def fixed_normalization(name: str, channels: int) -> tuple[list[float], list[flo
     """Return mean and standard deviation per channel: ``symmetric`` maps [0, 1] to [-1, 1], other names keep [0, 1]."""
     value, scale = (0.5, 0.5) if name == "symmetric" else (0.0, 1.0)
     return [value] * channels, [scale] * channels
+
+
+def checkpoint_normalization(description: Path) -> tuple[list[float], list[float]] | None:
+    """Return mean and standard deviation per channel that a pretrained network was trained with; None without one.
+
+    Raises:
+        UserError: ``description``, which the stage ``weights`` wrote, is missing or damaged.
+    """
+    try:
+        content = json.loads(description.read_text())
+        return (content["mean"], content["std"]) if "mean" in content else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{description}: not a readable description ({error}); fix: `dvc repro weights`") from None
 
 
 class Statistics:

@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -54,7 +54,13 @@ class DecodedImage:
 
 
 def prepare(
-    raw: RawDataset, params: Prepare, folders: dict[str, Path], names: Path, dropped: Path, dropped_picture: Path
+    raw: RawDataset,
+    params: Prepare,
+    folders: dict[str, Path],
+    names: Path,
+    dropped: Path,
+    dropped_picture: Path,
+    pretrained: tuple[list[float], list[float]] | None = None,
 ) -> dict[str, object]:
     """Clean, resize and split ``raw``.
 
@@ -63,14 +69,23 @@ def prepare(
         names: a CSV file with the split and the name of each kept image, in the order of the splits.
         dropped: a CSV file that lists the dropped images.
         dropped_picture: an SVG that shows the first dropped images of each reason.
+        pretrained: mean and standard deviation per channel for ``prepare.normalization: pretrained``.
 
     Returns:
         The content of ``metrics/data.json``; ``md5`` is the hash of each split as in dvc.lock.
 
     Raises:
         UserError: no images, fewer than two classes, a class with too few images or with none in a split, or an
-            undecodable file while ``prepare.drop.undecodable`` is false.
+            undecodable file while ``prepare.drop.undecodable`` is false; the normalization is that of a pretrained
+            network and there is none.
     """
+    if params.normalization == "pretrained" and pretrained is None:
+        raise UserError(
+            "params.yaml: prepare.normalization: got pretrained with model.pretrained none, expected standard"
+        )
+    fixed = fixed_normalization(params.normalization, params.channels)
+    if params.normalization == "pretrained" and pretrained is not None:
+        fixed = pretrained
     classes = list(raw.classes)
     if len(classes) < 2:
         raise UserError(f"data: got {len(classes)} classes ({', '.join(classes)}), expected at least two")
@@ -80,7 +95,8 @@ def prepare(
         if not len(cleaning.catalogue):
             raise UserError("data: got no images, expected some of each class")
         drop_and_split(cleaning, classes, params, by_content=raw.can_grow)
-        input_spec = _write_splits(cleaning, classes, params, folders, scratch)
+        input_spec = InputSpec(classes, *fixed, params.resize, params.sample_range)
+        input_spec = _write_splits(cleaning, input_spec, params, folders, scratch)
         _draw_dropped(
             cleaning, classes, (params.image_size, params.image_size, params.channels), scratch, dropped_picture
         )
@@ -181,11 +197,9 @@ def decode_all(raw: Iterable[RawImage], params: Prepare, scratch: IO[bytes]) -> 
 
 
 def _write_splits(
-    cleaning: Cleaning, classes: list[str], params: Prepare, folders: dict[str, Path], scratch: IO[bytes]
+    cleaning: Cleaning, input_spec: InputSpec, params: Prepare, folders: dict[str, Path], scratch: IO[bytes]
 ) -> InputSpec:
     shape = (params.image_size, params.image_size, params.channels)
-    how = params.resize, params.sample_range
-    input_spec = InputSpec(classes, *fixed_normalization(params.normalization, params.channels), *how)
     for split in SPLITS:  # train first: val and test use its statistics
         statistics = Statistics(params.channels)
         indices = [index for index in cleaning.kept if cleaning.splits[index] == split]
@@ -196,7 +210,8 @@ def _write_splits(
                 statistics.add(images_NHWC)
                 writer.append(images_NHWC, np.array([cleaning.catalogue.labels[index] for index in batch]))
             if split == "train" and params.normalization == "standard":
-                input_spec = InputSpec(classes, *statistics.mean_and_std(), *how)
+                mean, std = statistics.mean_and_std()
+                input_spec = replace(input_spec, mean=mean, std=std)
             writer.finish(input_spec)
     return input_spec
 

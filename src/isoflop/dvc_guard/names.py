@@ -30,11 +30,19 @@ def checked_names(create: Callable[..., None]) -> Callable[..., None]:
                             f"params.yaml: got {word!r} in what stage {name} iterates over, expected only letters, "
                             "digits, and _ . - after the first"
                         )
-        path = _plain(self.context.data).get("data", {})
-        if isinstance(path, Mapping) and "://" in str(path.get("path")):
-            raise DvcException(f"params.yaml: data.path: got {path['path']!r}, expected a path on this machine")
+        data = _plain(self.context.data).get("data")
+        if isinstance(data, Mapping) and _leads_to_a_server(str(data.get("path"))):
+            raise DvcException(f"params.yaml: data.path: got {data['path']!r}, expected a path on this machine")
 
     return checked
+
+
+def _leads_to_a_server(path: str) -> bool:
+    """Return whether DVC would ask a server for this dependency: ``s3:bucket/images``, also without slashes."""
+    from dvc.fs import registry
+
+    scheme = path.partition(":")[0].strip().lower()
+    return "://" in path or (":" in path and scheme in {*registry, "remote"})
 
 
 def _plain(value: Any) -> Any:

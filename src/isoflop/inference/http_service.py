@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+import io
 import json
-import queue
 import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,20 +21,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
-
-from isoflop.data.arrays import Images
 from isoflop.data.images import decode, fit_to_square
-from isoflop.inference.onnx_files import Floats, OnnxClassifier
-from isoflop.inference.prediction import Failure, outcome, scores_of
+from isoflop.inference.batching import Batches, BusyError
+from isoflop.inference.onnx_files import OnnxClassifier
+from isoflop.inference.prediction import Failure, outcome
 from isoflop.runtime.errors import UserError
 
 _LOCAL = ("127.0.0.1", "localhost")
-_BATCH = 64  # images
-_WAIT_S = 0.005  # for more images, after the first of a batch
 _READ_S = 10.0  # that a client may take to send something
+_REQUEST_S = 60.0  # that it may take to send all of a request
 _CONNECTIONS = 32  # at the same time
-_MOST_BATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -45,63 +40,6 @@ class Limits:
     body_bytes: int
     images: int
     waiting: int = 512
-
-
-class BusyError(Exception):
-    """Too many images are waiting."""
-
-
-class Batches:
-    """Runs the classifier in one thread, on batches of the images that wait."""
-
-    def __init__(self, classifier: OnnxClassifier, waiting: int) -> None:
-        self.classifier = classifier
-        self.failure = ""  # why the model can no longer run
-        each = classifier.image_size**2 * classifier.channels
-        self._most = min(_BATCH, max(1, _MOST_BATCH_BYTES // each))
-        self._queue: queue.Queue[tuple[Images, Future[Floats]]] = queue.Queue(waiting)
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def probabilities(self, pixels: list[Images]) -> list[Future[Floats]]:
-        """Queue images [H, W, C]; each future gives the probabilities [K] of one.
-
-        Raises:
-            BusyError: the queue is full.
-        """
-        futures: list[Future[Floats]] = []
-        for image in pixels:
-            future: Future[Floats] = Future()
-            try:
-                self._queue.put_nowait((image, future))
-            except queue.Full:
-                for queued in futures:
-                    queued.cancel()
-                raise BusyError from None
-            futures.append(future)
-        return futures
-
-    def _run(self) -> None:
-        while True:
-            batch = [self._queue.get()]
-            until = time.monotonic() + _WAIT_S
-            while len(batch) < self._most:
-                try:
-                    batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
-                except queue.Empty:
-                    break
-            batch = [one for one in batch if one[1].set_running_or_notify_cancel()]
-            if not batch:
-                continue
-            try:
-                found = scores_of(self.classifier, np.stack([image for image, _ in batch]))
-            except Exception as error:  # the thread must go on, and every request get an answer
-                self.failure = str(error)
-                for _, future in batch:
-                    future.set_exception(error)
-            else:
-                self.failure = ""
-                for (_, future), (probabilities_K, _) in zip(batch, found, strict=True):
-                    future.set_result(probabilities_K)
 
 
 def open_service(classifier: OnnxClassifier, host: str, port: int, limits: Limits) -> ThreadingHTTPServer:
@@ -153,13 +91,44 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class _Timed(io.RawIOBase):
+    """Reads until a point in time: a client that sends a byte now and then must not keep its connection."""
+
+    def __init__(self, raw: io.RawIOBase, until: float) -> None:
+        self._raw, self._until = raw, until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if time.monotonic() > self._until:
+            raise TimeoutError
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 class _Handler(BaseHTTPRequestHandler):
+    """Answers one request and closes the connection: bytes after it are never taken for another one, as they could be
+    if a proxy in front read the headers in another way."""
+
     served: Batches
     allowed: Limits
     host_name: str
     protocol_version = "HTTP/1.1"
     timeout = _READ_S
     server_version, sys_version = "isoflop", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Timed(self.rfile.detach(), time.monotonic() + _REQUEST_S))
+
+    def parse_request(self) -> bool:
+        is_valid = super().parse_request()
+        self.close_connection = True
+        return is_valid
 
     def do_GET(self) -> None:
         if not self._is_meant():
@@ -189,7 +158,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif not (top.isascii() and top.isdigit() and 1 <= int(top[:9]) <= 100_000):
             self._refuse(HTTPStatus.BAD_REQUEST, f"top: got {top[:80]!r}, expected an integer of 1 or more")
         elif (body := self._body()) is not None:
-            images = _images(self.headers.get("Content-Type", ""), body)
+            try:
+                images = _images(self.headers.get("Content-Type", ""), body)
+            except Exception:  # the parser of e-mails has many
+                self._refuse(HTTPStatus.BAD_REQUEST, "the form is malformed")
+                return
             if not 1 <= len(images) <= self.allowed.images:
                 status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if images else HTTPStatus.BAD_REQUEST
                 self._refuse(status, f"got {len(images)} images, expected 1 to {self.allowed.images}")
@@ -252,17 +225,14 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _refuse(self, status: HTTPStatus, why: str, headers: dict[str, str] | None = None) -> None:
-        self.close_connection = True  # a body may be unread
         self._answer(status, {"error": why}, headers)
 
     def _answer(self, status: HTTPStatus, facts: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         content = json.dumps(facts).encode() + b"\n"
         self.send_response(status)
         fixed = {"Content-Type": "application/json", "Content-Length": str(len(content)), "Cache-Control": "no-store",
-                 "X-Content-Type-Options": "nosniff"}  # fmt: skip
-        for name, value in (
-            fixed | (headers or {}) | ({"Connection": "close"} if self.close_connection else {})
-        ).items():
+                 "X-Content-Type-Options": "nosniff", "Connection": "close"}  # fmt: skip
+        for name, value in (fixed | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

@@ -59,6 +59,8 @@ def export(model: Model, variant: str, file: Path, opset: int, dynamic_batch: bo
     )
     if model.input_spec.sample_range:
         graph.metadata_props["sample_range"] = json.dumps(model.input_spec.sample_range)
+    if model.pretrained:
+        graph.metadata_props["pretrained"] = json.dumps(model.pretrained)
     if model.privacy:
         graph.metadata_props["privacy"] = json.dumps(model.privacy)
     proto = onnx_ir.to_proto(graph)

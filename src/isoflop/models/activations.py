@@ -6,7 +6,12 @@ from torch import nn
 
 from isoflop.models.architecture import Architecture
 
-_ACTIVATIONS: dict[str, type[nn.ReLU | nn.GELU | nn.SiLU]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
 
 
 def activation(of: Architecture, usual: str) -> nn.Module:

@@ -9,12 +9,21 @@ from __future__ import annotations
 from torch import nn
 
 from isoflop.models.architecture import Architecture
+from isoflop.models.backbone import Backbone
 from isoflop.models.cnn import Cnn
+from isoflop.models.efficientnet_lite import EfficientnetLite
 from isoflop.models.mlp import Mlp
 from isoflop.models.resnet import Resnet
 from isoflop.models.vit import Vit
 
-_FAMILIES: dict[str, type[Mlp | Cnn | Resnet | Vit]] = {"mlp": Mlp, "cnn": Cnn, "resnet": Resnet, "vit": Vit}
+_FAMILIES: dict[str, type[Mlp | Cnn | Resnet | Vit | EfficientnetLite | Backbone]] = {
+    "mlp": Mlp,
+    "cnn": Cnn,
+    "resnet": Resnet,
+    "vit": Vit,
+    "efficientnet_lite": EfficientnetLite,
+    "pretrained": Backbone,
+}
 
 
 def build(architecture: Architecture) -> nn.Module:

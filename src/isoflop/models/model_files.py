@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.data.arrays import InputSpec
-from isoflop.models.architecture import Architecture
+from isoflop.models.architecture import Architecture, FromCheckpoint
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 
@@ -27,6 +27,7 @@ class Model:
     architecture: Architecture
     input_spec: InputSpec
     privacy: dict[str, float] | None = None  # ``Mechanism.facts`` of its training; None: trained without
+    pretrained: dict[str, str] | None = None  # ``Checkpoint.provenance`` of its first weights; None: random ones
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -38,6 +39,7 @@ def save_model(model: Model, folder: Path) -> None:
     (folder / _WEIGHTS).write_bytes(save(weights))  # not save_file, whose error on a full disk is not an OSError
     description = {"architecture": asdict(model.architecture), "meaning": asdict(model.input_spec)}
     description |= {"privacy": model.privacy} if model.privacy else {}
+    description |= {"pretrained": model.pretrained} if model.pretrained else {}
     write_json(folder / _DESCRIPTION, description)
 
 
@@ -56,7 +58,8 @@ def load_model(folder: Path) -> Model:
 
     try:
         description = json.loads((folder / _DESCRIPTION).read_text())
-        architecture = Architecture(**description["architecture"])
+        shape = description["architecture"]
+        architecture = FromCheckpoint(**shape) if "config" in shape else Architecture(**shape)
         input_spec = InputSpec(**description["meaning"])
         weights = load_file(folder / _WEIGHTS)
         net = build(architecture)
@@ -65,7 +68,7 @@ def load_model(folder: Path) -> Model:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{folder}: not a readable model ({why}); fix: `dvc checkout`") from None
-    return Model(net.eval(), architecture, input_spec, description.get("privacy"))
+    return Model(net.eval(), architecture, input_spec, description.get("privacy"), description.get("pretrained"))
 
 
 def digest(net: nn.Module) -> str:
@@ -94,7 +97,10 @@ def resize(net: nn.Module, weights: Mapping[str, Tensor]) -> list[nn.Module]:
             new = torch.empty(shape, dtype=old.dtype)
             setattr(module, part, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
         if isinstance(module, nn.Conv2d):
-            module.out_channels, module.in_channels = stored.shape[:2]
+            module.out_channels = len(stored)
+            if module.groups > 1:  # depthwise: as many groups as channels
+                module.groups = module.out_channels
+            module.in_channels = stored.shape[1] * module.groups
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = stored.shape
         elif isinstance(module, nn.BatchNorm2d):

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -90,8 +90,11 @@ def create_project(
         else:
             found = survey(images)
             path = _copied_name(images) if copy else _lasting_path(images, folder)
+            wishes = replace(
+                wishes, from_scratch=wishes.from_scratch or preset is not None
+            )  # a preset decides the start
             start = starting_params(start.text, found, path, wishes)
-            if wishes.image_size is None:
+            if wishes.image_size is None and not any(choice.key == "model.pretrained" for choice in start.choices):
                 start = _probed(start, found, partial)
         (partial / "params.yaml").write_text(start.text)
         choices = {choice.key: choice for choice in [*start.choices, *(_make_quick(partial) if quick else [])]}

@@ -20,8 +20,10 @@ import numpy.typing as npt
 
 from isoflop.data.cleaning import Prepare
 from isoflop.data.readers import RawDataset, RawImage, read_raw
+from isoflop.download.pretrained import NONE
 from isoflop.download.sources import Data, download
 from isoflop.models.architecture import ModelParams, architecture
+from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.training.recipe import Recipe
 
@@ -72,6 +74,11 @@ def probe_image_sizes(params: Mapping[str, Any], sizes: Sequence[int], seconds: 
     Raises:
         UserError: the images cannot be read, or the network does not suit a size.
     """
+    if (source := params["model"]["pretrained"]) != NONE:
+        raise UserError(
+            f"params.yaml: model.pretrained: got {source}, expected none: the probe trains from random weights, and a "
+            "checkpoint has an image size of its own"
+        )
     began, found = time.monotonic(), list[Size]()
     with tempfile.TemporaryDirectory(prefix="isoflop-probe-") as scratch, contextlib.redirect_stdout(io.StringIO()):
         raw = Path("data") / "raw"
@@ -153,8 +160,8 @@ def _probe(images: RawDataset, params: Mapping[str, Any], size: int, folder: Pat
         update={"image_size": size, "val_fraction": _VAL_FRACTION}
     )
     folders = {name: folder / name for name in ("train", "val", "test")}
-    others = (folder / name for name in ("names.csv", "dropped.csv", "dropped.svg"))
-    prepare(images, how, folders, *others)
+    names, dropped, picture = (folder / name for name in ("names.csv", "dropped.csv", "dropped.svg"))
+    prepare(images, how, folders, names, dropped, picture)
     train, val = read_split(folders["train"]), read_split(folders["val"])
     model = ModelParams.model_validate(params["model"])
     built = architecture(model, min(WIDTH, params["train"]["width"]), train)

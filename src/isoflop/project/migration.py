@@ -30,6 +30,8 @@ _ADDED: dict[str, Any] = {  # keys that are new since version 0.2, with the valu
     "prepare.sample_range": None,
     "recipe.class_weights": "none",
     "recipe.logit_adjustment": 0.0,
+    "model.pretrained": "none",
+    "train.finetuning": {"head_fraction": 0.2, "first_layer_rate": 0.1, "freeze_norms": "auto"},
     "ship.metric": "accuracy",
     "sweep.runs.image_sizes": [],
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.runtime.files import write_json
-from isoflop.scaling.tables.runs import MIN_WIDTHS, Study, format_counts
+from isoflop.scaling.tables.runs import MIN_WIDTHS, PRETRAINED, Study, format_counts
 
 _COLUMNS = ["parameters", "unique_samples", "seen_samples", "flops", "body_parameters", "seed", "loss", "predicted",
             "held_out"]  # fmt: skip
@@ -48,6 +48,8 @@ def _setting(study: Study, widths: Sequence[int]) -> str:
     frequent = max(study.excluded, key=lambda reason: study.excluded[reason], default="")
     if frequent == "diverged":
         return "recipe.gradient_clip=1.0"
+    if frequent == PRETRAINED:
+        return "model.family=resnet -S model.pretrained=none"
     if frequent in ("undertrained", "not started"):
         longest = study.most_epochs
         return f"'sweep.runs.epochs=[{2 * longest},{4 * longest}]'"

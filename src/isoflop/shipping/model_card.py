@@ -59,13 +59,15 @@ def model_card(
         source: value of ``data.source``.
         file: the shipped ONNX file.
     """
+    metadata = open_classifier(file).session.get_modelmeta().custom_metadata_map
     sections = [
         _metadata(name, variants[name], data, source),
         f"# {name}\n\nImage classifier with {_plural(data['num_classes'], 'class', 'classes')} for "
         f"{'grayscale' if data['channels'] == 1 else 'RGB'} images of {data['image_size']} x {data['image_size']} "
         f"pixels.\n\nSelection: {why}.\n",
         _data(data),
-        _privacy(file),
+        pretrained_section(metadata.get("pretrained")),
+        _privacy(metadata.get("privacy")),
         _results(name, variants, latency),
         _usage(file, data),
     ]
@@ -107,8 +109,20 @@ def _data(data: dict[str, Any]) -> str:
     )
 
 
-def _privacy(file: Path) -> str:
-    metadata = open_classifier(file).session.get_modelmeta().custom_metadata_map.get("privacy")
+def pretrained_section(metadata: str | None) -> str:
+    """Return the section on the first weights, whose license may set conditions for the fine-tuned model."""
+    if not metadata:
+        return ""
+    facts = json.loads(metadata)
+    return (
+        f"## Pretrained weights\n\nFine-tuned from `{_escaped(facts['source'])}`.\n\n"
+        f"- Revision: {_escaped(facts.get('revision', 'none stated'))}\n"
+        f"- License: {_escaped(facts.get('license', 'none stated'))}\n"
+        f"- SHA-256 of the weights: {facts['sha256']}\n"
+    )
+
+
+def _privacy(metadata: str | None) -> str:
     if not metadata:
         return ""
     spent = json.loads(metadata)

@@ -13,6 +13,7 @@ from isoflop.models.architecture import Architecture, ModelParams, architecture
 from isoflop.models.costs import count_macs, count_parameters
 from isoflop.models.initialization import initialized
 from isoflop.models.model_files import Model, save_model
+from isoflop.models.pretrained import Checkpoint, check_takes, load_weights
 from isoflop.runtime.experiment_loggers import ExperimentLog
 from isoflop.runtime.files import write_json
 from isoflop.runtime.processes import is_first_process
@@ -23,6 +24,7 @@ from isoflop.training.privacy import Mechanism, check_private, mechanism
 from isoflop.training.recipe import Recipe, Train
 from isoflop.training.resume import resumable
 from isoflop.training.throughput import throughput
+from isoflop.training.transfer import tuning
 
 
 def train_base(
@@ -31,6 +33,7 @@ def train_base(
     train: Train,
     data: TrainingData,
     *,
+    start: tuple[Checkpoint, Path] | None = None,
     folder: Path,
     curves: Path,
     metrics: Path,
@@ -38,22 +41,30 @@ def train_base(
 ) -> None:
     """Train ``model`` at ``train.width``; write the model's folder, its curves, its metrics and its throughput.
 
+    Args:
+        start: a checkpoint and the folder of its weights, from which the training starts; None: random weights.
+
     Raises:
         UserError: the network does not suit the images, the hardware or the privacy asked for, or the loss diverged.
     """
     images, on = all_images(data.train, data.views), hardware(train)
-    built = architecture(model, train.width, data.train)
+    built = architecture(model, train.width, data.train, start[0].config if start else None)
     private = _private(built, images, recipe, train)
     net = initialized(built, images, train.seed)
+    if start:
+        check_takes(net, built)
+        load_weights(net, start[1], built)
+    provenance = start[0].provenance if start else None
+    how = tuning(train, recipe.batch_size) if start else None
     used = recipe.model_copy(update={"precision": "fp32"}) if private else recipe
-    key = "base", asdict(built), used.model_dump(), train.model_dump(exclude={"logger"})
+    key = "base", asdict(built), used.model_dump(), train.model_dump(exclude={"logger"}), provenance
     log = _log(model, used, train)
     with resumable(images, *key) as checkpoint, log or nullcontext():
         fitted = fit(net, images, data.val, used, width=built.width, seed=train.seed, on=on, private=private,
-                     patience=train.patience, validate_every=train.validate_every, curves=curves, log=log,
+                     patience=train.patience, validate_every=train.validate_every, curves=curves, log=log, tuning=how,
                      checkpoint=checkpoint, doing=f"training width {train.width}")  # fmt: skip
         spent = private.facts(fitted.steps) if private else None
-        save_model(Model(net, built, data.train.input_spec, spent), folder)
+        save_model(Model(net, built, data.train.input_spec, spent, provenance), folder)
         facts: dict[str, Any] = {"parameters": count_parameters(net), "macs": count_macs(net, built)}
         facts |= fitted_facts(fitted) | ({"privacy": spent} if spent else {})
         write_json(metrics, facts)

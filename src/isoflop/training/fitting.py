@@ -29,6 +29,7 @@ from isoflop.training.lightning_module import Data, Plan, Training
 from isoflop.training.losses import Teacher, class_balance
 from isoflop.training.privacy import Mechanism, per_image_gradients
 from isoflop.training.recipe import Recipe
+from isoflop.training.transfer import Tuning
 
 _CHECKPOINT = "last"  # the name of its file, without .ckpt
 
@@ -40,6 +41,7 @@ class FitOptions(TypedDict, total=False):
     private: Mechanism | None  # train with differential privacy: Poisson batches, clipped gradients, noise; in fp32
     on: Hardware | None  # default: one device, a GPU if there is one
     images_budget: int | None  # the schedule ends after this number of images, if that is before the last epoch
+    tuning: Tuning | None  # the weights are pretrained, and trained further in this way
     patience: int | None  # stop after this number of epochs without a better validation NLL; keep the best weights
     validate_every: int  # epochs from one validation to the next, default 1; the last epoch is always validated
     curves: Path | None  # folder for DVCLive, which writes a row per epoch
@@ -96,7 +98,8 @@ def fit(
     flops_per_image = count_training_flops(net, val, recipe.progressive_resizing)
     flops_per_image += 2 * count_macs(teacher.net, val) if teacher else 0
     classes = class_balance(images.split.labels[images.indices], images.split.num_classes, recipe)
-    training = Training(net, width, val, recipe, _plan(len(images), recipe, options), teacher, private, classes)
+    plan, how = _plan(len(images), recipe, options), options.get("tuning")
+    training = Training(net, width, val, recipe, plan, teacher, private, classes, how)
     history = History(training, recipe.learning_rate, _logs(options))
     best = BestWeights(training, history, options.get("patience"))
     losses = LossesByImage(training, len(images.split)) if recipe.infobatch else None

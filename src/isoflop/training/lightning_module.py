@@ -29,6 +29,7 @@ from isoflop.training.losses import (
 from isoflop.training.optimizers import learning_rate_factor, make_optimizer
 from isoflop.training.privacy import Mechanism, private_optimizer
 from isoflop.training.recipe import Recipe
+from isoflop.training.transfer import Tuning, rate_factors, set_phase, tuned_optimizer
 
 
 class DivergedError(UserError):
@@ -60,6 +61,7 @@ class Training(pl.LightningModule):
         teacher: Teacher | None = None,
         private: Mechanism | None = None,
         classes: ClassBalance | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -68,7 +70,7 @@ class Training(pl.LightningModule):
         self.clock = Timer()  # a callback; its reading is in the checkpoint, so the schedule continues after a resume
         self.images_seen = 0  # by this process; images from before a resume do not count
         self._width, self._val, self._recipe, self._private = width, val, recipe, private
-        self._classes = classes
+        self._classes, self._tuning = classes, tuning
         self._teacher = [teacher] if teacher else []  # in a list, so that its weights are not parameters of this module
         self._loss_sum, self._batches = torch.zeros(()), 0  # of this epoch
 
@@ -90,6 +92,9 @@ class Training(pl.LightningModule):
         self._loss_sum, self._batches = torch.zeros((), device=self.device), 0
 
     def training_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        if self._tuning:
+            progress, alone = self.progress(self.global_step), self.trainer.world_size == 1
+            set_phase(self.net, self._tuning, progress, is_alone=alone)
         loss_B = self._losses(normalize(batch.images, self._val.input_spec), batch.labels)
         loss = (loss_B * batch.weights).mean() if not self._private else loss_B.sum()
         # stays on the device: logging does not wait for the step
@@ -158,6 +163,11 @@ class Training(pl.LightningModule):
         self.zero_grad(set_to_none=True)
 
     def configure_optimizers(self) -> Any:
+        if self._tuning:
+            tuned, heads = tuned_optimizer(self.net, self._recipe, self._tuning)
+            factors = rate_factors(self._recipe, self._tuning, heads, self.progress)
+            rates = torch.optim.lr_scheduler.LambdaLR(tuned, factors)
+            return {"optimizer": tuned, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
         bf16 = self.trainer.precision == "bf16-mixed"
         optimizer = make_optimizer(self.net, self._recipe, self._width, torch.bfloat16 if bf16 else torch.float32)
         if self._private:

@@ -48,7 +48,13 @@ def make_optimizer(net: nn.Module, recipe: Recipe, width: int, precision: torch.
         for kind in kinds
         if kinds[kind]
     ]
-    if adaptive:
+    return first_order(groups, recipe)
+
+
+def first_order(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
+    """Return the optimizer of ``recipe``, which is not muon, for ``groups`` of parameters."""
+    rate = recipe.learning_rate
+    if recipe.optimizer in ("adam", "adamw"):
         return (AdamW if recipe.optimizer == "adamw" else Adam)(groups, lr=rate, betas=(recipe.momentum, 0.999))
     with_momentum = recipe.optimizer == "momentum" and recipe.momentum > 0
     return SGD(groups, lr=rate, momentum=recipe.momentum if with_momentum else 0.0, nesterov=with_momentum)

@@ -63,6 +63,19 @@ class Privacy(Section):
     clip_norm: float = Field(gt=0, le=1e9)  # maximum norm of the gradient of one image
 
 
+class Finetuning(Section):
+    """``train.finetuning``: how a network with the weights of ``model.pretrained`` is trained; it does not apply to
+    others.
+
+    The head is trained alone first, because a random head would distort the features of the other layers (Kumar et al.
+    2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+    """
+
+    head_fraction: float = Field(ge=0, lt=1)  # of the training, in which only the head is trained
+    first_layer_rate: float = Field(gt=0, le=1)  # learning rate of the first layer over the last; geometric in between
+    freeze_norms: Literal["auto", "always", "never"]  # keep the batch norms' statistics; auto: with batches below 64
+
+
 class Train(Section):
     """Section ``train``: the width, and the hardware to train on."""
 
@@ -84,6 +97,7 @@ class Train(Section):
         ge=1, le=100_000
     )  # early stopping: epochs without a better validation NLL; null: never
     privacy: Privacy
+    finetuning: Finetuning
     logger: Literal["tensorboard", "mlflow", "wandb"] | None = untracked()  # writes to .isoflop/logs; null: none
 
     @property

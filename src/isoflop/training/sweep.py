@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from isoflop.data.arrays import Split, TrainingData
+from isoflop.download.pretrained import NONE
 from isoflop.models.architecture import Architecture, ModelParams, architecture
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
@@ -127,6 +128,9 @@ def sweep_width(
     from isoflop.models.costs import count_body_parameters, count_parameters, count_training_flops
     from isoflop.models.families import build
 
+    if model.pretrained != NONE:
+        _skip(model, runs, width, data, file)
+        return
     built = architecture(model, width, data.train)
     net = build(built)
     flops = count_training_flops(net, built, recipe.progressive_resizing)
@@ -149,6 +153,17 @@ def sweep_width(
         "runs": [rows[run] for run in planned],
     }
     write_json(file, table)
+
+
+def _skip(model: ModelParams, runs: SweepRuns, width: int, data: TrainingData, file: Path) -> None:
+    """Write a table whose runs were not started: a law of random weights would not describe pretrained ones."""
+    print(f"width {width}: skipped, because the width of model.pretrained {model.pretrained} is fixed", flush=True)
+    rows = [
+        {"fraction": fraction, "budget": None, "seed": seed, **_not_started(round(fraction * len(data.train)))}
+        for fraction, seed in product(sorted(runs.fractions), sorted(runs.seeds))
+    ]
+    facts = {"width": width, "family": model.family, "pretrained": model.pretrained}
+    write_json(file, {**facts, "chance_nll": round(math.log(data.train.num_classes), 6), "runs": rows})
 
 
 def _size(run: Planned) -> tuple[float, float, float]:

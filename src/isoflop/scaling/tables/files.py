@@ -22,6 +22,9 @@ from isoflop.runtime.errors import UserError
 _DELIMITERS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'^"?sep=(.)"?\r?\n')  # the first line of files that Excel writes
 _SHOWN = 30  # column names in an error; tracking exports have hundreds
+_LONGEST = 80  # characters of a column's name in an error
+_MOST_BYTES = 256 << 20  # of a table, decompressed
+_MOST_VALUES = 10_000_000  # rows times columns
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Table:
     def shown(self) -> str:
         """The names of the columns, for messages; the first of them if there are many."""
         more = len(self.columns) - _SHOWN
-        return ", ".join(self.columns[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return ", ".join(name[:_LONGEST] for name in self.columns[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
     def only(self, keep: Iterable[int]) -> Table:
         """The table restricted to the rows with these indices."""
@@ -66,17 +69,32 @@ def read_file(file: Path) -> Table:
     """Read a table; the content decides on the format, not the name of the file.
 
     Raises:
-        UserError: the file is missing, not a table, or has rows with more fields than columns.
+        UserError: the file is missing, too large, not a table, or has rows with more fields than columns.
     """
     try:
-        data = file.read_bytes()
+        return _table(file, _content(file))
+    except (RecursionError, MemoryError, OverflowError) as error:  # of the parsers
+        raise UserError(f"{file}: not readable ({error or type(error).__name__}), expected a table of runs") from None
+
+
+def _content(file: Path) -> bytes:
+    """Return the content, decompressed."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"{file}: not readable ({error.strerror}), expected a table of runs") from None
     if data[:2] == b"\x1f\x8b":
         try:
-            data = gzip.decompress(data)
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MOST_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{file}: not readable as gzip ({error})") from None
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"{file}: got more than {_MOST_BYTES >> 20} MiB, expected a table of runs")
+    return data
+
+
+def _table(file: Path, data: bytes) -> Table:
     if data[:4] == b"PAR1" or file.suffix == ".parquet":
         return _of_records(_parquet_rows(file, data), str(file))
     if data[:4] == b"PK\x03\x04":
@@ -85,6 +103,12 @@ def read_file(file: Path) -> Table:
     if text.lstrip()[:1] in ("{", "["):
         return _of_records(_json_rows(text, file), str(file))
     return _delimited(text, str(file))
+
+
+def _check_size(source: str, rows: int, columns: int) -> None:
+    if rows * columns > _MOST_VALUES:
+        got = f"{source}: got {rows:,} rows of {columns:,} columns"
+        raise UserError(f"{got}, expected at most {_MOST_VALUES:,} values")
 
 
 def of_frame(frame: Any) -> Table:
@@ -129,8 +153,8 @@ def _delimited(text: str, source: str) -> Table:
     lines = lines[skipped:]
     if not lines:
         raise UserError(f"{source}: got no rows, expected one row per run")
-    delimiter = delimiter or max(_DELIMITERS, key=lambda one: len(next(csv.reader([lines[0]], delimiter=one))))
     try:
+        delimiter = delimiter or max(_DELIMITERS, key=lambda one: len(next(csv.reader([lines[0]], delimiter=one))))
         return _parsed(io.StringIO("".join(lines), newline=""), delimiter, skipped, source)
     except csv.Error as error:
         raise UserError(f"{source}: not readable as CSV ({error})") from None
@@ -139,6 +163,7 @@ def _delimited(text: str, source: str) -> Table:
 def _parsed(stream: io.StringIO, delimiter: str, skipped: int, source: str) -> Table:
     reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
     columns = tuple(name.strip() for name in next(reader))
+    _check_size(source, stream.getvalue().count("\n"), len(columns))
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     for fields in reader:
@@ -165,11 +190,13 @@ def _has_decimal_commas(values: Iterable[str | None]) -> bool:
 def _parquet_rows(file: Path, data: bytes) -> list[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, BufferReader
-        from pyarrow.parquet import read_table
+        from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError(f"{file}: Parquet requires pyarrow; fix: `pip install 'isoflop[parquet]'`") from None
     try:
-        return list(read_table(BufferReader(data)).to_pylist())
+        opened = ParquetFile(BufferReader(data))
+        _check_size(str(file), opened.metadata.num_rows, opened.metadata.num_columns)
+        return list(opened.read().to_pylist())
     except (ArrowException, ValueError, OSError) as error:
         raise UserError(f"{file}: not readable as Parquet ({error})") from None
 
@@ -221,6 +248,7 @@ def _of_records(records: Iterable[Any], source: str) -> Table:
             raise UserError(f"{source}: row {index}: got {type(record).__name__}, expected an object with named values")
         rows.append(_flat(record))
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    _check_size(source, len(rows), len(columns))
     return Table(source, columns, [{name: row.get(name) for name in columns} for row in rows],
                  list(range(1, len(rows) + 1)))  # fmt: skip
 

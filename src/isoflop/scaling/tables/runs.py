@@ -17,6 +17,7 @@ import numpy.typing as npt
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.forms import AXES, Floats
 
+PRETRAINED = "not started with pretrained weights"  # why the runs of model.pretrained are excluded
 MIN_WIDTHS = 3  # with fewer, E is not identifiable
 _MAX_SHARE_OF_CHANCE = 0.9  # a run whose loss is a larger share of the chance loss is undertrained
 SAME = 1.02  # levels within this factor count as one level of an axis, as rounded epochs and sizes differ slightly
@@ -249,8 +250,8 @@ def _run(content: dict[str, Any], row: dict[str, Any]) -> tuple[Run | None, str,
     )
     whole = float(row["unique_images"]) / float(row["fraction"])
     if row.get("not_started"):
-        reason = "not started"
-    if reason in ("diverged", "not started"):
+        reason = PRETRAINED if content.get("pretrained") else "not started"
+    if reason in ("diverged", "not started", PRETRAINED):
         return None, reason, whole
     run = Run(
         parameters=int(content["parameters"]),
