@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
     params = yaml.safe_load((ROOT / "presets" / "cifar10.yaml").read_text())
-    runs = SweepRuns(fractions=options.fractions, epochs=options.epochs, budgets=options.budgets, seeds=options.seeds)
+    named = {name: getattr(options, name) for name in ("fractions", "epochs", "budgets", "seeds")}
+    runs = SweepRuns(**named, image_sizes=[])
     train, val = (read_split(options.data / name) for name in ("train", "val"))
     views = np.zeros((0, *train.images.shape), np.uint8)
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def main() -> None:
     project, params = options.project, options.project / "params.yaml"
     how, made = load_params(sweep.Params, params), load_params(formats.Params, params)
     epochs = how.recipe.epochs
-    runs = SweepRuns(fractions=[1.0], epochs=[epochs], budgets=[], seeds=[options.seed])
+    runs = SweepRuns(fractions=[1.0], epochs=[epochs], budgets=[], seeds=[options.seed], image_sizes=[])
     folder = project / "data" / "prepared"
     data = read_training_data(folder / "train", project / "data" / "augmented", folder / "val")
     law, known = project / "scaling" / "law.json", project / "scaling" / "formats.json"

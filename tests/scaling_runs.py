@@ -92,6 +92,22 @@ def write_measurements(folder: Path, shipped: str = "base-int8", **changes: floa
     return [folder / f"{name}.json" for name in contents]
 
 
+def write_smaller(runs: Path, sizes: dict[int, float], image_size: int, widths: Iterable[int] = WIDTHS) -> None:
+    """Add runs at smaller image sizes: the loss of ``image_size`` times a factor, at the FLOPs of its pixels."""
+    for width in widths:
+        file = runs / f"width-{width}.json"
+        content = json.loads(file.read_text())
+        smaller = []
+        for size, factor in sizes.items():
+            share = (size / image_size) ** 2
+            rows = [
+                row | {"val_nll": row["val_nll"] * factor, "flops": row["flops"] * share} for row in content["runs"]
+            ]
+            table = {"image_size": size, **content, "flops_per_image": content["flops_per_image"] * share, "runs": rows}
+            smaller.append(table)
+        file.write_text(json.dumps({"image_size": image_size, **content, "smaller": smaller}))
+
+
 def edit(runs: Path, width: int, **changes: Any) -> None:
     """Change every run of a width."""
     file = runs / f"width-{width}.json"

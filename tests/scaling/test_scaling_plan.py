@@ -15,7 +15,16 @@ from isoflop.cli import main as cli
 from isoflop.project import yaml_text
 from isoflop.scaling.formats import read_formats
 from isoflop.scaling.forms import L_ND
-from tests.scaling_runs import LAW, WIDTHS, loss_at, run_stage, size, write_formats, write_runs
+from tests.scaling_runs import (
+    LAW,
+    WIDTHS,
+    loss_at,
+    run_stage,
+    size,
+    write_formats,
+    write_runs,
+    write_smaller,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +170,43 @@ def test_a_law_that_answers_is_followed_by_the_best_measured_run(
     monkeypatch.chdir(studied(tmp_path))
     shown = shown_plan(capsys, "--flops", "1e11")
     assert shown.startswith("planned budget (1e11 FLOPs): width") and "\nbest measured: width" in shown
+
+
+def test_the_image_size_is_chosen_by_the_law_of_each_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path))
+    write_smaller(tmp_path / "runs", {24: 1.1, 16: 1.6}, 32)
+    law = json.loads((tmp_path / "scaling" / "law.json").read_text())
+    metrics = run_stage(tmp_path / "runs", tmp_path / "sizes")
+    assert json.loads((tmp_path / "sizes" / "law.json").read_text()).items() >= law.items()
+    assert [row["image_size"] for row in metrics["image_sizes"]] == [16, 24, 32]
+    assert [len(row["points"]) for row in metrics["image_sizes"]] == [5, 5, 5]
+    assert (tmp_path / "sizes" / "pictures" / "image_sizes.svg").is_file()
+    shutil.rmtree(tmp_path / "scaling")
+    (tmp_path / "sizes").rename(tmp_path / "scaling")
+    # at large budgets the loss decides, at small ones that smaller images leave FLOPs for a wider network
+    assert sizes_of(tmp_path, capsys, "--flops", "1e15") == (32, True, [16, 24, 32])
+    assert (sizes_of(tmp_path, capsys, "--flops", "3e9") or [32])[0] < 32
+    assert sizes_of(tmp_path, capsys, "--parameters", "60000") == (32, True, [16, 24, 32])
+    assert (sizes_of(tmp_path, capsys, "--loss", "0.5") or [32])[0] < 32
+    assert "\nimage size: 32 pixels; predicted loss: 16 pixels " in shown_plan(capsys, "--flops", "1e15")
+
+
+def test_without_laws_the_runs_choose_the_image_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path, widths=(8, 16, 24), untrained=24))
+    assert sizes_of(tmp_path, capsys, "--flops", "1e12") is None
+    write_smaller(tmp_path / "runs", {24: 1.002, 16: 1.3}, 32, widths=(8, 16, 24))
+    assert sizes_of(tmp_path, capsys, "--flops", "1e12") == (24, False, [16, 24, 32])  # within 1 % of the lowest loss
+
+
+def sizes_of(project: Path, capsys: pytest.CaptureFixture[str], *goal: str) -> tuple[int, bool, list[int]] | None:
+    """The image size of a plan, whether a law chose it, and the sizes compared; None: no size is named."""
+    capsys.readouterr()
+    choice = planned(project, capsys, *goal)["measured"]["image_size"]
+    return choice and (choice["chosen"], choice["by_law"], [one["image_size"] for one in choice["sizes"]])
 
 
 def test_a_law_of_one_axis_predicts_instead_of_optimizing(

@@ -6,6 +6,7 @@ To be deleted in version 0.3, with ``isoflop.runtime.params.RENAMED``.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ _ADDED: dict[str, Any] = {  # keys that are new since version 0.2, with the valu
     "train.finetuning": {"head_fraction": 0.2, "first_layer_rate": 0.1, "freeze_norms": "auto"},
     "ship.metric": "accuracy",
     "train.fraction": 1.0,
+    "sweep.runs.image_sizes": [],
 }
 
 
@@ -89,9 +91,12 @@ def _rename_params(file: Path, name: Path) -> list[str]:
         keys.insert(list(keys).index(before), after, keys.pop(before))
         done.append(f"{name}: renamed {section}.{before} to {section}.{after}")
     for dotted, value in _ADDED.items():
-        section, _, key = dotted.partition(".")
-        if isinstance(content, dict) and isinstance(content.get(section), dict) and key not in content[section]:
-            content[section][key] = value
+        *path, key = dotted.split(".")
+        inner: Any = content
+        for part in path:
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and key not in inner:
+            inner[key] = copy.copy(value)
             done.append(f"{name}: added {dotted}: {json.dumps(value)}")
     if done:
         write_atomically(file, dump(content))

@@ -57,6 +57,21 @@ class SweepRuns(Section):
         list[Annotated[float, Field(gt=0, le=1e30)]], Field(max_length=100), AfterValidator(_distinct)
     ]  # training FLOPs, one run each
     seeds: Annotated[list[RandomSeed], Field(min_length=1, max_length=100), AfterValidator(_distinct)]  # one run each
+    image_sizes: Annotated[
+        list[Annotated[int, Field(ge=4, le=4096)]], Field(max_length=20), AfterValidator(_distinct)
+    ]  # pixels; below prepare.image_size: the same runs, without budgets, on images that are resized to these sizes
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if an image size is not below that of the images, or not a multiple of a vit's patches."""
+        prepared, model = params["prepare"]["image_size"], params["model"]
+        patch = model["patch_size"] if model["family"] == "vit" else 1
+        if wrong := [size for size in self.image_sizes if size >= prepared or size % patch]:
+            multiples = f" that are multiples of {patch} (model.patch_size)" if patch > 1 else ""
+            raise UserError(
+                f"{file}: sweep.runs.image_sizes: got {wrong[0]}, expected sizes below {prepared} "
+                f"(prepare.image_size){multiples}"
+            )
+        return []
 
 
 @dataclass(frozen=True)
