@@ -75,7 +75,7 @@ def write_formats(file: Path, widths: Iterable[int] = WIDTHS) -> Path:
             "change": {"accuracy": -0.002, "accuracy_error": 0.002, "log_nll": 0.01, "log_nll_error": 0.002,
                        "layers_in_float": 0},
         }  # fmt: skip
-    content = {"conditions": {"headline": "batch1_threads1"}, "val_images": 500, "widths": found}
+    content = {"conditions": {"headline": "batch1_threads1"}, "val_images": 500, "widths": found, "untrained": {}}
     file.write_text(json.dumps(content))
     return file
 

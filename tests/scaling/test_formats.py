@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from isoflop.scaling.formats import Formats, read_formats
+from isoflop.runtime.files import write_json
+from isoflop.scaling.formats import FORMATS, Formats, read_formats
 from tests.scaling_runs import WIDTHS, size, write_formats
 
 
@@ -76,3 +78,25 @@ def test_the_widest_network_keeps_the_limit_with_its_interval(formats: Formats) 
         assert ends[0] <= 0.1 < ends[1]
     assert formats.widest("float", 1e-6, None) is None
     assert formats.widest("float", None, 1e15) == 65_536
+
+
+def test_an_untrained_network_adds_bytes_and_latency_alone(tmp_path: Path) -> None:
+    file = write_formats(tmp_path / "formats.json", (8, 12, 16, 24, 48))
+    whole = read_formats(file)
+    content = json.loads(file.read_text())
+    block = content["widths"].pop("48")
+    write_json(file, content)
+    small = read_formats(file)
+    known = {name: block[name] for name in ("macs", "parameters")}
+    sizes = {form: {name: block[form][name] for name in ("bytes", "latency_ms")} for form in ("float", "int8")}
+    write_json(file, content | {"untrained": {"48": known | sizes}})
+    found = read_formats(file)
+    assert whole is not None and small is not None and found is not None
+    at = np.array([20.0, 32.0])
+    for form in FORMATS:
+        assert found.latency(form, at).high.tolist() == whole.latency(form, at).high.tolist()
+        assert found.size(form, at).high.tolist() == whole.size(form, at).high.tolist()
+        inside, beyond = (one.latency(form, at).high[1] for one in (found, small))
+        assert inside < beyond, "width 32 is interpolated"
+    assert found.widths.tolist() == [8, 12, 16, 24] == small.timed.tolist()
+    assert found.int8_accuracy(at).high.tolist() == small.int8_accuracy(at).high.tolist()

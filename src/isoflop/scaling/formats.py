@@ -1,6 +1,7 @@
 """What a network of any width ships as: bytes, latency and INT8's change of accuracy as functions of width.
 
-They are fitted to ``scaling/formats.json``, which stage ``formats`` measures on the networks of the study:
+They are fitted to ``scaling/formats.json``, which stage ``formats`` measures on the networks of the study, and on an
+untrained one of twice the largest width:
 
 - bytes: a quadratic in width, exact but for the varying length of numbers in the file;
 - latency: affine in MACs, or a power of MACs, whichever predicts the largest width better from the others;
@@ -10,10 +11,10 @@ They are fitted to ``scaling/formats.json``, which stage ``formats`` measures on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -26,6 +27,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 _LEAST_BYTES = 4.0  # standard deviation: the length of a number in the file varies by a few bytes
 _REPEAT = 0.05  # relative standard deviation of the median latency when a file is timed at another time
+_NORMAL = 1.96  # two-sided 95 % quantile
 _SIGNIFICANT = 0.05  # of the slope of INT8's change
 _WIDEST = 65_536
 
@@ -58,12 +60,13 @@ class Band:
 
 @dataclass(frozen=True)
 class Formats:
-    """Measurements [W] of the study's networks in both formats, by format where they differ."""
+    """Measurements of the study's networks [W] in both formats, by format where they differ."""
 
-    widths: Floats
-    macs: Floats
-    bytes_of: dict[Format, Floats]
-    latency_of: dict[Format, Floats]  # median, ms
+    timed: Floats  # [T] widths: those of the study, and one that is not trained
+    macs: Floats  # [T]
+    bytes_of: dict[Format, Floats]  # [T]
+    latency_of: dict[Format, Floats]  # [T] median, ms
+    widths: Floats  # [W]
     accuracy_change: Floats  # INT8 minus float, and its standard error, on the same validation images
     accuracy_error: Floats
     log_nll_change: Floats
@@ -71,11 +74,11 @@ class Formats:
 
     def size(self, form: Format, at: Floats) -> Band:
         """Bytes of the file at widths [M]."""
-        return _quadratic(self.widths, self.bytes_of[form], at, _LEAST_BYTES)
+        return _quadratic(self.timed, self.bytes_of[form], at, _LEAST_BYTES)
 
     def latency(self, form: Format, at: Floats) -> Band:
         """Median latency in ms at widths [M], in the benchmark's headline setting on this machine."""
-        macs = np.maximum(_quadratic(self.widths, self.macs, at, 0.0).predicted, 1.0)
+        macs = np.maximum(_quadratic(self.timed, self.macs, at, 0.0).predicted, 1.0)
         return _latency(self.macs, self.latency_of[form], macs)
 
     def int8_accuracy(self, at: Floats) -> Band:
@@ -113,25 +116,31 @@ def read_formats(file: Path) -> Formats | None:
     """
     check_outputs(file)
     try:
-        widths = {int(width): block for width, block in json.loads(file.read_text())["widths"].items()}
-        blocks = [widths[width] for width in sorted(widths)]
-
-        def column(*names: str) -> Floats:
-            values = blocks
-            for name in names:
-                values = [block[name] for block in values]
-            return np.array(values, np.float64)
-
-        if len(blocks) < 3:
+        content = json.loads(file.read_text())
+        trained, untrained = (
+            {int(width): block for width, block in content[name].items()} for name in ("widths", "untrained")
+        )
+        if len(trained) < 3:
             return None
+        timed = trained | untrained
         return Formats(
-            np.array(sorted(widths), np.float64), column("macs"),
-            {form: column(form, "bytes") for form in FORMATS}, {form: column(form, "latency_ms") for form in FORMATS},
-            column("change", "accuracy"), column("change", "accuracy_error"),
-            column("change", "log_nll"), column("change", "log_nll_error"),
+            np.array(sorted(timed), np.float64), _column(timed, "macs"),
+            {form: _column(timed, form, "bytes") for form in FORMATS},
+            {form: _column(timed, form, "latency_ms") for form in FORMATS},
+            np.array(sorted(trained), np.float64),
+            _column(trained, "change", "accuracy"), _column(trained, "change", "accuracy_error"),
+            _column(trained, "change", "log_nll"), _column(trained, "change", "log_nll_error"),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not readable ({error}); fix: run `dvc repro formats`") from None
+
+
+def _column(blocks: Mapping[int, Any], *names: str) -> Floats:
+    """A value of each block, by ascending width."""
+    values = [blocks[width] for width in sorted(blocks)]
+    for name in names:
+        values = [value[name] for value in values]
+    return np.array(values, np.float64)
 
 
 def _quantile(degrees_of_freedom: int) -> float:
@@ -170,8 +179,9 @@ def _power(macs: Floats, times: Floats) -> Callable[[Floats], Floats]:
 def _latency(macs: Floats, times: Floats, at: Floats) -> Band:
     """Times at MACs [M]: the form with the smaller error at the largest network, fitted without it.
 
-    The standard deviation of the log has four parts: residuals, that of a repeated measurement, the error of that
-    backtest, in proportion to the log distance beyond the largest network, and half the difference of the two forms.
+    The interval of the log has four parts: residuals, with Student's t for their estimated size; and with the normal
+    quantile a repeated measurement, the error of that backtest in proportion to the log distance beyond the largest
+    network, and half the difference of the two forms.
     """
     errors, distance = {}, np.log(macs[-1] / macs[-2])
     for fit in (_affine, _power):
@@ -183,8 +193,9 @@ def _latency(macs: Floats, times: Floats, at: Floats) -> Band:
     leverage = 1 / len(macs) + (wanted - logs.mean()) ** 2 / ((logs - logs.mean()) ** 2).sum()
     beyond = np.maximum(wanted - logs[-1], 0) + np.maximum(logs[0] - wanted, 0)
     apart = np.log(chosen(at) / compared(at)) / 2
-    parts = (sd**2 * (1 + leverage), _REPEAT**2, (errors[best] / distance * beyond) ** 2, apart**2)
-    half_width = np.minimum(_quantile(dof) * np.sqrt(sum(parts)), 25.0)
+    known = _REPEAT**2 + (errors[best] / distance * beyond) ** 2 + apart**2
+    half_width = np.sqrt((_quantile(dof) * sd) ** 2 * (1 + leverage) + _NORMAL**2 * known)
+    half_width = np.minimum(half_width, 25.0)
     return Band(chosen(at), chosen(at) * np.exp(-half_width), chosen(at) * np.exp(half_width))
 
 
