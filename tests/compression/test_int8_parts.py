@@ -15,7 +15,7 @@ from isoflop.compression.calibration import silence
 from isoflop.compression.int8.ranges import activation_ranges, least_divergence
 from isoflop.compression.int8.sensitivity import layer_errors
 from isoflop.compression.int8.static import nodes_to_quantize, with_ranges, without_layers
-from isoflop.compression.quantization import _fewest_floats
+from isoflop.compression.int8.trial import fewest_floats
 from isoflop.inference.onnx_files import GraphIO
 
 IO = GraphIO("x", "y", 8)
@@ -129,10 +129,10 @@ def test_bisection_finds_the_fewest_layers_in_float(needed: int) -> None:
         tried.append(candidate)
         return 1.0 if candidate >= needed else 0.0
 
-    found, count, reached = _fewest_floats(lambda count: count, 9, measured, 0.5)  # type: ignore[arg-type, return-value]
+    found, count, reached = fewest_floats(lambda count: count, 9, measured, 0.5)  # type: ignore[arg-type, return-value]
     assert (found, count, reached) == (needed, needed, 1.0)
     assert len(tried) <= 5
 
 
 def test_without_an_accurate_graph_a_single_layer_is_in_int8() -> None:
-    assert _fewest_floats(lambda count: count, 9, lambda _: 0.1, 0.5)[1:] == (8, 0.1)  # type: ignore[arg-type, return-value]
+    assert fewest_floats(lambda count: count, 9, lambda _: 0.1, 0.5)[1:] == (8, 0.1)  # type: ignore[arg-type, return-value]

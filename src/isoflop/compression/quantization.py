@@ -8,8 +8,8 @@ allowed stay in float.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -18,33 +18,43 @@ import numpy.typing as npt
 from pydantic import Field
 
 from isoflop.compression.calibration import calibration_images
+from isoflop.compression.int8.dynamic import linear_layers, with_dynamic_ranges
+from isoflop.compression.int8.fusion import fused
 from isoflop.compression.int8.ranges import Inputs, Method, Ranges, activation_ranges
-from isoflop.compression.int8.sensitivity import layer_errors
 from isoflop.compression.int8.static import WEIGHTED, nodes_to_quantize, with_ranges, without_layers
-from isoflop.compression.layer_words import layer_words
+from isoflop.compression.int8.trial import Layer, Trial
 from isoflop.data.arrays import Split
 from isoflop.evaluation.scores import accuracy
-from isoflop.inference.onnx_files import Floats, GraphIO, open_classifier, outputs_of, read_graph
+from isoflop.inference.benchmarking import time_in_turns
+from isoflop.inference.onnx_files import Floats, GraphIO, open_classifier, open_session, read_graph
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
+Activations = Literal["static", "dynamic"]
 Agreement = Callable[[Floats, npt.NDArray[Any]], float]
 
-_SENSITIVITY_INPUTS = 16  # at most; of the calibration inputs
-_EXACT = 1e-9  # 1 - 0.99 is more than 0.01 in binary
+_SAME = 1e-3  # error of the logits that a rewritten float graph may have
+_TIMING = 100, 3, 4.0  # repeats, warmup, seconds
+_CLEARLY_FASTER = 0.95  # static ranges are kept otherwise: a prediction then depends on no other image of its batch
+_BETWEEN_LINEAR = {"Erf", "Gelu", "LayerNormalization"}  # operators of a transformer or a ConvNeXt
 
 
 class Quantize(Section):
-    """Section ``quantize``. The methods ``percentile`` and ``auto`` (tries all three methods) read ``percentile``.
+    """Section ``quantize``. Activations are ``static``: all layers in INT8, ranges from calibration; or ``dynamic``:
+    linear layers in INT8, ranges found anew in every run over its whole batch, everything between them in float.
+    ``auto`` tries ``dynamic`` on transformers only, and takes it if it is measured to be faster on this machine.
+
+    The methods ``percentile`` and ``auto`` (tries all three methods) read ``percentile``.
 
     ``max_accuracy_drop`` (0.01: one percentage point) is relative to the same graph in float, on the validation split.
     ``portable`` limits weights to 7 bits for x86 processors without VNNI, whose 16-bit sums would saturate otherwise.
     """
 
+    activations: Literal["auto", "static", "dynamic"]  # when their ranges are found; auto: the faster, see above
     method: Literal["auto", "minmax", "percentile", "entropy"]  # of calibration; auto: the one with the smallest error
     percentile: float = Field(gt=50, le=100)  # percentage of the activations to cover; the others are clipped
     calibration_images: int = Field(ge=1, le=1_000_000)  # training images, balanced over the classes
@@ -54,28 +64,19 @@ class Quantize(Section):
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer with weights, and the relative RMS error of what it computes with only this layer in INT8."""
-
-    name: str  # of its weight tensor
-    kind: str
-    error: float
-    int8: bool
-    words: str  # what it is, for people
-
-
-@dataclass(frozen=True)
 class Quantized:
     """A graph in INT8 and how it was made."""
 
     graph: ModelProto
-    method: Method
+    activations: Activations
+    method: Method | Literal["dynamic"]  # of calibration; dynamic: none
     ranges: Ranges
-    errors: dict[Method, float]  # relative RMS error of the logits on the calibration inputs, all layers in INT8
+    errors: Mapping[str, float]  # by method: relative RMS error of the logits on the calibration inputs, all in INT8
     layers: list[Layer]
     float_accuracy: float
     accuracy: float
     kept_within: bool  # the drop in accuracy is at most the allowed one
+    candidates_ms: Mapping[str, float] = field(default_factory=dict)  # latency by kind of activations, if compared
 
     def calibration(self, images: int) -> dict[str, object]:
         """Content of the calibration file: the ranges of the activations, found on ``images`` images."""
@@ -85,6 +86,8 @@ class Quantized:
     def facts(self) -> dict[str, Any]:
         """Content of ``metrics/quantize-VARIANT.json``."""
         return {
+            "activations": self.activations,
+            "candidates_ms": {name: round(value, 5) for name, value in self.candidates_ms.items()},
             "method": self.method,
             "errors": {name: float(f"{error:.6g}") for name, error in self.errors.items()},
             "float_val_accuracy": round(self.float_accuracy, 6),
@@ -156,71 +159,82 @@ def quantize_graph(
     Raises:
         UserError: the graph has no layer to quantize, or its logits are not finite.
     """
+
+    def measured(outputs_NK: Floats) -> float:
+        return agreement(outputs_NK, labels_N)
+
+    work = Trial(graph, graph_io, calibration_N, validation_N, measured, params.max_accuracy_drop, called)
+    if params.activations == "static" or (params.activations == "auto" and not _is_transformer(graph)):
+        return _static(work, params)
+    dynamic = _dynamic(work, params)
+    if params.activations == "dynamic":
+        return dynamic
+    return _faster(_static(work, params), dynamic, work)
+
+
+def _static(work: Trial, params: Quantize) -> Quantized:
+    graph = work.graph
     nodes = without_layers(graph, nodes_to_quantize(graph, params.keep_last_layer_float), [])
     layers = [node for node in graph.graph.node if node.name in set(nodes) and node.op_type in WEIGHTED]
     if not layers:
-        raise UserError(f"{called}: got no layer to quantize, expected a Conv, Gemm or MatMul with weights")
-    error = _logit_error(graph, graph_io, calibration_N, called)
+        raise UserError(f"{work.called}: got no layer to quantize, expected a Conv, Gemm or MatMul with weights")
     methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
-    tried = activation_ranges(graph, nodes, graph_io, calibration_N, methods, params.percentile)
+    tried = activation_ranges(graph, nodes, work.graph_io, work.calibration_N, methods, params.percentile)
     int8 = {name: with_ranges(graph, ranges, nodes, params.portable) for name, ranges in tried.items()}
-    errors = {name: error(candidate) for name, candidate in int8.items()}
+    errors = {name: work.error(candidate) for name, candidate in int8.items()}
     method = min(tried, key=errors.__getitem__)
-    few_N = calibration_N[:_SENSITIVITY_INPUTS]
-    alone = layer_errors(graph, layers, tried[method], graph_io, few_N, params.portable)
-    most_sensitive_first = sorted(layers, key=lambda node: -alone[node.name])
 
-    def measured(candidate: ModelProto) -> float:
-        return agreement(outputs_of(candidate, graph_io, validation_N), labels_N)
+    def without(floats: Sequence[NodeProto]) -> ModelProto:
+        kept = without_layers(graph, nodes, floats)
+        return with_ranges(graph, tried[method], kept, params.portable) if floats else int8[method]
 
-    def with_floats(count: int) -> ModelProto:
-        if not count:
-            return int8[method]
-        kept = without_layers(graph, nodes, most_sensitive_first[:count])
-        return with_ranges(graph, tried[method], kept, params.portable)
-
-    float_accuracy = measured(graph)
-    least = float_accuracy - params.max_accuracy_drop - _EXACT
-    found, count, reached = _fewest_floats(with_floats, len(layers), measured, least)
-    words = layer_words(graph, [node.name for node in layers])
-    floats = {node.name for node in most_sensitive_first[:count]}
-    described = [
-        Layer(node.input[1], node.op_type, alone[node.name], node.name not in floats, words[node.name])
-        for node in layers
-    ]
-    return Quantized(found, method, tried[method], errors, described, float_accuracy, reached, reached >= least)
+    alone = work.layer_errors(graph, layers, tried[method], params.portable)
+    found, described, reached = work.within(without, graph, layers, alone)
+    within = reached >= work.least_accuracy
+    return Quantized(found, "static", method, tried[method], errors, described, work.float_accuracy, reached, within)
 
 
-def _fewest_floats(
-    with_floats: Callable[[int], ModelProto], layers: int, measured: Callable[[ModelProto], float], least: float
-) -> tuple[ModelProto, int, float]:
-    """The graph with the fewest layers in float whose accuracy is at least ``least``, their number, and its accuracy.
+def _dynamic(work: Trial, params: Quantize) -> Quantized:
+    graph = work.graph
+    rewritten = fused(graph, work.graph_io, work.calibration_N)
+    if rewritten is not None and work.error(rewritten) < _SAME:
+        graph = rewritten
+    layers = linear_layers(graph, params.keep_last_layer_float)
+    if not layers:
+        raise UserError(
+            f"{work.called}: got no linear layer (Gemm or MatMul with weights), which dynamic ranges need; fix: "
+            "quantize.activations: static"
+        )
 
-    Bisection: more layers in float are taken to be more accurate. Without such a graph, one with a single INT8 layer.
-    """
-    best = (candidate := with_floats(0)), 0, measured(candidate)
-    if best[2] >= least or layers == 1:
-        return best
-    low, high = 0, layers - 1  # too many INT8 layers with low layers in float; high is tried last
-    best = (candidate := with_floats(high)), high, measured(candidate)
-    while best[2] >= least and high - low > 1:
-        middle = (low + high) // 2
-        candidate = with_floats(middle)
-        if (reached := measured(candidate)) >= least:
-            best, high = (candidate, middle, reached), middle
-        else:
-            low = middle
-    return best
+    def without(floats: Sequence[NodeProto]) -> ModelProto:
+        names = {node.name for node in floats}
+        return with_dynamic_ranges(graph, [node.name for node in layers if node.name not in names], params.portable)
+
+    names = [node.name for node in layers]
+    ranges = activation_ranges(graph, names, work.graph_io, work.calibration_N, ["minmax"], params.percentile)
+    errors = {"dynamic": work.error(without([]))}
+    alone = work.layer_errors(graph, layers, ranges["minmax"], params.portable)
+    found, described, reached = work.within(without, graph, layers, alone)
+    within = reached >= work.least_accuracy
+    return Quantized(found, "dynamic", "dynamic", {}, errors, described, work.float_accuracy, reached, within)
 
 
-def _logit_error(graph: ModelProto, graph_io: GraphIO, inputs_N: Inputs, called: str) -> Callable[[ModelProto], float]:
-    """A function of a quantized graph: the RMS error of its logits on ``inputs_N``, relative to the float logits."""
-    float_NK = outputs_of(graph, graph_io, inputs_N)
-    if not np.isfinite(float_NK).all():
-        raise UserError(f"{called}: got logits that are not finite on the calibration images, expected finite ones")
+def _faster(static: Quantized, dynamic: Quantized, work: Trial) -> Quantized:
+    """The faster of two graphs that lose at most the allowed accuracy; else the more accurate one."""
+    if static.kept_within != dynamic.kept_within:
+        return static if static.kept_within else dynamic
+    if not static.kept_within:
+        return max(static, dynamic, key=lambda found: found.accuracy)
+    sessions = [open_session(found.graph.SerializeToString(), threads=1) for found in (static, dynamic)]
+    one = replace(work.graph_io, batch=work.graph_io.batch if work.graph_io.is_fixed else 1)
+    batch, _ = next(one.batches(work.calibration_N))
+    times = time_in_turns(sessions, {work.graph_io.input_name: batch}, *_TIMING)
+    static_ms, dynamic_ms = (float(np.median(taken)) for taken in times)
+    chosen = dynamic if dynamic_ms < _CLEARLY_FASTER * static_ms else static
+    return replace(chosen, candidates_ms={"static": static_ms, "dynamic": dynamic_ms})
 
-    def error(quantized: ModelProto) -> float:
-        difference_NK = outputs_of(quantized, graph_io, inputs_N) - float_NK
-        return float(np.sqrt((difference_NK**2).mean() / max(float((float_NK**2).mean()), 1e-30)))
 
-    return error
+def _is_transformer(graph: ModelProto) -> bool:
+    """Return whether float operators without INT8 kernels lie between linear layers."""
+    kinds = {node.op_type for node in graph.graph.node}
+    return bool(kinds & _BETWEEN_LINEAR) and bool(linear_layers(graph, keep_last_float=True))

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from isoflop.compression.int8.ranges import Inputs, Probe, Ranges
+from isoflop.compression.int8.weights import output_axis, to_int8
 from isoflop.inference.onnx_files import GraphIO
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _LEVELS = 255  # steps of UINT8
-_LARGEST, _LARGEST_PORTABLE = 127, 63  # INT8 weight; with 7 bits
 _TINY = 1e-30
 
 
@@ -52,8 +51,8 @@ def _add_branch(probed: ModelProto, layer: NodeProto, ranges: Ranges, signal: st
 
     names = {key: f"{layer.name}/{key}" for key in ("input", "weights", "int8", "change", "noise", "signal")}
     weight = next(item for item in probed.graph.initializer if item.name == layer.input[1])
-    rounded = rounded_weights(numpy_helper.to_array(weight), output_axis(layer, len(weight.dims)), portable)
-    probed.graph.initializer.append(numpy_helper.from_array(rounded, names["weights"]))
+    rounded, step = to_int8(numpy_helper.to_array(weight), output_axis(layer, len(weight.dims)), portable)
+    probed.graph.initializer.append(numpy_helper.from_array((rounded * step).astype(np.float32), names["weights"]))
     _round(probed, layer.input[0], names["input"], ranges)
     copy = type(layer)()
     copy.CopyFrom(layer)
@@ -89,23 +88,6 @@ def _round(probed: ModelProto, tensor: str, rounded: str, ranges: Ranges) -> Non
             helper.make_node("DequantizeLinear", [f"{rounded}/uint8", *parameters], [rounded]),
         ]
     )
-
-
-def output_axis(layer: NodeProto, axes: int) -> int:
-    """Axis of the output channels in a layer's weights."""
-    if layer.op_type == "Conv":
-        return 0
-    transposed = any(item.name == "transB" and item.i for item in layer.attribute)
-    return 0 if transposed else axes - 1
-
-
-def rounded_weights(weights: npt.NDArray[np.float32], axis: int, portable: bool) -> npt.NDArray[np.float32]:
-    """Weights rounded to INT8 with one scale per output channel, in float32."""
-    others = tuple(index for index in range(weights.ndim) if index != axis)
-    largest = np.abs(weights).max(axis=others, keepdims=True)
-    scale = np.maximum(largest / (_LARGEST_PORTABLE if portable else _LARGEST), np.float32(_TINY))
-    rounded: npt.NDArray[np.float32] = (np.round(weights / scale) * scale).astype(np.float32)
-    return rounded
 
 
 def _signal(graph: ModelProto, layer: NodeProto) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 # Operators that have INT8 kernels: between two INT8 layers, a float one would cost a conversion each way
-_BETWEEN = ("Add", "MaxPool", "Relu")
+_BETWEEN = ("Add", "Clip", "MaxPool", "Relu")
 
 
 def nodes_to_quantize(graph: ModelProto, keep_last_layer_float: bool) -> list[str]:
