@@ -21,17 +21,17 @@ from isoflop.inference.onnx_files import GraphIO
 IO = GraphIO("x", "y", 8)
 
 
-def model(nodes: list[onnx.NodeProto], weights: dict[str, Any], shape: list[Any], opset: int = 20) -> onnx.ModelProto:
+def model(nodes: list[onnx.NodeProto], weights: dict[str, Any], shape: list[Any], axes: int = 2) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "it",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * axes)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
     )
     for index, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -59,7 +59,7 @@ def residual_block() -> onnx.ModelProto:
         "small": 0.01 * normal(32, 32), "bias": normal(32), "one": np.ones(32, np.float32),
         "wide": normal(32, 64, seed=1), "head": normal(64, 5, seed=2),
     }  # fmt: skip
-    return model(nodes, weights, [7, 32])
+    return model(nodes, weights, [7, 32], axes=3)
 
 
 @pytest.mark.parametrize("kind", ["one side", "both sides", "few values"])
