@@ -60,7 +60,7 @@ class Quantize(Section):
     percentile: float = Field(gt=50, le=100)  # percentage of the activations to cover; the others are clipped
     calibration_images: int = Field(ge=1, le=1_000_000)  # training images, balanced over the classes
     max_accuracy_drop: float = Field(ge=0, le=1)  # largest drop in validation accuracy; above it layers return to float
-    keep_last_layer_float: bool  # the head: in INT8 many of its logits would be equal
+    keep_last_layer_float: bool  # the head; in INT8 it writes float logits
     portable: bool  # limit weights to 7 bits, see above
 
 
@@ -181,8 +181,8 @@ def _static(work: Trial, params: Quantize) -> Quantized:
     methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
     tried = activation_ranges(graph, nodes, work.graph_io, work.calibration_N, methods, params.percentile)
     int8 = {name: with_ranges(graph, ranges, nodes, params.portable) for name, ranges in tried.items()}
-    errors = {name: work.error(candidate) for name, candidate in int8.items()}
-    method = min(tried, key=errors.__getitem__)
+    errors: dict[str, float] = {name: work.error(candidate) for name, candidate in int8.items()}
+    method = min(tried, key=lambda name: errors[name])
 
     def without(floats: Sequence[NodeProto]) -> ModelProto:
         kept = without_layers(graph, nodes, floats)
