@@ -54,7 +54,7 @@ def write_law(analysis: Analysis, file: Path) -> None:
     content = {
         "fits": fits,
         "noise": asdict(law.noise),
-        "discrepancy": law.discrepancy.scale,
+        "discrepancy": {"scale": law.discrepancy.scale, "residual": law.discrepancy.residual},
         "reach": asdict(law.reach),
         "resampling": law.resampling,
         "backtests": [asdict(one) for one in law.backtests],
@@ -98,7 +98,7 @@ def read_law(file: Path) -> KnownLaw:
         ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
         reach = Reach(ranges, content["reach"]["trusted_to"])
         backtests = tuple(Backtest(**one) for one in content["backtests"])
-        discrepancy = Discrepancy(float(content["discrepancy"]), ranges)
+        discrepancy = Discrepancy(**content["discrepancy"], ranges=ranges)
         fits = tuple(_fit(one) for one in content["fits"])
         law = Law(fits, Noise(**content["noise"]), discrepancy, reach, content["resampling"], backtests)
         quadratic = content["sizes"].pop("quadratic")

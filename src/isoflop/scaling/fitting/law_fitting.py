@@ -25,7 +25,7 @@ from isoflop.scaling.fitting.objectives import OBJECTIVES
 from isoflop.scaling.fitting.one_form import fit
 from isoflop.scaling.fitting.reach import Reach
 from isoflop.scaling.fitting.resampling import Design, Replicates, Resampling, bootstrap, choose, varies
-from isoflop.scaling.fitting.uncertainty import Residuals, noise
+from isoflop.scaling.fitting.uncertainty import Noise, Residuals, noise, noise_trend
 from isoflop.scaling.forms import AnyForm, Floats, Form, candidates
 from isoflop.scaling.tables.runs import Study
 
@@ -95,11 +95,23 @@ def _tested(
     form, ranges = fits[0].form, ranges_of(study)
     fitted_M = form.predict(fits[0].values[None], study.levels(form.axes))[0]
     residuals = Residuals.of(np.log(study.losses / fitted_M), study.configurations)
-    scale = discrepancy_scale(trials)
+    residual = float(np.sqrt(residuals.mean_variance(form.free)[0] or 0.0))
+    discrepancy = Discrepancy(discrepancy_scale(trials), residual, ranges)
     backtests = outcomes(trials)
-    law = Law(fits, noise(residuals, form.free), Discrepancy(scale, ranges), Reach(ranges), chosen, backtests, sampled)
+    law = Law(fits, _noise(study, form, fitted_M), discrepancy, Reach(ranges), chosen, backtests, sampled)
     reached = {axis: factor for axis, factor in tested(backtests).items() if _useful(law, axis, factor)}
     return replace(law, reach=Reach(ranges, {axis: reached.get(axis, 1.0) for axis in study.axes}))
+
+
+def _noise(study: Study, form: AnyForm, fitted_M: Floats) -> Noise:
+    """The noise of the runs, with its dependence on the levels if that is significant."""
+    residuals = Residuals.of(np.log(study.losses / fitted_M), study.configurations)
+    found, levels = noise(residuals, form.free), study.levels(form.axes)
+    if not varies(residuals.means[study.configurations], levels, fitted_M):
+        return found
+    _, first = np.unique(study.configurations, return_index=True)
+    exponents, unit = noise_trend(residuals.means, dict(zip(form.axes, levels[:, first], strict=True)))
+    return replace(found, exponents=exponents, unit=unit)
 
 
 def _useful(law: Law, axis: str, factor: float) -> bool:
