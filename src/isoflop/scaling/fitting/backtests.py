@@ -168,12 +168,15 @@ def trial(form: AnyForm, study: Study, split: Split, objective: Objective, near:
         values = refit(form, levels, losses[None], objective, near, weights_RM)[0]
     else:
         values, _ = fit(form, levels, losses, objective, rest.weights)
-    residuals = Residuals.of(np.log(losses / form.predict(values[None], levels)[0]), rest.configurations)
+    residuals_M = np.log(losses / form.predict(values[None], levels)[0])
+    residuals = Residuals.of(residuals_M, rest.configurations)
     variance = residuals.mean_variance(form.free)[0] or 0.0
     held = study.only((~split.fitted).tolist())
     held_levels = held.levels(form.axes)
     drift_M = drift(form, values, held_levels, ranges_of(rest), float(np.sqrt(variance)))
     errors_M = np.log(form.predict(values[None], held_levels)[0] / held.losses)
+    if objective.quantile != 0.5:  # a law of an envelope is on one side of its runs
+        errors_M += residuals_M.mean()
     law_M = np.sqrt(variance) * _leverage(form, values, levels, held_levels)
     distance_M = np.log(held.column(split.axis))
     near_edge = float(np.log(rest.column(split.axis)).max())
