@@ -1,10 +1,10 @@
 """End commands by signals at random times, run them again, and compare with an undisturbed run.
 
 ``python -m benchmarks.kills --kills 60`` runs the smoke pipeline in a temporary clone. Then it ends `dvc repro`,
-`dvc exp run`, `isoflop launch`, `isoflop init --copy` and `isoflop release --force` in turns, by SIGKILL, SIGINT,
-SIGTERM, SIGHUP and SIGQUIT. After each, no process and no temporary file may be left, and the next undisturbed command
-must give the results of before. It prints a line of JSON for each kill that breaks this, and one for all; then it exits
-with 1 if any did.
+`dvc exp run`, `isoflop launch`, `isoflop init --copy`, `isoflop release --force` and `isoflop preset --force` in turns,
+by six signals. Every second kill is one of `dvc repro`. After each, no process and no temporary file may be left, and
+the next undisturbed command must give the results of before. It prints a line of JSON for each kill that breaks this,
+and one for all; then it exits with 1 if any did.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ from isoflop.dvc_guard.guard import is_active
 
 _MARK = "ISOFLOP_BENCHMARK_KILLS"  # environment variable by which the processes of a command are found
 _GRACE_S = 90.0  # for a process to end after a signal
-_SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT)
 _STAGES = ("prepare", "train", "distill@distilled", "export@base", "compare", "ship", "report")
 _IMAGES = 2000
+_MOST = "repro"  # every second kill
+# seconds until the signal, at most; 20 for the other commands
+_LATEST_S = {"init": 6.0, "release": 8.0, "preset": 2.0}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def main() -> int:
         os.environ |= {"DVC_NO_ANALYTICS": "1", "TMPDIR": str(folder / "tmp"), _MARK: uuid.uuid4().hex,
                        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
         cases = _cases(folder, draw)
-        turns = itertools.product(_SIGNALS, cases) if cases else iter(())
+        others = [kind for kind in cases if kind != _MOST]
+        turns = [(number, kind) for number in _SIGNALS for other in others for kind in (_MOST, other)]
         hit: Counter[str] = Counter()
         missed, wrong = 0, 0
         for number, kind in itertools.cycle(turns):
@@ -141,7 +145,19 @@ def _cases(folder: Path, draw: random.Random) -> dict[str, Callable[[], Case]]:
         command = ["isoflop", "release", "--out", "../release", "--force"]
         return Case(command, clone, verified, whole_group=False)
 
-    return {"repro": repro, "exp run": experiment, "launch": launch, "init --copy": init, "release --force": release}
+    def whole_params() -> Iterator[str]:
+        found = (clone / "params.yaml").read_bytes()
+        if found not in [(clone / "presets" / f"{name}.yaml").read_bytes() for name in ("smoke", "digits")]:
+            yield "params.yaml is no preset"
+        yield from _finished(clone, "git", "checkout", "HEAD", "--", "params.yaml")
+        if left := [path.name for path in clone.iterdir() if "params.yaml" in path.name and path.name != "params.yaml"]:
+            yield f"left {', '.join(left)}"
+
+    def preset() -> Case:
+        return Case(["isoflop", "preset", "digits", "--force"], clone, whole_params, whole_group=False)
+
+    named = {"exp run": experiment, "launch": launch, "init --copy": init, "release --force": release}
+    return {_MOST: repro, **named, "preset --force": preset}
 
 
 def _photos(folder: Path) -> Path:
@@ -157,7 +173,7 @@ def _kill(case: Case, number: signal.Signals, draw: random.Random) -> tuple[bool
     """Run a command and end it; return whether it still ran then, and what is wrong afterwards."""
     output = subprocess.DEVNULL
     process = subprocess.Popen(case.command, cwd=case.folder, stdout=output, stderr=output, start_new_session=True)
-    after = draw.uniform(0.5, {"isoflop init": 6.0, "isoflop release": 8.0}.get(" ".join(case.command[:2]), 20.0))
+    after = draw.uniform(0.2, _LATEST_S.get(case.command[1], 20.0))
     problems = []
     try:
         process.wait(after)

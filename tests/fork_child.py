@@ -65,6 +65,7 @@ def _run(request: dict[str, Any], path: list[str], loaded: set[str]) -> NoReturn
     sys.path[:] = [*first, *dict.fromkeys(given), *(entry for entry in path if entry not in given)]
     importlib.invalidate_caches()
     sys.orig_argv[:] = [sys.executable, *([] if module else [str(program)]), *request["arguments"]]
+    _guard_dvc(path)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     code = 0
     try:
@@ -84,6 +85,13 @@ def _run(request: dict[str, Any], path: list[str], loaded: set[str]) -> NoReturn
         if isinstance(error, KeyboardInterrupt):
             code = -signal.SIGINT
     _end(code, loaded)
+
+
+def _guard_dvc(path: list[str]) -> None:
+    """Run the file that adds isoflop's checks to DVC, as Python does at its start."""
+    for folder in path:
+        if (file := Path(folder, "isoflop-dvc-guard.pth")).is_file():
+            exec(file.read_text())
 
 
 def _status(code: Any) -> int:

@@ -16,7 +16,7 @@ import yaml
 
 from isoflop.runtime.dvc_md5 import dvc_md5
 from tests import fork_server
-from tests.conftest import inherited_environment, run_command
+from tests.conftest import ROOT, inherited_environment, run_command
 
 pytestmark = pytest.mark.skipif(fork_server.VARIABLE not in os.environ, reason="no fork server on this machine")
 
@@ -107,6 +107,13 @@ def test_no_two_have_the_same_random_numbers(project: Path) -> None:
     write(project, f"import random, numpy, torch\nprint({draws})")
     drawn = {run_command("python", "-m", "stages.probe", cwd=project).stdout for _ in range(2)}
     assert all(first != second for first, second in zip(*(line.split() for line in drawn), strict=True))
+
+
+def test_a_fork_of_dvc_has_the_checks_of_an_installation(project: Path) -> None:
+    write(project, "import dvc.repo\nfrom dvc_data.hashfile.tree import Tree\nprint(hasattr(Tree, 'isoflop_guard'))")
+    forked, real = both_ways(project, "dvc", PYTHONPATH=str(ROOT / "src"))
+    assert forked == real
+    assert forked[1] == "True\n"
 
 
 @pytest.mark.parametrize("name", ["prune@pruned", "export@base", "report"])

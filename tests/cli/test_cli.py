@@ -18,6 +18,7 @@ from isoflop.cli.app import STATUSES, app
 from isoflop.data.augmentation import Augment
 from isoflop.data.cleaning import Prepare
 from isoflop.download.sources import Data
+from isoflop.models.architecture import ModelParams
 from isoflop.project.checking import check
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import Section, key
@@ -296,6 +297,7 @@ class Train(Section):
 
 
 class Whole(Section):
+    model: ModelParams
     train: Train
     prepare: Prepare
 
@@ -313,7 +315,7 @@ class OtherPart(Section):
 def checked(folder: Path, **sections: object) -> str:
     """What `check` says of params.yaml with these sections changed, or left out where None."""
     default = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content = {name: default[name] for name in ("prepare", "augment")}
+    content = {name: default[name] for name in ("model", "prepare", "augment")}
     content |= {"train": {"width": 8, "seed": 0}, "sweep": {"runs": {"fractions": [1.0]}, "widths": [8, 16]}}
     content |= sections
     (folder / "params.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))

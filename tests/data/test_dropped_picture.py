@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isoflop.data.image_names import read_names
+from isoflop.data.image_names import read_names, write_names
 from isoflop.data.images import decode, fit_to_square
 from isoflop.data.readers import RawImage
 from isoflop.report.montages import read_montage
@@ -42,6 +42,17 @@ def test_the_names_belong_to_the_images_of_each_split(tmp_path: Path) -> None:
             assert isinstance(content, bytes)
             assert np.array_equal(pixels, fit_to_square(decode(content, image), 16, 3, "crop"))
     assert not raw
+
+
+def test_names_cannot_control_a_terminal(tmp_path: Path) -> None:
+    """The table is shown and copied into others; it may also come from a cache."""
+    names = ["\x1b]0;PWN\x07.png", "a\nb.png", "\u202egnp.exe", "\udcff.png"]
+    write_names([("test", name) for name in names], tmp_path / "names.csv")
+    assert "\x1b" not in (tmp_path / "names.csv").read_text()
+    found = read_names(tmp_path / "names.csv", "test", 4)
+    assert found == ["\\x1b]0;PWN\\x07.png", "a\\nb.png", "\\u202egnp.exe", "\\xff.png"]
+    (tmp_path / "names.csv").write_text("split,name\ntest,\x1b[31m.png\n")
+    assert read_names(tmp_path / "names.csv", "test", 1) == ["\\x1b[31m.png"]
 
 
 def test_names_of_another_number_of_images_are_an_error(tmp_path: Path) -> None:

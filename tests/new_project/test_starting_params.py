@@ -26,13 +26,8 @@ from isoflop.data.splitting import assign_splits
 from isoflop.download.image_folders import Place
 from isoflop.new_project.image_survey import Survey, survey, survey_lines
 from isoflop.new_project.split_sizes import split_sizes
-from isoflop.new_project.starting_params import (
-    Wishes,
-    given_params,
-    quick_params,
-    starting_params,
-    with_image_size,
-)
+from isoflop.new_project.starting_params import given_params, quick_params, starting_params, with_image_size
+from isoflop.new_project.starting_values import Wishes
 from isoflop.runtime.git_tracking import outputs_in_git
 from tests.conftest import ROOT, commit, run_command
 from tests.pictures import CLASSES, litter, take_pictures

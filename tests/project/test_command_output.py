@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.cli import main as cli
-from isoflop.project.command_output import in_git
+from isoflop.project.command_output import command_output, in_git
 from isoflop.report.revisions import read_runs
 from isoflop.runtime.errors import UserError
 from tests.conftest import run_command
@@ -36,3 +36,11 @@ def test_a_repository_of_another_user_is_an_error_and_never_silence(
     assert cli.main(["doctor"]) == 1
     found = capsys.readouterr().out
     assert "fail git" in found and "safe.directory" in found
+
+
+def test_a_message_has_no_password_of_a_remote(tmp_path: Path) -> None:
+    url = "https://ada:s3cret@host/x?sig=TOKEN"
+    with pytest.raises(UserError) as caught:
+        command_output(["git", "clone", url, "a b", "c", "d"], tmp_path)
+    assert "git clone https://…@host/x?… a b" in str(caught.value)
+    assert "s3cret" not in str(caught.value) and "TOKEN" not in str(caught.value)

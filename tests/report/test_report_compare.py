@@ -241,7 +241,7 @@ def test_results_older_than_their_parameters_are_marked_stale(
     shown = capsys.readouterr().out
     assert "report/index.html (stale)" in shown and "`dvc repro` updates the results" in " ".join(shown.split())
     assert cli.main(["report"]) == 0
-    assert capsys.readouterr().err.startswith("warning: report/ is older than models")
+    assert capsys.readouterr().err.startswith("warning: report/ is older than params.yaml (train.width)")
 
 
 def test_a_comparison_is_no_output_of_the_pipeline(

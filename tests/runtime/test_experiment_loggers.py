@@ -18,6 +18,7 @@ import torch
 
 from isoflop.data.arrays import Split
 from isoflop.data.loading import all_images
+from isoflop.runtime import experiment_loggers
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.experiment_loggers import ExperimentLog
 from isoflop.training.fitting import Fitted, fit
@@ -123,3 +124,14 @@ def test_a_logger_that_is_not_installed_is_one_clear_line(name: str, monkeypatch
     with pytest.raises(UserError, match=said) as e:
         ExperimentLog(name, "base", {})
     assert "\n" not in str(e.value) and not LOGS.exists()
+
+
+def test_a_logger_that_fails_is_one_line_without_the_password_of_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ConnectionError("http://ada:s3cret@mlflow:5000/api: 401\nUnauthorized")
+
+    monkeypatch.setattr(experiment_loggers, "_opened", refuse)
+    said = r"train\.logger: got 'tensorboard', which fails: http://…@mlflow:5000/api"
+    with pytest.raises(UserError, match=said) as e:
+        ExperimentLog("tensorboard", "base", {})
+    assert "\n" not in str(e.value) and "s3cret" not in str(e.value) and e.value.__suppress_context__

@@ -32,7 +32,9 @@ def train(clone: Path, name: str, commands: Sequence[Sequence[str]] = ((sys.exec
     (clone / "params.yaml").write_text(yaml.safe_dump(params))
     outputs = [part for out in ("model", "curves", "metrics", "speed") for part in (f"--{out}", f"{name}/{out}")]
     paths = yaml.safe_load((clone / "dvc.yaml").read_text())["vars"][0]["path"]
-    inputs = [part for split in ("train", "val", "views") for part in (f"--{split}", paths[split])]
+    inputs = [
+        part for name in ("train", "val", "views", "pretrained", "weights") for part in (f"--{name}", paths[name])
+    ]
     stage = ("-m", "stages.train", *inputs, *outputs)
     several = len(commands) > 1 or commands[0][0] != sys.executable or "devices" in changes
     real = "1" if several else ""

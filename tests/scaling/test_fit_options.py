@@ -79,7 +79,7 @@ def test_forms_are_chosen_by_name() -> None:
 def test_an_exponent_can_be_fixed() -> None:
     study = read_table(simulated(0.0), COLUMNS)
     (form, _) = forms_of(study, fix=["alpha=0.4"]) or []
-    assert form.free == 4 and form.label == "L(N, D) = E + A/N^0.4 + B/D^β"
+    assert isinstance(form, Form) and form.free == 4 and form.label == "L(N, D) = E + A/N^0.4 + B/D^β"
     law = analyse(study, 20, 0, "mse", forms=[form]).law
     assert law.values[3] == 0.4 and (law.replicates[:, 3] == 0.4).all() and np.ptp(law.replicates[:, 4]) > 0
     assert form_from_json(json.loads(json.dumps(form_to_json(form)))) == form
@@ -87,9 +87,9 @@ def test_an_exponent_can_be_fixed() -> None:
 
 def test_a_searched_gamma_is_that_of_the_curve() -> None:
     rows = [{"D": size, "error": 5 + 300 * size**-0.41} for size in (25, 50, 100, 200, 400)]
-    study, (form,) = with_gamma(read_table(rows, Columns(samples="D", loss="error")), "search")
+    study, form = with_gamma(read_table(rows, Columns(samples="D", loss="error")), "search")
     assert dict(form.fixed) == {"unique_samples": 0.41} and form.free == 2
-    _, (fixed,) = with_gamma(study, "-0.5")
+    _, fixed = with_gamma(study, "-0.5")
     assert dict(fixed.fixed) == {"unique_samples": 0.5}
     for wrong in ("0.5", "often", "-20"):
         with pytest.raises(UserError, match="--gamma: got"):

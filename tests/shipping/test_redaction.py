@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from isoflop.doctor import examining
 from isoflop.download.fetching import url_name, without_secrets
 from isoflop.release import writing
+from isoflop.runtime.errors import UserError
+from isoflop.runtime.params import Section, load_params
 from isoflop.shipping.redaction import is_private, published
+
+
+class _Source(Section):
+    url: int
+
+
+class _Params(Section):
+    source: _Source
 
 
 @pytest.mark.parametrize(
@@ -41,6 +53,30 @@ def test_messages_have_no_password_and_no_token() -> None:
     assert "TOKEN" not in without_secrets(url) and url_name(url) == "b.zip"
     assert without_secrets("http://ada:pw@host:8080/a/b.zip?sig=1") == "http://host:8080/a/b.zip"
     assert without_secrets("http://host/a@b/c.zip") == "http://host/a@b/c.zip"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ftp://ada:s3cret@host/x.zip?sig=TOKEN",
+        "ada:s3cret@host/x.zip#TOKEN",
+        ["http://ada:s3/cr@et@host/a b"],
+        {"a": "//s3cret@host?TOKEN"},
+    ],
+)
+def test_a_message_about_a_wrong_value_has_no_password_and_no_token(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"source": {"url": value}}))
+    with pytest.raises(UserError) as caught:
+        load_params(_Params, tmp_path / "params.yaml")
+    assert "url: got " in str(caught.value) and "host" in str(caught.value)
+    assert not [word for word in ("ada", "s3c", "TOKEN") if word in str(caught.value)]
+
+
+def test_doctor_names_a_remote_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output is pasted into reports of problems."""
+    listed = "core.remote=team\nremote.team.url=https://ada:s3cret@host/x?sig=TOKEN\nremote.team.verify=true"
+    monkeypatch.setattr(examining, "_output", lambda *_: listed)
+    assert examining._remote(tmp_path).found == "team, https://…@host/x?…"
 
 
 def test_private_training_is_recognized() -> None:

@@ -46,7 +46,8 @@ def train(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns(data: tuple[Split, Split], family: str) -> None:
     fitted = train(data, fresh_net(family), epochs=8)
-    assert fitted.val_accuracy > (0.8 if family == "vit" else 0.9)
+    # of 8 pixels, the strides of efficientnet_lite leave one
+    assert fitted.val_accuracy > {"vit": 0.8, "efficientnet_lite": 0.7}.get(family, 0.9)
     assert fitted.images_seen == 8 * 1200 and fitted.steps == 8 * 19
 
 
@@ -229,9 +230,10 @@ def test_rates_scale_with_the_width_by_layer(family: str) -> None:
     slower = {name for width, name in held if width == 64 and held[64, name] == 0.25}
     assert all(held[16, name] == 1 for width, name in held if width == 16)
     assert "head.weight" in slower and not any("bias" in name or "norm" in name for name in slower)
-    first = {"mlp": "hidden.0.weight", "cnn": "features.0.weight", "vit": "patches.weight"}.get(family)
+    first = {"mlp": "hidden.0.weight", "vit": "patches.weight"}.get(family, "features.0.weight")
     matrices = {name for name, weight in net.named_parameters() if weight.ndim >= 2 and weight.requires_grad}
-    assert slower == matrices - {first, "position.weight"}
+    depthwise = {name for name in matrices if net.get_parameter(name).shape[1] == 1}  # one channel at every width
+    assert slower == matrices - depthwise - {first, "position.weight"}
 
 
 def test_label_smoothing_with_mse_is_refused_by_its_key() -> None:

@@ -75,7 +75,8 @@ def fit_table(study: Study, folder: Path, settings: Settings, *, force: bool, po
 def _fit_into(study: Study, folder: Path, settings: Settings, points: Points | None) -> None:
     forms = forms_of(study, settings.form, settings.fix, settings.tie)
     if settings.gamma is not None:
-        study, forms = with_gamma(study, settings.gamma)
+        study, form = with_gamma(study, settings.gamma)
+        forms = [form]
     if settings.trim is not None:
         study = trimmed(study, settings.trim, settings.objective, forms)
     analysis = analyse(

@@ -15,7 +15,7 @@ from isoflop.new_project.image_size_probe import (
     probe_lines,
     write_probe,
 )
-from isoflop.new_project.starting_params import image_size_step
+from isoflop.new_project.starting_values import image_size_step
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import PARAMS_FILE, read_params
 

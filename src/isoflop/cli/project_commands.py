@@ -66,7 +66,7 @@ def init(
         minutes: time limit of each training, except those of the study.
     """
     from isoflop.new_project.creation import create_project, show
-    from isoflop.new_project.starting_params import Wishes
+    from isoflop.new_project.starting_values import Wishes
 
     if copy and images is None:
         raise UserError("--copy: got no --images, expected a folder of images to copy")

@@ -9,17 +9,18 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from isoflop.download.image_folders import visible
 from isoflop.runtime.errors import UserError, unmade
 
 _COLUMNS = ("split", "name")
 
 
 def write_names(rows: Iterable[tuple[str, str]], file: Path) -> None:
-    """Write (split, name) of every image; bytes of a name that are not valid Unicode are escaped."""
-    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+    """Write (split, name) of every image; control characters and bytes that are not valid Unicode are escaped."""
+    with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        writer.writerows(rows)
+        writer.writerows((split, visible(name)) for split, name in rows)
 
 
 def read_names(file: Path, split: str, count: int) -> list[str]:
@@ -30,7 +31,7 @@ def read_names(file: Path, split: str, count: int) -> list[str]:
     """
     try:
         with file.open(newline="", encoding="utf-8") as stream:
-            names = [row["name"] for row in csv.DictReader(stream) if row["split"] == split]
+            names = [visible(row["name"]) for row in csv.DictReader(stream) if row["split"] == split]
     except FileNotFoundError:
         raise unmade(file) from None
     except (KeyError, ValueError, csv.Error) as error:

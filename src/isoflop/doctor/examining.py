@@ -22,6 +22,7 @@ from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.stage_code import CODE_FILE, checkout, code_text, installed, stale_message, stale_stages
+from isoflop.runtime.terminal import without_credentials
 
 _TIMEOUT = 2.0  # seconds to wait for a server
 _RESUME = Path(".isoflop") / "resume"
@@ -167,7 +168,7 @@ def _remote(project: Path) -> Finding:
             "none; results stay on this machine",
             "`dvc remote add -d team URL` (a folder, ssh:// or s3://), then `dvc push --run-cache`",
         )
-    found = f"{default}, {settings.get(f'remote.{default}.url', 'no URL')}"
+    found = f"{default}, {without_credentials(settings.get(f'remote.{default}.url', 'no URL'))}"
     if settings.get(f"remote.{default}.verify", "false").lower() != "true":
         return Finding(
             "remote",

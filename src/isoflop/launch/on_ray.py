@@ -6,21 +6,20 @@ on a cluster in its default remote. Afterwards ``dvc repro`` has nothing to exec
 
 from __future__ import annotations
 
-import io
 import os
-import socket
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from isoflop.launch.place import Place, place_of
+from isoflop.launch.ray_session import check_room, quiet_ray
 from isoflop.launch.watcher import watched
 from isoflop.project.command_output import command_output
 from isoflop.project.graph import Graph, read_graph
@@ -31,26 +30,7 @@ from isoflop.runtime.params import read_mapping
 from isoflop.runtime.processes import RANKS
 from isoflop.runtime.stage_code import CODE_STAGE, has_own_stages
 
-_LOCAL = Path(".dvc") / "config.local"
-
 Lock = dict[str, Any]  # stage → its entry of dvc.lock
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a task needs to know about its project.
-
-    Attributes:
-        files: tar of the files that git tracks or does not ignore.
-        settings: DVC settings, by their dotted names.
-        shares_cache: the task's machine has the project's cache; otherwise results go through the default remote.
-        scratch: folder for copies of the project; None: the machine's temporary folder.
-    """
-
-    files: bytes
-    settings: dict[str, str]
-    shares_cache: bool
-    scratch: str | None
 
 
 @dataclass(frozen=True)
@@ -117,11 +97,11 @@ def _run_tasks(
     with ExitStack() as stack:
         scratch = None if address else stack.enter_context(tempfile.TemporaryDirectory(prefix="isoflop-"))
         follow = stack.enter_context(watched(scratch)) if scratch else None
-        place = _place(project, graph, remote=address is not None, scratch=scratch)
-        ray = stack.enter_context(_quiet_ray(address, jobs and jobs * cpus))
+        place = place_of(project, graph, remote=address is not None, scratch=scratch)
+        ray = stack.enter_context(quiet_ray(address, jobs and jobs * cpus))
         if follow:
             follow()
-        _check_room(ray, cpus, gpus)
+        check_room(ray, cpus, gpus)
         command_output(["dvc", "repro", *graph.roots], project)
         if address:
             command_output(["dvc", "push", "--run-cache", *graph.roots], project)
@@ -143,10 +123,7 @@ def run_stage(stage: str, place: Place, *before: Result) -> Result:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="isoflop-", dir=place.scratch) as folder:
         workspace = Path(folder)
-        with tarfile.open(fileobj=io.BytesIO(place.files)) as archive:
-            if hasattr(tarfile, "data_filter"):  # not in Python 3.11.0 to 3.11.3
-                archive.extraction_filter = staticmethod(tarfile.data_filter)
-            archive.extractall(workspace)
+        place.unpack(workspace)
         (workspace / "dvc.lock").write_text(_lock_text(lock))
         restore, pull = (["checkout"], []) if place.shares_cache else (["pull"], ["--pull"])
         try:
@@ -161,36 +138,6 @@ def run_stage(stage: str, place: Place, *before: Result) -> Result:
         status = "ran" if f"Running stage '{stage}'" in output else "restored"
         noted = read_log(workspace) if status == "ran" else ""
         return Result(stage, lock | _entries(workspace, [stage]), status, time.monotonic() - began, noted=noted)
-
-
-def _place(project: Path, graph: Graph, *, remote: bool, scratch: str | None) -> Place:
-    """Return what the tasks need; raise UserError if a cluster needs a remote and there is none."""
-    from dvc.repo import Repo
-
-    with Repo(str(project)) as repo:
-        settings = {"core.no_scm": "true"}
-        if not remote:
-            settings["cache.dir"] = str(Path(repo.cache.local.path).parents[1])  # above files/md5
-        elif name := repo.config["core"].get("remote"):
-            settings[f"remote.{name}.url"] = str(
-                repo.config["remote"][name]["url"]
-            )  # absolute, also if the file has a relative path
-        else:
-            raise UserError(
-                ".dvc/config: core.remote: not set; a cluster exchanges results through a remote; "
-                "fix: `dvc remote add -d NAME URL`"
-            )
-    return Place(_packed(project, graph.given), settings, not remote, scratch)
-
-
-def _check_room(ray: Any, cpus: int, gpus: float) -> None:
-    """Raise UserError if no machine has enough cores and GPUs: Ray would wait forever."""
-    has = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if not any(cpus <= cores and gpus <= devices for cores, devices in has):
-        most = ", ".join(f"{cores:g} cores and {devices:g} GPUs" for cores, devices in has)
-        raise UserError(
-            f"--cpus, --gpus: got {cpus} and {gpus:g} per stage, expected no more than a machine has: {most}"
-        )
 
 
 def _finished(ray: Any, refs: Mapping[str, Any]) -> Iterator[Result]:
@@ -248,53 +195,3 @@ def _locked(project: Path) -> Lock:
 
 def _lock_text(lock: Lock) -> str:
     return yaml.safe_dump({"schema": "2.0", "stages": lock}, sort_keys=False)
-
-
-def _packed(project: Path, given: Iterable[str]) -> bytes:
-    """Return a tar of the files that git tracks or does not ignore, and of the local DVC settings.
-
-    Leaves out the ``given`` folders: they may hold many images, and only stages that run on this machine read them.
-    """
-    listed = command_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], project).split(
-        "\0"
-    )
-    left_out = tuple(f"{folder}/" for folder in given)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in [*filter(None, listed), _LOCAL.as_posix()]:
-            if name != "dvc.lock" and not name.startswith(left_out) and (project / name).is_file():
-                archive.add(project / name, name)
-    return buffer.getvalue()
-
-
-@contextmanager
-def _quiet_ray(address: str | None, cpus: int | None) -> Iterator[Any]:
-    """Connect to Ray; the output of its workers is not printed."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # future default, which Ray would warn about
-    os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")  # a stage is killed together with its task
-    try:
-        import ray
-    except ImportError:
-        raise UserError("isoflop launch needs Ray; fix: `pip install 'isoflop[cluster]'`") from None
-    if address:
-        _check_address(address)
-    here = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise UserError(f"--address: got {address}, where Ray reports: {' '.join(str(error).split())[:300]}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Raise UserError if nothing answers at ``address``; Ray itself would try for a minute."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--address: got {address!r}, expected HOST:PORT as printed by `ray start --head`")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise UserError(f"--address: got {address!r}, where no Ray cluster answers ({error})") from None

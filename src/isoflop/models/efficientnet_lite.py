@@ -48,11 +48,7 @@ class _Convolution(nn.Conv2d):
 
 
 def _normed(layer: _Convolution, of: Architecture | None) -> list[nn.Module]:
-    return [
-        layer,
-        nn.BatchNorm2d(layer.out_channels, eps=1e-3, momentum=0.01),
-        *([activation(of, "relu6")] if of else []),
-    ]
+    return [layer, nn.BatchNorm2d(layer.out_channels, eps=1e-3), *([activation(of, "relu6")] if of else [])]
 
 
 class _Block(nn.Module):

@@ -25,15 +25,13 @@ from isoflop.new_project.image_size_probe import (
 from isoflop.new_project.image_survey import Survey, entries, survey, survey_lines
 from isoflop.new_project.starting_params import (
     NOTHING,
-    Choice,
     StartingParams,
-    Wishes,
     given_params,
-    image_size_step,
     quick_params,
     starting_params,
     with_image_size,
 )
+from isoflop.new_project.starting_values import Choice, Wishes, image_size_step
 from isoflop.project.command_output import command_output
 from isoflop.project.presets import named_preset, presets_of_package
 from isoflop.project.project_files import plot_templates, project_texts

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.terminal import without_credentials
 
 _SAID = 4000  # characters of the output of a program that failed
 _OF_GIT = (
@@ -36,7 +37,9 @@ def command_output(command: Sequence[str], folder: Path) -> str:
     except FileNotFoundError as error:
         raise UserError(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        raise UserError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-_SAID:].strip()}")
+        # remotes of DVC and git may have a password in their URL
+        said = without_credentials((done.stdout + done.stderr)[-_SAID:].strip())
+        raise UserError(f"{without_credentials(' '.join(command))}: {said}")
     return done.stdout
 
 

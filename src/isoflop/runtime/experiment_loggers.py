@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.terminal import without_credentials
 
 _FOLDER = Path(".isoflop") / "logs"
 _PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
@@ -30,7 +31,7 @@ class ExperimentLog:
             run: name of the training in the logger.
 
         Raises:
-            UserError: its package is not installed.
+            UserError: its package is not installed, or its server does not answer.
         """
         lacking = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
         if lacking:
@@ -41,8 +42,13 @@ class ExperimentLog:
         self._logged = 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside the loggers' packages
-            self._logger = _opened(name, run)
-            self._logger.log_hyperparams(params)
+            try:
+                self._logger = _opened(name, run)
+                self._logger.log_hyperparams(params)
+            except Exception as error:  # of the logger's package, which have no common base class
+                # MLFLOW_TRACKING_URI may have a password
+                why = without_credentials(" ".join(str(error).split()))[:300]
+                raise UserError(f"params.yaml: train.logger: got {name!r}, which fails: {why}") from None
 
     def write(self, history: list[dict[str, float]]) -> None:
         """Log the new rows of ``history``; after a resume, also those of before it."""

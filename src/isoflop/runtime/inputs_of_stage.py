@@ -7,7 +7,7 @@ the old one, in dvc.lock and in the run cache that a team shares.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.params import PARAMS_FILE, Section, read_params, tracked_keys, value_at, variant_keys
+from isoflop.runtime.params import PARAMS_FILE, Section, tracked_keys, value_at, variant_keys
 from isoflop.runtime.stage_code import CODE_STAGE, code_digest, installed, running_stage
 
 _Files = dict[str, tuple[int, int, int]]  # path → size, time of the last change in ns, inode
@@ -44,14 +44,10 @@ class InputsOfStage:
             )
 
 
-def inputs_of_stage(sections: Iterable[type[Section]], variant: str | None, inputs: Iterable[Path]) -> InputsOfStage:
-    """Return the present state of what a stage reads.
-
-    Raises:
-        UserError: params.yaml is missing or malformed.
-    """
-    sections = list(sections)
-    content = read_params(PARAMS_FILE) if sections else {}
+def inputs_of_stage(
+    sections: Sequence[type[Section]], content: Mapping[str, Any], variant: str | None, inputs: Iterable[Path]
+) -> InputsOfStage:
+    """Return the present state of what a stage reads; ``content`` is that of params.yaml."""
     keys = [key for section in sections for key in tracked_keys(section)]
     keys += [f"{by}.{variant}" for section in sections for by in variant_keys(section).values()]
     params = {key: _value(content, key) for key in keys}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +10,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.mistakes import mistakes
 from isoflop.runtime.plain_yaml import Lines, PlainYamlError, parse
 from isoflop.runtime.terminal import printable
 
@@ -22,8 +21,6 @@ RENAMED = {  # old key → new key; the old ones are read until version 0.3
     "recipe.skip_easy": "recipe.infobatch",
     "train.micro_batches": "train.accumulate_grad_batches",
 }
-
-_MOST_SHOWN = 200  # characters of a wrong value in a message
 
 
 class ParamsError(UserError):
@@ -114,44 +111,43 @@ def untracked_keys(schema: type[Section]) -> Iterator[str]:
 
 
 def load_params(schema: type[SectionT], file: Path = PARAMS_FILE, variant: str | None = None) -> SectionT:
-    """Read only the keys that ``schema`` declares from ``file``, and validate them.
+    """Read ``file`` and return what ``validated`` does.
+
+    Raises:
+        UserError: the file is missing or not YAML, or see ``validated``.
+    """
+    return validated(schema, read_params(file), file, variant)
+
+
+def validated(schema: type[SectionT], content: dict[str, Any], file: Path, variant: str | None) -> SectionT:
+    """Validate only the keys that ``schema`` declares in ``content``, which was read from ``file``.
 
     Args:
         variant: name of the entry whose values replace those of the ``varied`` fields.
 
     Raises:
-        UserError: the file is missing or not YAML, a key is missing or unknown, or a value has the wrong type or is out
-            of range. The message names the key, the value and what was expected.
+        UserError: a key is missing or unknown, or a value has the wrong type or is out of range. The message names the
+            key, the value and what was expected.
     """
-    content = read_params(file)
     keys = declared_keys(schema)
     values = {name: value_at(content, dotted, file) for name, dotted in keys.items()}
     for name, changes in _variant_changes(schema, content, file, variant).items():
         if isinstance(values[name], dict):
             values[name] = values[name] | changes
-    replaced = replaced_keys(schema, file, variant)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        meant = {_meant(schema, detail) for detail in error.errors() if detail["type"] == "extra_forbidden"}
-        mistakes = [
-            _explain(file, schema, keys, replaced, detail)
-            for detail in error.errors()
-            if not (
-                detail["type"] == "missing" and detail["loc"] in meant
-            )  # reported once: the key is there, misspelled
-        ]
-        raise ParamsError(mistakes) from None
+        raise ParamsError(mistakes(error, file, schema, keys, replaced_keys(schema, content, file, variant))) from None
 
 
-def replaced_keys(schema: type[Section], file: Path = PARAMS_FILE, variant: str | None = None) -> dict[str, str]:
+def replaced_keys(schema: type[Section], content: dict[str, Any], file: Path, variant: str | None) -> dict[str, str]:
     """Return the key under which each value of a variant stands, by the key of the section that it replaces.
 
     ``{"prune.ratio": "variants.prune.narrow.ratio"}``, for example.
     """
     keys, bys = declared_keys(schema), variant_keys(schema)
     replaced: dict[str, str] = {}
-    for name, changes in _variant_changes(schema, read_params(file), file, variant).items():
+    for name, changes in _variant_changes(schema, content, file, variant).items():
         own = f"{bys[name]}.{variant}"
         replaced |= {f"{keys[name]}.{field}": f"{own}.{field}" for field in changes}
         replaced |= {keys[name]: own} if changes else {}
@@ -274,46 +270,3 @@ def renamed_keys(sections: Any) -> Iterator[tuple[str, str, str]]:
 @functools.cache
 def _warn_once(message: str) -> None:
     print(f"warning: {printable(message)}", file=sys.stderr)
-
-
-def _explain(
-    file: Path, schema: type[Section], keys: dict[str, str], replaced: dict[str, str], detail: ErrorDetails
-) -> str:
-    first, *rest = detail["loc"]
-    where = ".".join([keys.get(str(first), str(first)), *map(str, rest)])
-    where = replaced.get(where, where)
-    if detail["type"] == "value_error" and detail["msg"].startswith("Value error, got "):  # about several keys
-        return f"{file}: {where}: {detail['msg'].removeprefix('Value error, ')}"
-    if detail["type"] == "missing":
-        return f"{file}: {where}: the key is missing"
-    if detail["type"] == "extra_forbidden":
-        meant, known = _meant(schema, detail), _fields_at(schema, detail["loc"][:-1])
-        hint = f"did you mean {meant[-1]!r}?" if meant else f"expected one of {', '.join(known)}"
-        return f"{file}: {where}: unknown key; {hint}"
-    got = detail["input"]
-    expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    shown = repr(got)
-    shown = f"{shown[:_MOST_SHOWN]}…" if len(shown) > _MOST_SHOWN else shown
-    return f"{file}: {where}: got {shown} ({_yaml_type(got)}), expected {expected}"
-
-
-def _meant(schema: type[BaseModel], detail: ErrorDetails) -> tuple[int | str, ...]:
-    """Return the path of the known key that is most similar to an unknown one; empty if none is similar."""
-    *path, name = detail["loc"]
-    nearest = difflib.get_close_matches(str(name), _fields_at(schema, path), n=1)
-    return (*path, *nearest) if nearest else ()
-
-
-def _fields_at(schema: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    for part in path:
-        info = schema.model_fields.get(str(part))
-        annotation = info.annotation if info else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        schema = annotation
-    return list(schema.model_fields)
-
-
-def _yaml_type(value: object) -> str:
-    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "list", dict: "mapping"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)

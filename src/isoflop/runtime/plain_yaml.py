@@ -27,7 +27,11 @@ _FLOAT = re.compile(
     r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9_]+([eE][-+][0-9]+)?"
     r"|\.(inf|Inf|INF))|\.(nan|NaN|NAN)"
 )
-_CORE = "tag:yaml.org,2002:"
+# What DVC's parser reads otherwise: a result would be recorded with another value
+_NUMBER_OF_DVC = re.compile(r"[-+]_[0-9_]*")
+_DATE = re.compile(r"[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?([Tt \t].*)?")
+_ANCHOR = re.compile(r"(!\S*\s+)?&[A-Za-z0-9_-]+(\s|$)")
+_TAB = re.compile(r"(?m)^[^'\"#\t\n]*\t")  # outside of quotes and comments: DVC refuses the file
 
 Lines = dict[str, int]  # dotted key → its line, from 1
 
@@ -54,7 +58,9 @@ def parse(text: str) -> tuple[Any, Lines]:
 def _parsed(text: str) -> tuple[Any, Lines]:
     if len(text) > _MOST_CHARACTERS:
         raise PlainYamlError(f"got {len(text)} characters, expected at most {_MOST_CHARACTERS}")
-    builder = _Builder()
+    if found := _TAB.search(text):
+        raise PlainYamlError("got a tab, expected spaces", text.count("\n", 0, found.start()) + 1)
+    builder = _Builder(text)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
@@ -80,7 +86,8 @@ class _Open:
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self._text = text
         self.content: Any = None
         self.lines: Lines = {}
         self._documents = 0
@@ -89,8 +96,13 @@ class _Builder:
 
     def take(self, event: Any) -> None:
         line = event.start_mark.line + 1
+        anchor = None if isinstance(event, yaml.AliasEvent) else getattr(event, "anchor", None)
+        if anchor and not _ANCHOR.match(self._text, event.start_mark.index):
+            raise PlainYamlError(f"got the anchor {anchor[:80]!r} without a space after it", line)
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
+            if event.version or event.tags:
+                raise PlainYamlError("got a directive (%), expected plain values", line)
             if self._documents > 1:
                 raise PlainYamlError("got a second document, expected one", line)
         elif isinstance(event, yaml.AliasEvent):
@@ -116,7 +128,7 @@ class _Builder:
 
     def _start(self, event: Any, line: int) -> None:
         is_mapping = isinstance(event, yaml.MappingStartEvent)
-        if event.tag not in (None, f"{_CORE}map" if is_mapping else f"{_CORE}seq"):
+        if event.tag is not None:
             raise PlainYamlError(f"got the tag {event.tag[:80]!r}, expected plain values", line)
         if self._open and isinstance(self._open[-1].content, dict) and self._open[-1].awaits_key:
             raise PlainYamlError("got a key that is a list or a mapping, expected a string", line)
@@ -155,7 +167,9 @@ class _Builder:
             self.lines[self._place()] = line
         else:
             parent.awaits_key = True
-            if parent.key == "<<" and isinstance(value, dict):
+            if parent.key == "<<":
+                if not isinstance(value, dict):
+                    raise PlainYamlError("got the key '<<' without a mapping", line)
                 parent.content.update({name: inner for name, inner in value.items() if name not in parent.content})
             else:
                 parent.content[parent.key] = value
@@ -163,13 +177,16 @@ class _Builder:
 
 def _scalar(event: Any, line: int) -> Any:
     text: str = event.value
-    kind = (event.tag or "").removeprefix(_CORE)
-    if event.tag not in (None, "!") and kind not in ("str", "int", "float", "bool", "null"):
+    if event.tag is not None:
         raise PlainYamlError(f"got the tag {event.tag[:80]!r}, expected plain values", line)
-    if not event.implicit[0] and kind not in ("int", "float", "bool", "null"):
+    if not event.implicit[0]:  # in quotes, or a block
         return text
     if _NULL.fullmatch(text):
         return None
+    if _NUMBER_OF_DVC.fullmatch(text):
+        raise PlainYamlError(f"got {text[:80]!r}, expected a number without '_' after the sign, or quotes", line)
+    if _DATE.fullmatch(text):
+        raise PlainYamlError(f"got the date {text[:80]}, expected it in quotes", line)
     if found := _BOOLEAN.fullmatch(text):
         return bool(found[1])
     digits = text.replace("_", "")

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
@@ -24,7 +25,7 @@ from isoflop.runtime.errors import UserError, is_out_of_memory
 from isoflop.runtime.executions import log_execution
 from isoflop.runtime.git_tracking import check_not_in_git
 from isoflop.runtime.inputs_of_stage import inputs_of_stage
-from isoflop.runtime.params import PARAMS_FILE, Section, load_params, replaced_keys
+from isoflop.runtime.params import PARAMS_FILE, Section, read_params, replaced_keys, validated
 from isoflop.runtime.processes import is_first_process, process_name, work_alone
 from isoflop.runtime.signature import In, Out, contract, is_varied, option
 from isoflop.runtime.stage_code import check_own_code
@@ -45,58 +46,79 @@ def run(main: Callable[..., None], *, whole_params: bool = False) -> None:
     processes train together (``Section.is_shared``), each runs the whole function, and only the outputs of the first
     are kept; any other stage is a process of its own, whatever started it.
     """
-    arguments = contract(main)
-    variant: str | None = None
-    outputs: dict[Path, Path] = {}
-    replaced: dict[str, str] = {}
-    began = time.monotonic()
+    arguments, state = contract(main), _Run()
     try:
         check_own_code()  # first: other code may have other options
         values = vars(_parser(main, arguments).parse_args())
-        variant = values.pop("variant", None)
+        state.variant = values.pop("variant", None)
         if whole_params:
             # by name: `project` is a layer above this one
             importlib.import_module("isoflop.project.checking").check_values_of_others(Path())
-        process = process_name()
-        sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
-        inputs = _inputs(arguments, values)
-        before = inputs_of_stage(sections, variant, inputs)
-        values |= _sections(arguments, variant)
-        for section in sections:
-            replaced |= replaced_keys(section, variant=variant)
-        for name, annotation in arguments.items():
-            if annotation == Out:
-                final = values[name]
-                values[name] = outputs[final] = _partial(final, process)
-        check_not_in_git(outputs)
-        check_inputs(inputs)
-        main(**values)
-        if is_first_process():
-            before.check(inputs_of_stage(sections, variant, inputs))
-            if missing := [final for final, partial in outputs.items() if not partial.exists()]:
-                raise RuntimeError(f"the stage wrote no {', '.join(map(str, missing))}")
-            for final, partial in outputs.items():
-                _replace(partial, final)
-            log_execution(outputs, time.monotonic() - began)
+        _execute(main, arguments, values, state)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except Exception as error:
-        message = _one_line(error, outputs)
+        message = _one_line(error, state.outputs)
         if message is None:
             raise
-        for in_section, in_variant in replaced.items():  # where the user wrote the value
+        for in_section, in_variant in state.replaced.items():  # where the user wrote the value
             message = message.replace(f"{PARAMS_FILE}: {in_section}: ", f"{PARAMS_FILE}: {in_variant}: ")
         stage = Path(sys.argv[0]).stem
-        sys.exit(printable(f"error: {stage}@{variant}: {message}" if variant else f"error: {stage}: {message}"))
+        sys.exit(
+            printable(f"error: {stage}@{state.variant}: {message}" if state.variant else f"error: {stage}: {message}")
+        )
     finally:
-        for partial in outputs.values():
+        for partial in state.outputs.values():
             _remove(partial)
 
 
-def _sections(arguments: dict[str, Any], variant: str | None) -> dict[str, Section]:
-    """Load the parameters of a stage, and leave the launcher that started this process if it shares its work."""
+@dataclass
+class _Run:
+    """What is known of a run, also when it fails.
+
+    Attributes:
+        outputs: temporary path by final path.
+        replaced: key of the variant by the key of the section that it replaces.
+    """
+
+    began: float = field(default_factory=time.monotonic)
+    variant: str | None = None
+    outputs: dict[Path, Path] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
+
+
+def _execute(main: Callable[..., None], arguments: dict[str, Any], values: dict[str, Any], state: _Run) -> None:
+    """Run ``main`` on checked inputs, check that nothing changed meanwhile, and move its outputs to their places."""
+    process = process_name()
+    sections = [kind for kind in arguments.values() if isinstance(kind, type) and issubclass(kind, Section)]
+    content = read_params(PARAMS_FILE) if sections else {}
+    inputs = _inputs(arguments, values)
+    before = inputs_of_stage(sections, content, state.variant, inputs)
+    values |= _sections(arguments, content, state.variant)
+    for section in sections:
+        state.replaced |= replaced_keys(section, content, PARAMS_FILE, state.variant)
+    for name, annotation in arguments.items():
+        if annotation == Out:
+            final = values[name]
+            values[name] = state.outputs[final] = _partial(final, process)
+    check_not_in_git(state.outputs)
+    check_inputs(inputs)
+    main(**values)
+    if not is_first_process():
+        return
+    content = read_params(PARAMS_FILE) if sections else {}
+    before.check(inputs_of_stage(sections, content, state.variant, inputs))
+    if missing := [final for final, partial in state.outputs.items() if not partial.exists()]:
+        raise RuntimeError(f"the stage wrote no {', '.join(map(str, missing))}")
+    for final, partial in state.outputs.items():
+        _replace(partial, final)
+    log_execution(state.outputs, time.monotonic() - state.began)
+
+
+def _sections(arguments: dict[str, Any], content: dict[str, Any], variant: str | None) -> dict[str, Section]:
+    """Validate the parameters of a stage, and leave the launcher that started this process if it shares its work."""
     sections = {
-        name: load_params(kind, variant=variant)
+        name: validated(kind, content, PARAMS_FILE, variant)
         for name, kind in arguments.items()
         if isinstance(kind, type) and issubclass(kind, Section)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 
@@ -11,6 +12,11 @@ def printable(text: str) -> str:
     return "".join(
         character if _is_harmless(character) else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def without_credentials(text: str) -> str:
+    """Return ``text`` without users, passwords and queries of URLs in it; a message may be kept in a log of CI."""
+    return re.sub(r"[?#][^\s'\"]+", "?…", re.sub(r"([a-zA-Z][\w+.-]*://)?[^\s'\"]*@", r"\1…@", text))
 
 
 def _is_harmless(character: str) -> bool:

@@ -63,7 +63,8 @@ def first_order(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
 def _parameters_by_kind(net: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters by kind: matrices and filters of the first, hidden and head layers, and vectors.
 
-    Position embeddings count as first: their number, like the first layer's fan-in, does not grow with the width.
+    Position embeddings and depthwise filters count as first: their number or fan-in, like the fan-in of the first
+    layer, does not grow with the width.
     """
     layers = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "head": [], "first": [], "vectors": []}
@@ -75,7 +76,8 @@ def _parameters_by_kind(net: nn.Module) -> dict[str, list[nn.Parameter]]:
             elif layer == "head":
                 kind = "head"
             else:
-                kind = "first" if layer in ("position", layers[0]) else "hidden"
+                depthwise = weight.ndim == 4 and weight.shape[1] == 1
+                kind = "first" if depthwise or layer in ("position", layers[0]) else "hidden"
             kinds[kind].append(weight)
     return kinds
 

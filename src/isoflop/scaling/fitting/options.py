@@ -82,7 +82,7 @@ def _fixed(fix: Sequence[str], axes: Sequence[str], tie: bool) -> tuple[bool, tu
     return irreducible, tuple(exponents.items())
 
 
-def with_gamma(study: Study, gamma: str) -> tuple[Study, list[AnyForm]]:
+def with_gamma(study: Study, gamma: str) -> tuple[Study, Form]:
     """The study and the form of a learning curve of Hoiem et al. 2021: error = E + B D^gamma, by weighted squares.
 
     Args:
@@ -110,7 +110,7 @@ def with_gamma(study: Study, gamma: str) -> tuple[Study, list[AnyForm]]:
         value = 1.0
     if not -10 <= value < 0:
         raise UserError(f"--gamma: got {gamma}, expected search or a number from -10 to 0, such as -0.5")
-    return study, [replace(additive(study.axes[0]), fixed=((study.axes[0], -value),))]
+    return study, replace(additive(study.axes[0]), fixed=((study.axes[0], -value),))
 
 
 def trimmed(study: Study, deviations: float, objective: str, forms: Sequence[AnyForm] | None = None) -> Study:
