@@ -34,8 +34,9 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place the axes once: with a layout engine, ``savefig`` does it twice, which takes half of its time."""
-    figure.draw_without_rendering()
+    """Place the axes once: with a layout engine, ``savefig`` draws twice and places them each time."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
     figure.set_layout_engine(None)
 
 
