@@ -232,7 +232,7 @@ def fit(
     JSON, CSV and figures. Name the columns that your table has; they decide which laws can be fitted.
 
     Args:
-        table: CSV, TSV, JSON, JSONL or Parquet file; may be gzipped.
+        table: CSV, TSV, JSON, JSONL or Parquet file; may be compressed by gzip, bzip2 or xz.
         loss_is: what the column of --loss holds; accuracy becomes error, and perplexity its logarithm.
         where: keep only rows with COLUMN=VALUE, or <, >, <=, >=, != in place of =; may be repeated.
         chance_loss: loss of guessing; runs less than 10 % better are left out.
