@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
     params = yaml.safe_load((ROOT / "presets" / "cifar10.yaml").read_text())
-    runs = SweepRuns(fractions=options.fractions, epochs=options.epochs, budgets=options.budgets, seeds=options.seeds)
+    named = {name: getattr(options, name) for name in ("fractions", "epochs", "budgets", "seeds")}
+    runs = SweepRuns(**named, image_sizes=[])
     train, val = (read_split(options.data / name) for name in ("train", "val"))
     views = np.zeros((0, *train.images.shape), np.uint8)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,8 @@ def main() -> None:
         file = options.folder / f"width-{width}.json"
         if not file.exists():
             model, recipe = ModelParams.model_validate(params["model"]), Recipe.model_validate(params["recipe"])
-            sweep_width(model, recipe, runs, width, TrainingData(train, views, val), file)
+            data = TrainingData(train, views, val)
+            sweep_width(model, recipe, runs, width, data, file=file, network=options.folder / f"width-{width}")
             print(f"width {width}: {time.perf_counter() - begin:.0f} s since the start", flush=True)
     options.table.parent.mkdir(parents=True, exist_ok=True)
     with options.table.open("w", newline="") as stream:

@@ -4,7 +4,9 @@ from isoflop.runtime.params import RandomSeed, Section, key
 from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
 from isoflop.scaling.analysis import Bootstraps, Widths, analyse
+from isoflop.scaling.figures.image_size_plots import write_image_sizes
 from isoflop.scaling.figures.pictures import write_pictures
+from isoflop.scaling.image_sizes import add_sizes, studies_by_size
 from isoflop.scaling.law_file import write_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.tables.runs import discard_other_widths, read_study
@@ -29,6 +31,9 @@ def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, pictures
     write_facts(analysis, metrics)
     write_points(analysis, points)
     write_pictures(analysis, pictures)
+    if studies := studies_by_size(runs, params.widths):
+        add_sizes(studies, params.widths, params.bootstraps, params.seed, law=law, metrics=metrics)
+        write_image_sizes(studies, pictures / "image_sizes.svg")
 
 
 if __name__ == "__main__":

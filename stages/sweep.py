@@ -7,6 +7,7 @@ from isoflop.runtime.signature import In, Out
 from isoflop.runtime.stage import run
 from isoflop.training.recipe import Recipe
 from isoflop.training.sweep import SweepRuns, parsed_width, sweep_width
+from isoflop.training.sweep_sizes import add_image_sizes
 
 
 class Params(Section):
@@ -15,9 +16,12 @@ class Params(Section):
     runs: SweepRuns = key("sweep.runs")
 
 
-def main(params: Params, width: str, train: In, val: In, views: In, runs: Out) -> None:
+def main(params: Params, width: str, train: In, val: In, views: In, runs: Out, network: Out) -> None:
     size = parsed_width(width)
-    sweep_width(params.model, params.recipe, params.runs, size, read_training_data(train, views, val), runs)
+    data = read_training_data(train, views, val)
+    sweep_width(params.model, params.recipe, params.runs, size, data, file=runs, network=network)
+    if params.runs.image_sizes:
+        add_image_sizes(params.model, params.recipe, params.runs, size, data, runs)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ from isoflop.scaling.tables.runs import read_study
 from isoflop.shipping.choosing import Ship, ship, write_tradeoff
 from tests.conftest import ROOT, ship_files
 from tests.exports import write_model
+from tests.scaling_runs import write_formats
 
 CLASSES = ["<script>alert(1)</script>", 'zero & "one"', "{{ 7 * 7 }}", "ünïcode"]
+_MEASURED = ("variants", "latency")
 VARIANTS = {  # accuracy, milliseconds, bytes, parameters
     "base": (0.9875, 0.0941, 120_345, 28_906),
     "distilled": (0.9806, 0.0533, 34_567, 7_610),
@@ -52,8 +54,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("metrics", "plots", "onnx"):
         (folder / name).mkdir()
     (folder / "dvc.yaml").touch()
-    write_scaling(folder)
     write_variants(folder)
+    write_scaling(folder)
     write_training(folder)
     for name, images in (
         ("mistakes", 2),
@@ -106,9 +108,11 @@ def write_law_of(analysis: Analysis, folder: Path, width: int) -> None:
     shutil.rmtree(folder / "scaling" / "pictures", ignore_errors=True)
     write_pictures(analysis, folder / "scaling" / "pictures")
     write_law(analysis, folder / "law.json")
-    expected = forecast(folder / "law.json", width, [48], epochs=12)
+    formats = write_formats(folder / "scaling" / "formats.json")
+    expected = forecast(folder / "law.json", formats, width, [48], epochs=12)
     write_json(folder / "scaling" / "forecast.json", expected)
-    write_json(folder / "scaling" / "score.json", score(expected, TRAIN))
+    variants, latency = (json.loads((folder / "metrics" / f"{name}.json").read_text()) for name in _MEASURED)
+    write_json(folder / "scaling" / "score.json", score(expected, TRAIN, variants, latency, "base-int8"))
     (folder / "law.json").unlink()
 
 

@@ -60,6 +60,54 @@ def write_runs(
     return folder
 
 
+def write_formats(file: Path, widths: Iterable[int] = WIDTHS) -> Path:
+    """What stage ``formats`` measures: quadratic bytes, a latency affine in MACs, and INT8 that is twice as fast."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for width in widths:
+        shared = {"val_accuracy": 0.9, "val_nll": 0.3}
+        macs = 6 * size(width)
+        found[str(width)] = {
+            "parameters": size(width),
+            "macs": macs,
+            "float": {"bytes": 4 * size(width) + 2_000, "latency_ms": 0.01 + 1e-6 * macs, **shared},
+            "int8": {"bytes": size(width) + 40 * width + 6_000, "latency_ms": 0.01 + 5e-7 * macs, **shared},
+            "change": {"accuracy": -0.002, "accuracy_error": 0.002, "log_nll": 0.01, "log_nll_error": 0.002,
+                       "layers_in_float": 0},
+        }  # fmt: skip
+    content = {"conditions": {"headline": "batch1_threads1"}, "val_images": 500, "widths": found, "untrained": {}}
+    file.write_text(json.dumps(content))
+    return file
+
+
+def write_measurements(folder: Path, shipped: str = "base-int8", **changes: float) -> list[Path]:
+    """variants.json, latency.json and choice.json of a base whose files are those of ``write_formats`` at width 16."""
+    formats = json.loads(write_formats(folder / "expected.json").read_text())["widths"]["16"]
+    blocks = {"base": formats["float"] | changes, "base-int8": formats["int8"] | changes}
+    timed = {name: {"cell": {"p50_ms": block["latency_ms"]}} for name, block in blocks.items()}
+    contents = {"variants": blocks, "latency": timed | {"conditions": {"headline": "cell"}},
+                "choice": {"chosen": shipped}}  # fmt: skip
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return [folder / f"{name}.json" for name in contents]
+
+
+def write_smaller(runs: Path, sizes: dict[int, float], image_size: int, widths: Iterable[int] = WIDTHS) -> None:
+    """Add runs at smaller image sizes: the loss of ``image_size`` times a factor, at the FLOPs of its pixels."""
+    for width in widths:
+        file = runs / f"width-{width}.json"
+        content = json.loads(file.read_text())
+        smaller = []
+        for size, factor in sizes.items():
+            share = (size / image_size) ** 2
+            rows = [
+                row | {"val_nll": row["val_nll"] * factor, "flops": row["flops"] * share} for row in content["runs"]
+            ]
+            table = {"image_size": size, **content, "flops_per_image": content["flops_per_image"] * share, "runs": rows}
+            smaller.append(table)
+        file.write_text(json.dumps({"image_size": image_size, **content, "smaller": smaller}))
+
+
 def edit(runs: Path, width: int, **changes: Any) -> None:
     """Change every run of a width."""
     file = runs / f"width-{width}.json"

@@ -44,6 +44,7 @@ def test_keys_are_renamed_and_comments_kept(tmp_path: Path) -> None:
     renamed = OLD.replace("skip_easy", "infobatch").replace("micro_batches", "accumulate_grad_batches")
     renamed = renamed.replace("flip: none\n", "flip: none\n  class_weights: none\n  logit_adjustment: 0.0\n")
     renamed += "  finetuning:\n    head_fraction: 0.2\n    first_layer_rate: 0.1\n    freeze_norms: auto\n"
+    renamed += "  fraction: 1.0\n"
     assert (tmp_path / "params.yaml").read_text() == (tmp_path / "presets" / "own.yaml").read_text() == renamed
     assert migrate(tmp_path) == []
 
@@ -69,4 +70,4 @@ def test_a_damaged_params_file_is_one_line(tmp_path: Path) -> None:
 def test_only_stages_with_results_are_taken_over(tmp_path: Path) -> None:
     assert unchanged_stages(tmp_path) == []
     (tmp_path / "dvc.lock").write_text("stages:\n  sweep@8: {}\n  report: {}\n  train: {}\n")
-    assert unchanged_stages(tmp_path) == ["train", "sweep"]
+    assert unchanged_stages(tmp_path) == ["train"]

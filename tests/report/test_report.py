@@ -24,7 +24,7 @@ from isoflop.scaling.tables.runs import read_study
 from stages import forecast, score
 from tests.conftest import ROOT, run_command
 from tests.report_project import CLASSES, outline, project, report, words, write_json, write_law_of
-from tests.scaling_runs import edit, run_stage, write_runs
+from tests.scaling_runs import edit, run_stage, write_formats, write_runs
 
 __all__ = ["project"]  # the fixture
 
@@ -299,8 +299,12 @@ def test_a_study_without_a_law_is_one_line_with_its_next_command(project: Path, 
     folder = tmp_path / "project" / "scaling"
     shutil.rmtree(folder)
     run_stage(runs, folder, (8, 12, 16))
-    forecast.main(forecast.Params(width=32, epochs=30, predict=[48]), folder / "law.json", folder / "forecast.json")
-    score.main(folder / "forecast.json", project / "metrics" / "train.json", folder / "score.json")
+    formats = write_formats(folder / "formats.json", (8, 12, 16))
+    params = forecast.Params(width=32, fraction=1.0, epochs=30, predict=[48])
+    forecast.main(params, folder / "law.json", formats, folder / "forecast.json")
+    train, variants, latency = (project / "metrics" / f"{name}.json" for name in ("train", "variants", "latency"))
+    choice = project / "ship" / "choice.json"
+    score.main(folder / "forecast.json", train, variants, latency, choice, folder / "score.json")
     page = report(tmp_path / "project", tmp_path / "report")
     line = words(page[page.index("<header") : page.index("<main>")])
     assert "No scaling law: got usable runs of 2 widths (12, 16), expected at least 3" in line

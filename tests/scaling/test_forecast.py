@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import load_params
+from isoflop.scaling import forecasting
 from stages import forecast, score
 from tests.conftest import ROOT
-from tests.scaling_runs import loss_at, run_stage, size, write_runs
+from tests.scaling_runs import loss_at, run_stage, size, write_formats, write_measurements, write_runs
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,11 @@ def law(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "law.json"
 
 
-def forecasted(law: Path, width: int, file: Path, epochs: int = 12, predict: list[int] | None = None) -> dict[str, Any]:
-    forecast.main(forecast.Params(width=width, epochs=epochs, predict=predict or []), law, file)
+def forecasted(
+    law: Path, width: int, file: Path, epochs: int = 12, predict: list[int] | None = None, fraction: float = 1.0
+) -> dict[str, Any]:
+    params = forecast.Params(width=width, fraction=fraction, epochs=epochs, predict=predict or [])
+    forecast.main(params, law, write_formats(file.parent / "formats.json"), file)
     return dict(json.loads(file.read_text()))
 
 
@@ -99,7 +104,9 @@ def test_the_score_compares_the_forecast_with_the_training(law: Path, tmp_path: 
     for loss, inside in ((expected["val_nll"], True), (2 * expected["high"], False)):
         train = {"val_nll": loss, "val_accuracy": 0.5, "epochs": 12}
         (tmp_path / "train.json").write_text(json.dumps(train))
-        score.main(tmp_path / "forecast.json", tmp_path / "train.json", tmp_path / "score.json")
+        variants, latency, choice = write_measurements(tmp_path)
+        score.main(tmp_path / "forecast.json", tmp_path / "train.json", variants, latency, choice,
+                   tmp_path / "score.json")  # fmt: skip
         scored = json.loads((tmp_path / "score.json").read_text())
         assert scored["inside"] is inside and scored["actual"] == pytest.approx(loss, rel=1e-5)
         assert scored["relative_error"] == pytest.approx(expected["val_nll"] / loss - 1, abs=1e-5)
@@ -121,3 +128,47 @@ def test_an_invalid_width_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text.replace("  width: 32\n", "  width: 0\n"))
     with pytest.raises(UserError, match=r"train\.width: got 0 \(integer\), expected greater than or equal to 1"):
         load_params(forecast.Params, tmp_path / "params.yaml")
+
+
+def test_both_files_of_a_new_width_are_forecast_and_scored(law: Path, tmp_path: Path) -> None:
+    expected = forecasted(law, 16, tmp_path / "forecast.json", predict=[48])
+    files = expected["widths"]["48"]["formats"]
+    assert files["float"]["bytes"]["predicted"] == pytest.approx(4 * size(48) + 2_000, abs=2)
+    assert files["int8"]["latency_ms"]["predicted"] == pytest.approx(0.01 + 3e-6 * size(48), rel=0.01)
+    for bands in files.values():
+        assert all(band["low"] < band["predicted"] < band["high"] for band in bands.values())
+    loss = expected["widths"]["48"]["val_nll"]
+    assert files["float"]["val_nll"]["predicted"] == pytest.approx(loss)
+    assert files["int8"]["val_nll"]["predicted"] == pytest.approx(loss * math.exp(0.01), rel=1e-4)
+    (tmp_path / "train.json").write_text(json.dumps({"val_nll": 0.3, "val_accuracy": 0.9, "epochs": 12}))
+
+    def scored(shipped: str = "base-int8", **changes: float) -> dict[str, Any]:
+        accuracy = {"val_accuracy": expected["val_accuracy"]}
+        variants, latency, choice = write_measurements(tmp_path, shipped, **(accuracy | changes))
+        score.main(tmp_path / "forecast.json", tmp_path / "train.json", variants, latency, choice,
+                   tmp_path / "score.json")  # fmt: skip
+        return dict(json.loads((tmp_path / "score.json").read_text()))
+
+    good = scored()
+    assert good["shipped"] == {"variant": "base-int8", "held": True} and good["formats"]["int8"]["bytes"]["inside"]
+    assert scored(bytes=10)["shipped"]["held"] is False
+    assert scored(val_accuracy=0.1)["formats"]["float"]["val_accuracy"]["inside"] is False
+    assert scored("distilled")["shipped"] == {"variant": "distilled", "held": None}
+
+
+def test_a_fraction_of_the_images_is_forecast(law: Path, tmp_path: Path) -> None:
+    found = forecasted(law, 16, tmp_path / "forecast.json", fraction=0.5)
+    assert found["unique_samples"] == 610
+    assert found["val_nll"] == pytest.approx(loss_at(16, 610), rel=0.05)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"widths": {"8": {}, "12": {}, "16": {}}}'])
+def test_malformed_formats_are_an_error(law: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "formats.json").write_text(content)
+    with pytest.raises(UserError, match=r"formats\.json: not readable \(.*\); fix: run `dvc repro formats`"):
+        forecasting.forecast(law, tmp_path / "formats.json", 16, [], 12)
+
+
+def test_a_study_with_two_networks_forecasts_no_files(law: Path, tmp_path: Path) -> None:
+    file = write_formats(tmp_path / "formats.json", (8, 16))
+    assert forecasting.forecast(law, file, 16, [], 12)["formats"] == {"float": None, "int8": None}

@@ -29,7 +29,18 @@ from isoflop.scaling.results import facts
 from isoflop.scaling.tables.runs import Run, Study, read_study
 from stages import forecast, scaling, score
 from tests.conftest import ROOT
-from tests.scaling_runs import LAW, OUTPUTS, WIDTHS, edit, loss_at, run_stage, size, write_runs
+from tests.scaling_runs import (
+    LAW,
+    OUTPUTS,
+    WIDTHS,
+    edit,
+    loss_at,
+    run_stage,
+    size,
+    write_formats,
+    write_measurements,
+    write_runs,
+)
 
 
 def analysed(runs: Path, widths: Iterable[int] = WIDTHS) -> Analysis:
@@ -149,10 +160,13 @@ def test_a_study_without_a_law_is_a_result_with_its_next_command(
         UserError, match=rf"law\.json: no scaling law: got usable .*; fix: `dvc exp run -S {re.escape(setting)}`"
     ):
         read_law(out / "law.json")
-    forecast.main(forecast.Params(width=16, epochs=12, predict=[48]), out / "law.json", out / "forecast.json")
+    formats = write_formats(tmp_path / "formats.json")
+    params = forecast.Params(width=16, fraction=1.0, epochs=12, predict=[48])
+    forecast.main(params, out / "law.json", formats, out / "forecast.json")
     trained = {"epochs": 12, "val_nll": 0.3, "val_accuracy": 0.9}
     (tmp_path / "train.json").write_text(json.dumps(trained))
-    score.main(out / "forecast.json", tmp_path / "train.json", out / "score.json")
+    variants, latency, choice = write_measurements(tmp_path)
+    score.main(out / "forecast.json", tmp_path / "train.json", variants, latency, choice, out / "score.json")
     scored = json.loads((out / "score.json").read_text())
     assert (scored["predicted"], scored["actual"], scored["inside"]) == (None, 0.3, None)
 

@@ -13,8 +13,18 @@ import yaml
 
 from isoflop.cli import main as cli
 from isoflop.project import yaml_text
+from isoflop.scaling.formats import read_formats
 from isoflop.scaling.forms import L_ND
-from tests.scaling_runs import LAW, WIDTHS, loss_at, run_stage, size, write_runs
+from tests.scaling_runs import (
+    LAW,
+    WIDTHS,
+    loss_at,
+    run_stage,
+    size,
+    write_formats,
+    write_runs,
+    write_smaller,
+)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +172,43 @@ def test_a_law_that_answers_is_followed_by_the_best_measured_run(
     assert shown.startswith("planned budget (1e11 FLOPs): width") and "\nbest measured: width" in shown
 
 
+def test_the_image_size_is_chosen_by_the_law_of_each_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path))
+    write_smaller(tmp_path / "runs", {24: 1.1, 16: 1.6}, 32)
+    law = json.loads((tmp_path / "scaling" / "law.json").read_text())
+    metrics = run_stage(tmp_path / "runs", tmp_path / "sizes")
+    assert json.loads((tmp_path / "sizes" / "law.json").read_text()).items() >= law.items()
+    assert [row["image_size"] for row in metrics["image_sizes"]] == [16, 24, 32]
+    assert [len(row["points"]) for row in metrics["image_sizes"]] == [5, 5, 5]
+    assert (tmp_path / "sizes" / "pictures" / "image_sizes.svg").is_file()
+    shutil.rmtree(tmp_path / "scaling")
+    (tmp_path / "sizes").rename(tmp_path / "scaling")
+    # at large budgets the loss decides, at small ones that smaller images leave FLOPs for a wider network
+    assert sizes_of(tmp_path, capsys, "--flops", "1e15") == (32, True, [16, 24, 32])
+    assert (sizes_of(tmp_path, capsys, "--flops", "3e9") or [32])[0] < 32
+    assert sizes_of(tmp_path, capsys, "--parameters", "60000") == (32, True, [16, 24, 32])
+    assert (sizes_of(tmp_path, capsys, "--loss", "0.5") or [32])[0] < 32
+    assert "\nimage size: 32 pixels; predicted loss: 16 pixels " in shown_plan(capsys, "--flops", "1e15")
+
+
+def test_without_laws_the_runs_choose_the_image_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied(tmp_path, widths=(8, 16, 24), untrained=24))
+    assert sizes_of(tmp_path, capsys, "--flops", "1e12") is None
+    write_smaller(tmp_path / "runs", {24: 1.002, 16: 1.3}, 32, widths=(8, 16, 24))
+    assert sizes_of(tmp_path, capsys, "--flops", "1e12") == (24, False, [16, 24, 32])  # within 1 % of the lowest loss
+
+
+def sizes_of(project: Path, capsys: pytest.CaptureFixture[str], *goal: str) -> tuple[int, bool, list[int]] | None:
+    """The image size of a plan, whether a law chose it, and the sizes compared; None: no size is named."""
+    capsys.readouterr()
+    choice = planned(project, capsys, *goal)["measured"]["image_size"]
+    return choice and (choice["chosen"], choice["by_law"], [one["image_size"] for one in choice["sizes"]])
+
+
 def test_a_law_of_one_axis_predicts_instead_of_optimizing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,9 +247,20 @@ def test_a_law_answers_outside_of_any_project(
 PARAMS = """# a comment
 train:
   width: 16  # of the base
+  fraction: 1.0
 recipe:
   epochs: 3
+variants:
+  distill:
+    distilled: {of: base}
+  prune: {}
+  sparsify: {}
+  qat: {}
+  candidates: [base, distilled]
+  float16: []
+  tflite: [distilled]
 ship:
+  objective: latency
   max_latency_ms: null
 """
 
@@ -225,14 +283,67 @@ def test_apply_writes_the_plan_and_says_what_to_expect(apply: Path, capsys: pyte
     shown = capsys.readouterr().out
     text = (apply / "params.yaml").read_text()
     params = yaml_text.load(text)
+    assert params["variants"]["candidates"] == [
+        "base",
+        "distilled",
+    ]  # no file is forecast
     assert "# a comment" in text and "# of the base" in text and params["ship"]["max_latency_ms"] == 0.2
     assert params["train"]["width"] == 16  # the largest of at most 20,000 parameters, those of 0.2 ms
     flops = 384.0 * size(16) * 1220 * params["recipe"]["epochs"]
     assert flops == pytest.approx(3600 * 1e8, rel=0.1)  # the budget that the time pays for
-    assert "params.yaml: train.width 16, recipe.epochs" in shown and "predicted loss" in shown
+    assert "params.yaml: train.width 16, train.fraction 1.0, recipe.epochs" in shown and "predicted loss" in shown
     (apply / "params.yaml").write_text(PARAMS)
     assert cli.main(["plan", "--hours", "0.1", "--apply"]) == 0
     assert yaml_text.load((apply / "params.yaml").read_text())["ship"]["max_latency_ms"] is None
+
+
+def test_limits_of_the_file_choose_width_and_format(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_formats(apply / "scaling" / "formats.json")
+    formats = read_formats(apply / "scaling" / "formats.json")
+    assert formats is not None
+    shutil.rmtree(apply / "runs")  # params.yaml has no sweep
+    found = planned(apply, capsys, "--latency-ms", "0.2")
+    widest = formats.widest("int8", 0.2, None) or 0
+    assert widest > (formats.widest("float", 0.2, None) or 0)  # INT8 is twice as fast here
+    assert found["parameters"] == pytest.approx(size(widest), rel=0.02)
+    assert found["formats"]["int8"]["latency_ms"]["high"] <= 0.2 < found["formats"]["float"]["latency_ms"]["high"]
+    assert cli.main(["plan", "--bytes", "60000", "--hours", "1", "--apply"]) == 0
+    shown, params = capsys.readouterr().out, yaml_text.load((apply / "params.yaml").read_text())
+    width = params["train"]["width"]
+    assert width == formats.widest("int8", None, 60_000) and params["ship"] == {
+        "objective": "bytes", "max_latency_ms": None
+    }  # fmt: skip
+    assert params["variants"]["candidates"] == ["base"] and params["variants"]["distill"] == {}
+    assert "variants distilled removed, for which there is no forecast" in shown
+    assert f"file of width {width} in INT8: " in shown and "validation accuracy" in shown
+    for arguments, message in (
+        (["--bytes", "100"], "--bytes: got 100, expected at least"),
+        (["--bytes", "7000", "--latency-ms", "0.000001"], "--latency-ms: got 1e-06, expected at least"),
+    ):
+        assert cli.main(["plan", *arguments, "--apply"]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_bytes_need_the_measured_formats(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--bytes", "60000", "--apply"]) == 1
+    assert "--bytes: got no scaling/formats.json" in capsys.readouterr().err
+    assert cli.main(["plan", "--latency-ms", "1", "--flops", "1e11", "--hours", "1"]) == 2
+    assert cli.main(["plan", "--latency-ms", "1", "--parameters", "100"]) == 2
+
+
+def test_a_budget_buys_images_if_the_study_varies_only_these(apply: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("runs", "scaling"):
+        shutil.rmtree(apply / name)
+    run_stage(write_runs(apply / "runs", spread=0.005), apply / "scaling")  # of one length: 12 epochs
+    assert cli.main(["plan", "--flops", "2e10", "--apply"]) == 0
+    params = yaml_text.load((apply / "params.yaml").read_text())
+    images = params["train"]["fraction"] * 1220
+    assert 0 < params["train"]["fraction"] < 1 and params["recipe"]["epochs"] == 12
+    assert 384.0 * size(params["train"]["width"]) * 12 * images == pytest.approx(2e10, rel=0.01)
+    assert f"train.fraction {params['train']['fraction']}" in capsys.readouterr().out
+    assert cli.main(["plan", "--flops", "1e13", "--apply"]) == 0
+    assert yaml_text.load((apply / "params.yaml").read_text())["train"]["fraction"] == 1.0
+    assert "more images would use all of it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import pytest
 from isoflop.data.arrays import Split, TrainingData
 from isoflop.models.architecture import ModelParams
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.tables.runs import read_study
+from isoflop.scaling.tables.runs import image_sizes, read_study
 from isoflop.training.sweep import Planned, SweepRuns, is_hopeless, planned_runs, sweep_width
+from isoflop.training.sweep_sizes import add_image_sizes, resized
 from tests.networks import digits_split, recipe
 
 FLOPS = 384 * 5_000.0
 
 
 def runs(**changes: Any) -> SweepRuns:
-    return SweepRuns.model_validate({"fractions": [1.0], "epochs": [1], "budgets": [], "seeds": [0]} | changes)
+    return SweepRuns.model_validate(
+        {"fractions": [1.0], "epochs": [1], "budgets": [], "seeds": [0], "image_sizes": []} | changes
+    )
 
 
 def test_every_fraction_length_and_seed_and_every_budget_is_planned_once() -> None:
@@ -47,7 +51,8 @@ def swept(
     train, val = data
     views = np.zeros((0, *train.images.shape), np.uint8)
     values = recipe(batch_size=50, infobatch=infobatch, max_minutes=0.0001, learning_rate=learning_rate)
-    sweep_width(model, values, runs(**changes), width, TrainingData(train, views, val), file)
+    network = file.parent / f"network-{width}-{len(list(file.parent.iterdir()))}"
+    sweep_width(model, values, runs(**changes), width, TrainingData(train, views, val), file=file, network=network)
     return dict(json.loads(file.read_text()))
 
 
@@ -102,3 +107,41 @@ def test_a_run_is_not_started_if_a_larger_one_of_its_seed_learned_nothing(
     content = swept(data, tmp_path / "width-4.json", 4, 0.0, epochs=[1], fractions=[0.2, 1.0], learning_rate=1e-6)
     assert [row.get("not_started", False) for row in content["runs"]] == [True, False]
     assert content["runs"][0]["unique_images"] == 100 and content["runs"][0]["val_nll"] is None
+
+
+def test_the_runs_are_repeated_at_smaller_image_sizes(data: tuple[Split, Split], tmp_path: Path) -> None:
+    train, val = data
+    model = ModelParams(family="cnn", depth=2, heads=1, patch_size=2, dropout=0.0, activation=None, pretrained="none")
+    views = np.stack([train.images, train.images[:, ::-1]])
+    both = TrainingData(train, views, val)
+    small = resized(both, 4)
+    assert small.train.images.shape == (500, 4, 4, 1) and small.views.shape == (2, 500, 4, 4, 1)
+    assert small.val.image_size == 4 and np.abs(small.train.images.mean() - train.images.mean()) < 4
+    assert (small.views[0] == small.train.images).all()
+    values, planned = recipe(batch_size=50), runs(epochs=[2], budgets=[1e9], image_sizes=[4])
+    for width in (4, 6, 8):
+        file = tmp_path / f"width-{width}.json"
+        sweep_width(model, values, planned, width, both, file=file, network=tmp_path / f"width-{width}")
+        whole = json.loads(file.read_text())
+        add_image_sizes(model, values, planned, width, both, file)
+        table = json.loads(file.read_text())
+        assert table["image_size"] == 8 and {name: table[name] for name in whole} == whole
+        (smaller,) = table["smaller"]
+        assert smaller["image_size"] == 4 and smaller["flops_per_image"] < 0.5 * whole["flops_per_image"]
+        assert [row["budget"] for row in smaller["runs"]] == [None] and smaller["runs"][0]["flops"]
+    assert image_sizes(tmp_path, [4, 6, 8]) == [4, 8] and image_sizes(tmp_path, [4]) == [4, 8]
+    read = {size: read_study(tmp_path, [4, 6, 8], size) for size in (4, 8)}
+    assert read[8] == read_study(tmp_path, [4, 6, 8]) != read[4]
+    with pytest.raises(UserError, match=r"width-4\.json: got no runs of 6 pixels"):
+        read_study(tmp_path, [4, 6, 8], 6)
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "message"),
+    [("cnn", [16, 32], r"got 32, expected sizes below 32 \(prepare\.image_size\)$"),
+     ("vit", [18], r"got 18, .* that are multiples of 4 \(model\.patch_size\)$"), ("vit", [16], "")],
+)  # fmt: skip
+def test_image_sizes_that_do_not_fit_are_named(family: str, sizes: list[int], message: str) -> None:
+    params = {"prepare": {"image_size": 32}, "model": {"family": family, "patch_size": 4}}
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        runs(image_sizes=sizes).cross_check(params, Path("params.yaml"))

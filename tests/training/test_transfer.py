@@ -85,7 +85,9 @@ def test_the_study_of_a_pretrained_network_is_skipped_with_a_reason(
     runs = SweepRuns.model_validate(content["sweep"]["runs"])
     data = TrainingData(train, np.zeros((0, *train.images.shape), np.uint8), train)
     for width in (8, 16):
-        sweep_width(ModelParams.model_validate(shape), recipe(), runs, width, data, tmp_path / f"width-{width}.json")
+        paths = {"file": tmp_path / f"width-{width}.json", "network": tmp_path / f"network-{width}"}
+        sweep_width(ModelParams.model_validate(shape), recipe(), runs, width, data, **paths)
+        assert not list(paths["network"].iterdir())
     assert "width 8: skipped, because the width of model.pretrained" in capsys.readouterr().out
     missing = lack(read_study(tmp_path, [8, 16]), [8, 16])
     assert missing is not None

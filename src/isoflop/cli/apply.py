@@ -1,4 +1,4 @@
-"""``isoflop plan --apply``: write the planned training into params.yaml, for `dvc repro` and `score`."""
+"""``isoflop plan --apply``: write the planned training and variants into params.yaml, for `dvc repro` and `score`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.cli.shipped_plan import Limits
+from isoflop.compression.variants import BASE, KINDS
 from isoflop.project.yaml_text import dump, load
 from isoflop.report.facts import read_facts
 from isoflop.report.formats import between, rounded
@@ -24,13 +26,15 @@ from isoflop.scaling.planning import Optimum
 
 @dataclass(frozen=True)
 class Training:
-    """A training of one width on all training images, and its predicted loss."""
+    """A training of one width on a fraction of the training images, and its predicted loss."""
 
     width: int
     parameters: int
+    fraction: float
     epochs: int
     flops: float
     predicted: Answer
+    wanted_images: float | None = None  # of the optimum, if the project has fewer
 
 
 def flops_in(hours: float, project: Path) -> float:
@@ -42,53 +46,77 @@ def flops_in(hours: float, project: Path) -> float:
     return hours * 3600 * float(read_facts(project / "metrics" / "throughput.json")["flops_per_s"])
 
 
-def training_for(known: KnownLaw, best: Optimum, most_parameters: float | None) -> Training:
+def training_for(known: KnownLaw, best: Optimum | None, most_parameters: float | None) -> Training:
     """The training closest to the optimum with a whole width and whole epochs, of at most ``most_parameters``.
 
-    A smaller model than the optimum sees more images for the same FLOPs, if the study varied the epochs.
+    If the study varied the epochs, the budget that is left buys epochs on all images; else it buys images, each seen as
+    often as in the study. Without an optimum it is the largest model on all images, trained as long as the study's.
 
     Raises:
         UserError: the law is not one of widths, or no width is small enough.
     """
     planner = known.planner
-    is_limited = most_parameters is not None and most_parameters < (best.parameters or 0)
-    wanted = most_parameters if is_limited and most_parameters is not None else best.parameters or 0.0
+    optimal = best.parameters or 0.0 if best else math.inf
+    is_limited = most_parameters is not None and most_parameters < optimal
+    wanted = most_parameters if is_limited and most_parameters is not None else optimal
     fraction = planner.sizes.width(wanted)
     if fraction is None or fraction < 1:
         raise UserError(
             f"--apply: got a plan for {wanted:.3g} parameters, expected a size that the widths of the study reach; "
-            "fix: a larger budget or latency, in a project whose sweep has three widths"
+            "fix: a larger budget or limit, in a project whose sweep has three widths"
         )
     width = math.floor(fraction + 1e-9) if is_limited else max(1, round(fraction))
     parameters = known.parameters_of_width.get(width) or round(planner.sizes.parameters(width))
-    images = planner.all_samples
-    seen = float(planner.sizes.samples(best.flops, np.array([float(parameters)]))[0])
-    varies = "seen_samples" in planner.law.form.axes
-    epochs = max(1, round(seen / images)) if varies else max(1, round(planner.epochs))
-    predicted = at_point(known, parameters=parameters, samples=images, epochs=epochs)
-    return Training(width, parameters, epochs, planner.sizes.flops(parameters, epochs * images), predicted)
+    epochs, images = max(1, round(planner.epochs)), planner.all_samples
+    affordable = None
+    if best is not None:
+        seen = float(planner.sizes.samples(best.flops, np.array([float(parameters)]))[0])
+        if planner.data_axis == "seen_samples":
+            epochs = max(1, round(seen / images))
+        elif "unique_samples" in planner.law.form.axes:
+            affordable = seen / epochs
+    share = min(1.0, float(f"{affordable / images:.4g}")) if affordable else 1.0
+    lacking = affordable if affordable and affordable > 1.02 * images else None
+    predicted = at_point(known, parameters=parameters, samples=share * images, epochs=epochs)
+    flops = planner.sizes.flops(parameters, epochs * share * images)
+    return Training(width, parameters, share, epochs, flops, predicted, lacking)
 
 
-def apply_training(project: Path, training: Training, latency_ms: float | None) -> bool:
-    """Write width, epochs and the latency limit of the shipped file into params.yaml, whose comments stay.
+@dataclass(frozen=True)
+class Written:
+    """What a plan wrote into params.yaml, by dotted key, and what it replaced that costs time or models."""
 
-    Returns:
-        Whether the epochs changed, which the stages of the sweep depend on as a part of their recipe.
+    values: dict[str, Any]
+    is_longer: bool  # the epochs changed, which the stages of the sweep depend on as a part of their recipe
+    removed: list[str]  # variants
+
+
+def apply_training(project: Path, training: Training, limits: Limits, *, forecasts_files: bool) -> Written:
+    """Write width, fraction and epochs into params.yaml, whose comments stay; with limits of the file also these.
+
+    If the study forecasts files, the base stays as the only candidate, because it forecasts no other variant.
 
     Raises:
         UserError: the file lacks one of the keys.
     """
-    changes: dict[tuple[str, str], float] = {
+    changes: dict[tuple[str, str], Any] = {
         ("train", "width"): training.width,
+        ("train", "fraction"): training.fraction,
         ("recipe", "epochs"): training.epochs,
     }
-    if latency_ms is not None:
-        changes[("ship", "max_latency_ms")] = latency_ms
+    if limits.latency_ms is not None:
+        changes[("ship", "max_latency_ms")] = limits.latency_ms
+    if limits.of_file and forecasts_files:
+        changes[("ship", "objective")] = "latency" if limits.latency_ms is not None else "bytes"
+        changes |= {("variants", kind): {} for kind in KINDS}
+        changes |= {("variants", "candidates"): [BASE], ("variants", "float16"): [], ("variants", "tflite"): []}
     before = write_values(project / PARAMS_FILE, changes)
-    return bool(before["recipe", "epochs"] != training.epochs)
+    removed = [name for name in before.get(("variants", "candidates"), []) if name != BASE]
+    values = {".".join(key): value for key, value in changes.items() if key[0] != "variants"}
+    return Written(values, bool(before["recipe", "epochs"] != training.epochs), removed)
 
 
-def write_values(file: Path, changes: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], Any]:
+def write_values(file: Path, changes: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
     """Replace values of params.yaml, by section and key; comments and layout stay. Return the values before.
 
     Raises:
@@ -107,19 +135,22 @@ def write_values(file: Path, changes: Mapping[tuple[str, str], float]) -> dict[t
     return before
 
 
-def print_training(known: KnownLaw, training: Training, latency_ms: float | None, is_longer: bool) -> None:
+def print_training(known: KnownLaw, training: Training, written: Written) -> None:
     """Print what was written, and what to expect of the training."""
     interval = training.predicted.interval
     expected = f"predicted {known.metric} {digits_of_loss(training.predicted.predicted)}"
     expected += f" (95 % interval of a new run {between(*interval)})" if interval else " (no interval)"
-    limit = "" if latency_ms is None else f", ship.max_latency_ms {latency_ms:g}"
-    print(f"params.yaml: train.width {training.width}, recipe.epochs {training.epochs}{limit}")
+    print("params.yaml: " + ", ".join(f"{key} {value}" for key, value in written.values.items()))
+    if written.removed:
+        print(f"params.yaml: variants {', '.join(written.removed)} removed, for which there is no forecast")
+    images = training.fraction * known.planner.all_samples
     print(
-        f"{rounded(training.parameters)} parameters, {rounded(known.planner.all_samples)} images, "
+        f"{rounded(training.parameters)} parameters, {rounded(images)} images, "
         f"{rounded(training.flops)} training FLOPs: {expected}"
     )
+    if training.wanted_images:
+        print(f"the budget is enough for {rounded(training.wanted_images)} images; more images would use all of it")
     if not training.predicted.trusted:
         print("warning: unreliable prediction: extrapolation beyond the distance to which backtests held")
-    if is_longer:
+    if written.is_longer:
         print("recipe.epochs changed: `dvc repro` runs the sweep again, because its recipe includes the epochs")
-    print("next: dvc repro; metrics/score.json then compares the prediction with the training")

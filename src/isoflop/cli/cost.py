@@ -71,17 +71,18 @@ def show_costs(costs: list[Cost]) -> None:
 
 def _trainings(params: Mapping[str, Any], images: int, speeds: Mapping[int, Speed]) -> Iterator[Cost]:
     recipe, width = params["recipe"], params["train"]["width"]
-    minutes = recipe["epochs"] * images * speeds[width].seconds_per_image / 60
+    minutes = recipe["epochs"] * params["train"]["fraction"] * images * speeds[width].seconds_per_image / 60
     yield Cost("train", min(minutes, recipe["max_minutes"] or math.inf), speeds[width].memory_mb)
 
 
 def _study(params: Mapping[str, Any], images: int, speeds: Mapping[int, Speed]) -> Cost:
     runs = SweepRuns.model_validate(params["sweep"]["runs"])
+    shares = 1 + sum((size / params["prepare"]["image_size"]) ** 2 for size in runs.image_sizes)  # of the pixels
     total = 0.0
     for width in params["sweep"]["widths"]:
         seconds, flops = (_interpolated(speeds, width, of) for of in ("seconds_per_image", "flops_per_image"))
         for run in planned_runs(runs, images, params["recipe"]["batch_size"], flops):
-            seen = run.budget / flops if run.budget else run.fraction * run.epochs * images
+            seen = run.budget / flops if run.budget else shares * run.fraction * run.epochs * images
             total += seen * seconds
     return Cost("study (sweep)", total / 60, max(speeds[width].memory_mb for width in speeds))
 

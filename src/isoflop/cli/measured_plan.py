@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import yaml
 
 from isoflop.cli.apply import flops_in
-from isoflop.cli.plan import Limits, parameters_for
+from isoflop.cli.shipped_plan import Limits, most_parameters
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import flops, loss, percent, rounded, seconds
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import json_text
 from isoflop.runtime.params import PARAMS_FILE, read_params
 from isoflop.scaling.asking import Goal
+from isoflop.scaling.image_sizes import SizeChoice, choose_size, studies_by_size
+from isoflop.scaling.law_file import read_law, read_laws_by_size
 from isoflop.scaling.measured import (
     Measured,
     Speed,
@@ -40,6 +43,7 @@ class AnswerByRuns:
     meets_goal: bool
     command: str  # that adds the runs which would show more
     seconds: float | None  # upper estimate of its time on this machine; None: no training was timed here
+    image_size: SizeChoice | None = None  # None: the study has one size
 
     @property
     def facts(self) -> Facts:
@@ -61,7 +65,7 @@ class AnswerByRuns:
             size = f"{size}{rounded(best.parameters)} parameters"
             lines = [f"{title}: {size}, {trained}: loss {loss(best.loss)}{score} ({runs})"]
         cost = "" if self.seconds is None else f" (at most about {seconds(self.seconds)} on this machine)"
-        return [*lines, f"to measure more: `{self.command}`{cost}"]
+        return [*lines, *_size_lines(self.image_size), f"to measure more: `{self.command}`{cost}"]
 
 
 def answer_by_runs(project: Path, goal: Goal, limits: Limits) -> AnswerByRuns | None:
@@ -79,13 +83,37 @@ def answer_by_runs(project: Path, goal: Goal, limits: Limits) -> AnswerByRuns | 
         return None
     if limits.hours is not None:
         goal = replace(goal, flops=flops_in(limits.hours, project))
-    if limits.latency_ms is not None and goal == Goal(epochs=goal.epochs):
-        goal = replace(goal, parameters=_size_at(limits.latency_ms, project))
+    if limits.of_file and goal == Goal(epochs=goal.epochs):
+        goal = replace(goal, parameters=_size_within(limits, project))
     known = configurations(study)
     best = best_measured(known, goal)
     setting = _next_setting(study, goal, params["sweep"]["widths"])
     nearest = best or (nearest_measured(known, goal) if known else None)
-    return AnswerByRuns(nearest, best is not None, _command(*setting), _time(*setting, study, params["sweep"], project))
+    time = _time(*setting, study, params["sweep"], project)
+    sizes = _image_size(project, folder, params["sweep"]["widths"], goal)
+    return AnswerByRuns(nearest, best is not None, _command(*setting), time and time * _share_of_sizes(params), sizes)
+
+
+def _image_size(project: Path, runs: Path, widths: list[int], goal: Goal) -> SizeChoice | None:
+    laws = {}
+    with contextlib.suppress(UserError):  # no law yet: the runs choose
+        laws = read_laws_by_size(project / "scaling" / "law.json")
+    return choose_size(laws, studies_by_size(runs, widths), goal)
+
+
+def _size_lines(choice: SizeChoice | None) -> list[str]:
+    """Return a line with the loss and the FLOPs at each image size, and the size to use."""
+    if choice is None:
+        return []
+    what = "predicted loss" if choice.by_law else "best measured loss"
+    sizes = ", ".join(f"{one.image_size} pixels {loss(one.loss)} ({flops(one.flops)})" for one in choice.sizes)
+    return [f"image size: {choice.chosen} pixels; {what}: {sizes}"]
+
+
+def _share_of_sizes(params: dict[str, Any]) -> float:
+    """The FLOPs of the study at all image sizes, relative to the prepared size."""
+    sizes = params["sweep"]["runs"].get("image_sizes", [])
+    return float(1 + sum((size / params["prepare"]["image_size"]) ** 2 for size in sizes))
 
 
 def print_answer(answer: AnswerByRuns, reason: str, as_json: bool) -> None:
@@ -96,10 +124,10 @@ def print_answer(answer: AnswerByRuns, reason: str, as_json: bool) -> None:
         print(reason, *answer.lines, sep="\n")
 
 
-def _size_at(latency_ms: float, project: Path) -> float | None:
-    """The number of parameters at a latency; None if the benchmark does not tell."""
+def _size_within(limits: Limits, project: Path) -> float | None:
+    """The most parameters within limits of the shipped file; None if no measurement tells."""
     try:
-        return parameters_for(latency_ms, project)
+        return most_parameters(read_law(project / "scaling" / "law.json"), project, limits)
     except UserError:
         return None
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from isoflop.cli.apply import apply_training, flops_in, print_training, training_for
-from isoflop.report.facts import Facts, read_facts
-from isoflop.report.formats import between, ms, rounded
+from isoflop.cli.shipped_plan import Limits, expected_files, file_lines, most_parameters
+from isoflop.report.facts import Facts
+from isoflop.report.formats import between, rounded
 from isoflop.report.formats import loss as digits_of_loss
 from isoflop.report.scaling_words import budget_in_words
 from isoflop.runtime.errors import UserError, unmade
@@ -22,18 +21,10 @@ from isoflop.scaling.planning import Optimum
 from isoflop.scaling.results import rounded as digits
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Goals that take measurements of a project: the latency of the model in ms, and hours of training."""
-
-    latency_ms: float | None = None
-    hours: float | None = None
-
-
 def plan_training(
     law_file: Path, goal: Goal, limits: Limits, project: Path | None
 ) -> tuple[KnownLaw, Optimum | Answer, float | None]:
-    """Return the law, the compute-optimal training or the prediction for one, and the most parameters for a latency.
+    """Return the law, the compute-optimal training or the prediction for one, and the most parameters within limits.
 
     Raises:
         UserError: the law has no answer for the goal, or a file of the pipeline is missing.
@@ -44,64 +35,61 @@ def plan_training(
     if limits == Limits():
         return known, answer(known, goal), None
     if project is None:
-        option = "--hours" if limits.latency_ms is None else "--latency-ms"
+        given = (("--latency-ms", limits.latency_ms), ("--bytes", limits.most_bytes), ("--hours", limits.hours))
+        option = next(name for name, value in given if value is not None)
         raise UserError(f"{option}: got no project, whose measurements it takes; fix: run it in a project")
     if limits.hours is not None:
         goal = replace(goal, flops=flops_in(limits.hours, project))
-    most = None if limits.latency_ms is None else parameters_for(limits.latency_ms, project)
+    most = most_parameters(known, project, limits) if limits.of_file else None
     if goal == Goal(epochs=goal.epochs):
         goal = replace(goal, parameters=most)
     return known, answer(known, goal), most
 
 
-def parameters_for(latency_ms: float, project: Path) -> float:
-    """Return the number of parameters at this latency, by a power law fitted to the float models of the benchmark."""
-    timed = read_facts(project / "metrics" / "latency.json")
-    scores = read_facts(project / "metrics" / "variants.json")
-    cell = timed["conditions"]["headline"]
-    whole = [name for name, block in scores.items() if block["made_by"] in ("train", "distill") and name in timed]
-    names = [name for name in whole if scores[name]["network"] == name]  # not INT8 or FP16
-    points = {scores[name]["parameters"]: timed[name][cell]["p50_ms"] for name in names}
-    if len(points) < 2:
-        raise UserError("--latency-ms: got benchmarks of one model size, expected two (the base and a distilled model)")
-    sizes, times = np.log(np.array(sorted(points.items()), np.float64)).T
-    slope, start = np.polyfit(sizes, times, 1)
-    if slope <= 0:
-        raise UserError(
-            f"--latency-ms: smaller models were not faster ({ms(float(np.exp(times[0])))} and "
-            f"{ms(float(np.exp(times[-1])))}), so latency does not determine size; fix: benchmark on an idle machine"
-        )
-    return float(np.exp((np.log(latency_ms) - start) / slope))
-
-
-def apply_plan(
-    project: Path, known: KnownLaw, found: Optimum | Answer, most: float | None, latency_ms: float | None
-) -> None:
+def apply_plan(project: Path, known: KnownLaw, found: Optimum | Answer, most: float | None, limits: Limits) -> None:
     """Write the plan into params.yaml, for models of at most ``most`` parameters, and print what to expect.
 
     Raises:
         UserError: the plan is a prediction for one training, or params.yaml lacks a key.
     """
-    if isinstance(found, Answer):
-        raise UserError("--apply: got a single training, expected a goal: --flops, --hours, --loss or --latency-ms")
-    training = training_for(known, found, most)
-    is_longer = apply_training(project, training, latency_ms)
-    print_training(known, training, latency_ms, is_longer)
+    if isinstance(found, Answer) and most is None:
+        raise UserError(
+            "--apply: got a single training, expected a goal: --flops, --hours, --loss, --latency-ms or --bytes"
+        )
+    training = training_for(known, found if isinstance(found, Optimum) else None, most)
+    files = expected_files(known, project, training.width, training.epochs, training.fraction)
+    written = apply_training(project, training, limits, forecasts_files=bool(files))
+    print_training(known, training, written)
+    print(*file_lines(files, training.width), "next: dvc repro; scaling/score.json then compares the predictions with "
+          "the training and with the shipped file", sep="\n")  # fmt: skip
 
 
-def print_plan(known: KnownLaw, found: Optimum | Answer, measured: Facts | None, as_json: bool) -> None:
+def print_plan(
+    known: KnownLaw, found: Optimum | Answer, project: Path | None, measured: Facts | None, as_json: bool
+) -> None:
     """Print the plan or the prediction, and a warning with the diagnostics of the law; as JSON also ``measured``."""
     diagnostics = _diagnostics(known, found)
+    width, epochs = _width(known, found)
+    files = expected_files(known, project, width, epochs)
     if as_json:
         content: dict[str, Any] = digits(asdict(found)) | {"diagnostics": diagnostics}
-        print(json_text({"trusted": not diagnostics, **content, "measured": measured}))
+        print(json_text({"trusted": not diagnostics, **content, "formats": digits(files), "measured": measured}))
         return
     if isinstance(found, Answer):
         _print_answer(known, found)
     else:
         _print_optimum(found)
+    print("".join(f"{line}\n" for line in file_lines(files, width)), end="")
     if diagnostics:
         print(f"warning: unreliable prediction: {', '.join(diagnostics).replace('_', ' ')}")
+
+
+def _width(known: KnownLaw, found: Optimum | Answer) -> tuple[int | None, float]:
+    """The whole width of a plan and its epochs; no width if the study has none or its widths do not reach it."""
+    parameters = found.levels["parameters"] if isinstance(found, Answer) else found.parameters or 0.0
+    width = known.planner.sizes.width(parameters)
+    epochs = found.epochs if isinstance(found, Optimum) else None
+    return (max(1, round(width)) if width else None), epochs or known.planner.epochs
 
 
 def _print_answer(known: KnownLaw, found: Answer) -> None:

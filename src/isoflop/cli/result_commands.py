@@ -17,18 +17,17 @@ from isoflop.runtime.errors import UserError, unmade
 
 
 def _one_goal(arguments: ArgumentCollection) -> None:
-    """Accept one goal, a size with its samples, or a latency with a budget; else raise as ``LimitedChoice``."""
+    """Accept one goal, a size with its samples, or limits of the file with one budget, as ``LimitedChoice`` does."""
     given = {argument.name for argument in arguments.filter_by(value_set=True)}
-    if not any(given == set(pair) for pair in _PAIRS):
+    rest = given - _OF_FILE
+    if given != {"--parameters", "--samples"} and not (len(rest) < len(given) and (not rest or rest <= _BUDGETS)):
         LimitedChoice(1, 1)(arguments)
+    elif len(rest & _BUDGETS) > 1:
+        LimitedChoice(0, 1)(arguments)
 
 
-_PAIRS = (
-    ("--parameters", "--samples"),
-    ("--latency-ms", "--flops"),
-    ("--latency-ms", "--hours"),
-    ("--latency-ms", "--loss"),
-)
+_OF_FILE = {"--latency-ms", "--bytes"}  # limits, which combine with each other and with one budget
+_BUDGETS = {"--flops", "--hours", "--loss"}
 _GOAL = Group("Goal: one of, or --parameters with --samples", sort_key=1, validator=_one_goal)
 _COLUMNS = Group("Columns of the table", sort_key=1)
 _FIT = Parameter(group=Group("Fit", sort_key=2))
@@ -140,6 +139,7 @@ def plan(
     loss: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     parameters: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     latency_ms: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
+    most_bytes: Annotated[Positive | None, Parameter(name="--bytes", group=_GOAL)] = None,
     samples: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     hours: Annotated[Positive | None, Parameter(group=_GOAL)] = None,
     epochs: Positive | None = None,
@@ -158,22 +158,26 @@ def plan(
         flops: budget of training FLOPs.
         loss: validation loss (NLL) to reach with the smallest budget.
         parameters: number of parameters of the model.
-        latency_ms: median latency in ms in the report's main setting, converted to a size with the benchmark.
+        latency_ms: most ms of the shipped file in the report's main setting; the largest width whose interval is below
+            it, as float or INT8. Combines with a budget.
+        most_bytes: most bytes of the shipped file, in the same way.
         samples: unique training samples of one training, for its loss.
         hours: time of the training, at the measured FLOP/s of the last one.
         epochs: passes over --samples; default: the most of the study.
         law: file law.json of `isoflop fit`; default: that of the project.
-        apply: write width, epochs and the latency limit of the plan into params.yaml, and print what to expect.
+        apply: write width, fraction of the images, epochs and, for limits of the file, the limit and the variants into
+            params.yaml, and print what to expect.
         as_json: print a JSON object: size, loss, intervals, diagnostics, and measured (the best run, the next command).
     """
     from isoflop.cli.measured_plan import answer_by_runs, print_answer
-    from isoflop.cli.plan import Limits, apply_plan, plan_training, print_plan
+    from isoflop.cli.plan import apply_plan, plan_training, print_plan
+    from isoflop.cli.shipped_plan import Limits
     from isoflop.scaling.asking import Goal
 
     goal = Goal(flops, loss, parameters, samples, epochs)
     project = project_here() if law is None else project_around(Path.cwd())
     file = law or project_here() / "scaling" / "law.json"
-    limits = Limits(latency_ms, hours)
+    limits = Limits(latency_ms, hours, most_bytes)
     asks_runs = project and law is None and samples is None and not apply
     measured = answer_by_runs(project, goal, limits) if project and asks_runs else None
     warn_if_stale(file, *([project / "runs"] if project and asks_runs else []))
@@ -185,9 +189,9 @@ def plan(
         print_answer(measured, str(error), as_json)
         return
     if apply:
-        apply_plan(project_here(), known, found, most, latency_ms)
+        apply_plan(project_here(), known, found, most, limits)
         return
-    print_plan(known, found, measured.facts if measured else None, as_json)
+    print_plan(known, found, project if law is None else None, measured.facts if measured else None, as_json)
     if measured and not as_json:
         print(*measured.lines, sep="\n")
 

@@ -20,6 +20,7 @@ from isoflop.report.scaling_words import (
     law_in_words,
     next_run_in_words,
     profile_in_words,
+    shipped_in_words,
     trust_in_words,
 )
 from isoflop.runtime.errors import unmade
@@ -75,6 +76,7 @@ def print_summary(project: Path, *, as_json: bool) -> None:
         mark = " (stale)" if "scaling/score.json" in stale else ""
         print_predictions([held_out_row(law), _trained_row(score, mark)], epochs)
         lines += _trusted_lines(law, " (stale)" if "scaling/scaling.json" in stale else "")
+        lines += [("shipped", line)] if (line := shipped_in_words(score)) else []
     print_lines([*lines, *_pages(project, stale), *_next_lines(project)])
 
 

@@ -82,7 +82,7 @@ class Quantized:
         ends = {name: list(values) for name, values in self.ranges.items()}
         return {"method": self.method, "images": images, "ranges": ends}
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """Content of ``metrics/quantize-VARIANT.json``."""
         return {
             "method": self.method,
@@ -97,8 +97,8 @@ class Quantized:
 
 def quantize(
     source: Path, train: Split, val: Split, params: Quantize, *, target: Path, calibration: Path, metrics: Path
-) -> None:
-    """Quantize the ONNX classifier ``source``. The same inputs give the same bytes.
+) -> dict[str, Any]:
+    """Quantize the ONNX classifier ``source``; return the content of ``metrics``. The same inputs give the same bytes.
 
     The metadata is kept. Everything before the first layer with weights stays in float, and so does the softmax.
 
@@ -127,7 +127,9 @@ def quantize(
     )
     target.write_bytes(found.graph.SerializeToString(deterministic=True))
     write_json(calibration, found.calibration(len(images_NHWC)))
-    write_json(metrics, found.facts())
+    facts = found.facts()
+    write_json(metrics, facts)
+    return facts
 
 
 def quantize_graph(

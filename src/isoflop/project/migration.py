@@ -6,6 +6,7 @@ To be deleted in version 0.3, with ``isoflop.runtime.params.RENAMED``.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from isoflop.runtime.files import write_atomically
 from isoflop.runtime.params import PARAMS_FILE, renamed_keys
 
 # Stages that compute the same as in version 0.1: dvc.lock can take their results over by `dvc commit --force`. The
-# stages prepare and augment write more files now; they run again and, from the same images, give the same splits.
+# stages prepare, augment and sweep write more files now; they run again and, from the same images, give the same
+# splits and runs.
 _UNCHANGED = (
-    "download", "train", "sweep", "distill", "prune", "sparsify", "qat",
+    "download", "train", "distill", "prune", "sparsify", "qat",
     "export", "quantize", "float16",
 )  # fmt: skip
 
@@ -32,6 +34,8 @@ _ADDED: dict[str, Any] = {  # keys that are new since version 0.2, with the valu
     "model.pretrained": "none",
     "train.finetuning": {"head_fraction": 0.2, "first_layer_rate": 0.1, "freeze_norms": "auto"},
     "ship.metric": "accuracy",
+    "train.fraction": 1.0,
+    "sweep.runs.image_sizes": [],
 }
 
 
@@ -87,9 +91,12 @@ def _rename_params(file: Path, name: Path) -> list[str]:
         keys.insert(list(keys).index(before), after, keys.pop(before))
         done.append(f"{name}: renamed {section}.{before} to {section}.{after}")
     for dotted, value in _ADDED.items():
-        section, _, key = dotted.partition(".")
-        if isinstance(content, dict) and isinstance(content.get(section), dict) and key not in content[section]:
-            content[section][key] = value
+        *path, key = dotted.split(".")
+        inner: Any = content
+        for part in path:
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and key not in inner:
+            inner[key] = copy.copy(value)
             done.append(f"{name}: added {dotted}: {json.dumps(value)}")
     if done:
         write_atomically(file, dump(content))

@@ -76,6 +76,7 @@ LAW_PICTURES = {
     "seen_samples": "Loss vs. images seen",
     "flops": "Loss vs. compute",
 }
+SIZES_PICTURE = "image_sizes", "Loss vs. compute by image size"
 OPTIMUM_PICTURES = {"isoflop": "Loss vs. model size at constant compute", "surface": "Predicted loss by size and data"}
 
 # kind of a diagnostic (scaling.json, flags of forecast.json) → short text; scaling.json also has the full message

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from isoflop.report.formats import between, loss, rounded, signed_percent, span
+from isoflop.report.formats import between, count, loss, ms, percent, rounded, signed_percent, span
 from isoflop.report.glossary import DIAGNOSTICS
+from isoflop.scaling.forecasting import BASE_FILES
 from isoflop.scaling.forms import AXIS_NAMES
 
 Facts = dict[str, Any]
+QUANTITIES = {
+    "bytes": "bytes",
+    "latency_ms": "latency",
+    "val_nll": "validation loss",
+    "val_accuracy": "validation accuracy",
+}
 _MAX_RATIO = 2.0  # of the ends of an interval that tests a prediction
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "kappa": "κ", "bend": "a"}
 
@@ -62,6 +69,35 @@ def forecast_in_words(score: Facts) -> str:
         f"measured {loss(score['actual'])} after {score['epochs']}, error {error}"
         + _coverage(score["inside"], score["low"], score["high"])
     )
+
+
+def format_rows(score: Facts) -> list[Facts]:
+    """Predicted and measured bytes, latency, loss and accuracy of both files of the base, as rows of text."""
+    say = {"bytes": count, "latency_ms": ms, "val_nll": loss, "val_accuracy": percent}
+    return [
+        {
+            "file": {"float": "float", "int8": "INT8"}[form],
+            "quantity": QUANTITIES[name],
+            "predicted": say[name](band["predicted"]),
+            "interval": "–" if band["low"] is None else f"{say[name](band['low'])} to {say[name](band['high'])}",
+            "measured": say[name](band["actual"]),
+            "inside": band["inside"],
+        }
+        for form, bands in score.get("formats", {}).items()
+        for name, band in bands.items()
+        if band["predicted"] is not None
+    ]
+
+
+def shipped_in_words(score: Facts) -> str | None:
+    """Whether bytes, latency and accuracy of ship/ were inside their intervals; None without a prediction for it."""
+    shipped = score.get("shipped")
+    if shipped is None or shipped["held"] is None:
+        return None
+    bands = next(bands for form, bands in score["formats"].items() if shipped["variant"] == BASE_FILES[form])
+    outside = [QUANTITIES[name] for name, band in bands.items() if name != "val_nll" and not band["inside"]]
+    verdict = f"outside: {', '.join(outside)}" if outside else "all inside"
+    return f"{shipped['variant']}: bytes, latency and validation accuracy against their 95 % intervals: {verdict}"
 
 
 def _in_parentheses(low: float | None, high: float | None) -> str:

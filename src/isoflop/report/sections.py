@@ -12,18 +12,20 @@ import yaml
 from isoflop.report import formats
 from isoflop.report.charts import Point, draw_curves, draw_sensitivity, draw_tradeoff
 from isoflop.report.facts import Facts, Points, Row, Variant, cell_in_words, share_interval
-from isoflop.report.glossary import DROP_REASONS, LAW_PARAMETERS, LAW_PICTURES, OPTIMUM_PICTURES
+from isoflop.report.glossary import DROP_REASONS, LAW_PARAMETERS, LAW_PICTURES, OPTIMUM_PICTURES, SIZES_PICTURE
 from isoflop.report.rendering import read_picture
 from isoflop.report.scaling_words import (
     SYMBOLS,
     data_in_words,
     diagnostics_in_words,
     forecast_in_words,
+    format_rows,
     held_out_in_words,
     lack_in_words,
     next_run_in_words,
     next_size_in_words,
     profile_in_words,
+    shipped_in_words,
     trust_in_words,
 )
 from isoflop.runtime.errors import unmade
@@ -109,6 +111,8 @@ def study(facts: Mapping[str, Facts], pictures: Path | None) -> dict[str, Any]:
         "score": facts["score"],
         "next_size": next_size_in_words(found, facts["forecast"]),
         "forecast_result": forecast_in_words(facts["score"]),
+        "format_rows": format_rows(facts["score"]),
+        "shipped_result": shipped_in_words(facts["score"]),
         "verdict": _verdict(facts["score"], facts["forecast"]["in_study"]),
         "diagnostics": diagnostics_in_words(diagnosis["kind"] for diagnosis in found["diagnostics"]),
     }
@@ -141,6 +145,9 @@ def _law(found: Facts, flags: Sequence[str], pictures: Path | None) -> dict[str,
         "law_pictures": {title: drawn[name] for name, title in LAW_PICTURES.items() if name in drawn},
         "optimum_pictures": {title: drawn[name] for name, title in OPTIMUM_PICTURES.items() if name in drawn},
         "held_out_picture": drawn.get("held_out"),
+        "image_sizes": image_size_rows(found.get("image_sizes", [])),
+        "sizes_picture": drawn.get(SIZES_PICTURE[0]),
+        "sizes_title": SIZES_PICTURE[1],
         "places": _PLACES,
         "has_optimum": any(best["parameters"] is not None for best in (found["optimal"] or {}).values()),
         "held_out_result": held_out_in_words(found),
@@ -150,6 +157,11 @@ def _law(found: Facts, flags: Sequence[str], pictures: Path | None) -> dict[str,
         "profiles": [profile_in_words(profile) for profile in found["profiles"]],
         "forecast_flags": diagnostics_in_words(flags),
     }
+
+
+def image_size_rows(sizes: Sequence[Facts]) -> list[Facts]:
+    """The rows of scaling.json's ``image_sizes``, each with its width of the lowest loss."""
+    return [row | {"best": min(row["points"], key=lambda point: point["loss"], default=None)} for row in sizes]
 
 
 def compression(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,11 @@ class KnownLaw:
 
 def write_law(analysis: Analysis, file: Path) -> None:
     """Write the law of all runs, its bootstrap replicates and noise, and the ranges and diagnostics of the study."""
+    file.write_text(json.dumps(law_content(analysis)) + "\n")  # compact, unlike write_json: thousands of replicates
+
+
+def law_content(analysis: Analysis) -> dict[str, Any]:
+    """Return the content of law.json."""
     law, study, planner = analysis.law, analysis.study, analysis.planner
     fits = [
         {
@@ -51,7 +58,7 @@ def write_law(analysis: Analysis, file: Path) -> None:
         }
         for one in law.fits
     ]
-    content = {
+    return {
         "fits": fits,
         "noise": asdict(law.noise),
         "discrepancy": law.discrepancy.scale,
@@ -67,7 +74,6 @@ def write_law(analysis: Analysis, file: Path) -> None:
         "metric": study.metric,
         "metric_scale": study.metric_scale,
     }
-    file.write_text(json.dumps(content) + "\n")  # compact, unlike write_json: thousands of replicates
 
 
 def known_law(analysis: Analysis) -> KnownLaw:
@@ -93,27 +99,49 @@ def read_law(file: Path) -> KnownLaw:
     check_outputs(file)
     if missing := read_lack(file):
         raise UserError(f"{file}: no scaling law: {missing.reason}; fix: `{missing.command}`")
-    try:
+    with _explained(file):
+        return _known(json.loads(file.read_text()))
+
+
+def read_laws_by_size(file: Path) -> dict[int, KnownLaw]:
+    """Read the law of each image size that has one; empty if the study has a single size, or no law.
+
+    Raises:
+        UserError: the file is missing or malformed, or differs from dvc.lock.
+    """
+    check_outputs(file)
+    with _explained(file):
         content = json.loads(file.read_text())
-        ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
-        reach = Reach(ranges, content["reach"]["trusted_to"])
-        backtests = tuple(Backtest(**one) for one in content["backtests"])
-        discrepancy = Discrepancy(float(content["discrepancy"]), ranges)
-        fits = tuple(_fit(one) for one in content["fits"])
-        law = Law(fits, Noise(**content["noise"]), discrepancy, reach, content["resampling"], backtests)
-        quadratic = content["sizes"].pop("quadratic")
-        sizes = Sizes(tuple(quadratic) if quadratic else None, **content["sizes"])
-        return KnownLaw(
-            Planner(law, sizes, **content["plan"]),
-            AccuracyOfLoss(**content["accuracy"]) if content["accuracy"] else None,
-            {int(width): int(size) for width, size in content["parameters_of_width"].items()},
-            float(content["max_unique_samples"]),
-            [diagnostic["kind"] for diagnostic in content["diagnostics"]],
-            str(content["metric"]),
-            float(content["metric_scale"]),
-        )
+        return {int(size): _known(law) for size, law in content.get("image_sizes", {}).items()}
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Turn errors about the content of law.json into UserError."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file}: not a readable law ({error}); fix: run `dvc repro scaling`") from None
+
+
+def _known(content: dict[str, Any]) -> KnownLaw:
+    ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
+    reach = Reach(ranges, content["reach"]["trusted_to"])
+    backtests = tuple(Backtest(**one) for one in content["backtests"])
+    discrepancy = Discrepancy(float(content["discrepancy"]), ranges)
+    fits = tuple(_fit(one) for one in content["fits"])
+    law = Law(fits, Noise(**content["noise"]), discrepancy, reach, content["resampling"], backtests)
+    quadratic = content["sizes"].pop("quadratic")
+    sizes = Sizes(tuple(quadratic) if quadratic else None, **content["sizes"])
+    return KnownLaw(
+        Planner(law, sizes, **content["plan"]),
+        AccuracyOfLoss(**content["accuracy"]) if content["accuracy"] else None,
+        {int(width): int(size) for width, size in content["parameters_of_width"].items()},
+        float(content["max_unique_samples"]),
+        [diagnostic["kind"] for diagnostic in content["diagnostics"]],
+        str(content["metric"]),
+        float(content["metric_scale"]),
+    )
 
 
 def _fit(content: dict[str, Any]) -> Fit:

@@ -108,7 +108,8 @@ def forecast_without_law(width: int) -> dict[str, Any]:
     """Return the content of forecast.json for a study without a law."""
     unknown = ("parameters", "unique_samples", "epochs", "val_nll", "low", "high", "val_accuracy",
                "val_accuracy_low", "val_accuracy_high", "extrapolation")  # fmt: skip
-    return {"width": width, "in_study": False, **dict.fromkeys(unknown), "trusted": False, "flags": [], "widths": {}}
+    return {"width": width, "in_study": False, **dict.fromkeys(unknown), "trusted": False, "flags": [],
+            "widths": {}, "formats": {"float": None, "int8": None}}  # fmt: skip
 
 
 def read_lack(law: Path) -> Lack | None:

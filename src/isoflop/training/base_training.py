@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.data.arrays import TrainingData
-from isoflop.data.loading import TrainingImages, all_images
+from isoflop.data.loading import TrainingImages, all_images, subset
 from isoflop.models.architecture import Architecture, ModelParams, architecture
 from isoflop.models.costs import count_macs, count_parameters
 from isoflop.models.initialization import initialized
 from isoflop.models.model_files import Model, save_model
 from isoflop.models.pretrained import Checkpoint, check_takes, load_weights
+from isoflop.runtime.errors import UserError
 from isoflop.runtime.experiment_loggers import ExperimentLog
 from isoflop.runtime.files import write_json
 from isoflop.runtime.processes import is_first_process
@@ -48,6 +49,7 @@ def train_base(
         UserError: the network does not suit the images, the hardware or the privacy asked for, or the loss diverged.
     """
     images, on = all_images(data.train, data.views), hardware(train)
+    images = _part(images, train, recipe.batch_size)
     built = architecture(model, train.width, data.train, start[0].config if start else None)
     private = _private(built, images, recipe, train)
     net = initialized(built, images, train.seed)
@@ -69,6 +71,23 @@ def train_base(
         facts |= fitted_facts(fitted) | ({"privacy": spent} if spent else {})
         write_json(metrics, facts)
         write_json(speed, throughput(fitted, used, on))
+
+
+def _part(images: TrainingImages, train: Train, batch_size: int) -> TrainingImages:
+    """The fraction of the images that the base trains on, drawn as the sweep draws its fractions.
+
+    Raises:
+        UserError: they are fewer than a batch.
+    """
+    if train.fraction == 1:
+        return images
+    part = subset(images, train.fraction, train.seed)
+    if len(part) < batch_size:
+        raise UserError(
+            f"params.yaml: train.fraction: got {train.fraction}, which is {len(part)} training images, "
+            f"expected at least one batch of {batch_size} (recipe.batch_size)"
+        )
+    return part
 
 
 def _private(built: Architecture, images: TrainingImages, recipe: Recipe, train: Train) -> Mechanism | None:

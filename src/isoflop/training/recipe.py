@@ -80,6 +80,7 @@ class Train(Section):
     """Section ``train``: the width, and the hardware to train on."""
 
     width: int = Field(ge=1, le=65536)  # of the network; every hidden layer scales with it
+    fraction: float = Field(gt=0, le=1)  # of the training images that the base trains on, the same of each class
     seed: RandomSeed  # of initial weights, batches and dropout
     accelerator: Literal["auto", "cpu", "gpu"]  # auto: a GPU if there is one
     devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(

@@ -23,6 +23,8 @@ from isoflop.scaling.tables.runs import exclusion_reason
 from isoflop.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from isoflop.data.loading import TrainingImages
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -55,6 +57,21 @@ class SweepRuns(Section):
         list[Annotated[float, Field(gt=0, le=1e30)]], Field(max_length=100), AfterValidator(_distinct)
     ]  # training FLOPs, one run each
     seeds: Annotated[list[RandomSeed], Field(min_length=1, max_length=100), AfterValidator(_distinct)]  # one run each
+    image_sizes: Annotated[
+        list[Annotated[int, Field(ge=4, le=4096)]], Field(max_length=20), AfterValidator(_distinct)
+    ]  # pixels; below prepare.image_size: the same runs, without budgets, on images that are resized to these sizes
+
+    def cross_check(self, params: Mapping[str, Any], file: Path) -> list[str]:
+        """Raise UserError if an image size is not below that of the images, or not a multiple of a vit's patches."""
+        prepared, model = params["prepare"]["image_size"], params["model"]
+        patch = model["patch_size"] if model["family"] == "vit" else 1
+        if wrong := [size for size in self.image_sizes if size >= prepared or size % patch]:
+            multiples = f" that are multiples of {patch} (model.patch_size)" if patch > 1 else ""
+            raise UserError(
+                f"{file}: sweep.runs.image_sizes: got {wrong[0]}, expected sizes below {prepared} "
+                f"(prepare.image_size){multiples}"
+            )
+        return []
 
 
 @dataclass(frozen=True)
@@ -99,12 +116,15 @@ def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image:
 
 
 def sweep_width(
-    model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: TrainingData, file: Path
+    model: ModelParams, recipe: Recipe, runs: SweepRuns, width: int, data: TrainingData, *, file: Path, network: Path
 ) -> None:
     """Train the planned runs of ``model`` at ``width``, and write the table of their results to ``file``.
 
     The loss is the validation NLL after the last step. A run whose loss is not finite is marked ``diverged``. The
     longest runs on the most images come first; a run that ``is_hopeless`` after them is not started, and marked so.
+
+    Args:
+        network: folder for the network of the first run that did not diverge; empty if all did.
 
     Raises:
         UserError: a fraction leaves fewer images than a batch.
@@ -112,9 +132,11 @@ def sweep_width(
     from isoflop.data.loading import all_images, subset
     from isoflop.models.costs import count_body_parameters, count_parameters, count_training_flops
     from isoflop.models.families import build
+    from isoflop.models.model_files import Model, save_model
 
     if model.pretrained != NONE:
         _skip(model, runs, width, data, file)
+        network.mkdir()
         return
     built = architecture(model, width, data.train)
     net = build(built)
@@ -126,8 +148,13 @@ def sweep_width(
     for run in tracked(sorted(planned, key=_size, reverse=True), f"width {width}", "runs"):
         part = subset(everything, run.fraction, run.seed)
         hopeless = is_hopeless(run, rows, chance)
-        result = _not_started(len(part)) if hopeless else _run(built, part, data.val, recipe, run, flops)
+        result, trained = (
+            (_not_started(len(part)), None) if hopeless else _run(built, part, data.val, recipe, run, flops)
+        )
+        if trained is not None and run.budget is None and not network.exists():
+            save_model(Model(trained, built, data.train.input_spec), network)
         rows[run] = {"fraction": run.fraction, "budget": run.budget, "seed": run.seed, **result}
+    network.mkdir(exist_ok=True)
     table = {
         "width": width,
         "family": built.family,
@@ -175,7 +202,8 @@ def _not_started(images: int) -> dict[str, Any]:
 
 def _run(
     built: Architecture, part: TrainingImages, val: Split, recipe: Recipe, run: Planned, flops: float
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], nn.Module | None]:
+    """The results of a run, and its network unless it diverged."""
     from isoflop.models.initialization import initialized
     from isoflop.training.fitting import fit
     from isoflop.training.lightning_module import DivergedError
@@ -196,7 +224,7 @@ def _run(
             doing=f"training on {100 * run.fraction:.3g} % of the images with seed {run.seed}",
         )
     except DivergedError:
-        return facts | dict.fromkeys(_RESULTS) | {"diverged": True}
+        return facts | dict.fromkeys(_RESULTS) | {"diverged": True}, None
     return facts | {
         "images_seen": fitted.images_seen,
         "flops": fitted.flops,
@@ -204,4 +232,4 @@ def _run(
         "val_accuracy": round(fitted.val_accuracy, 6),
         "train_loss": round(fitted.train_loss, 6),
         "diverged": False,
-    }
+    }, net

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,11 @@ def _level_indices(values: Floats) -> list[int]:
     return [int(after) - 1 for after in np.searchsorted(_levels(values, _EQUAL), values, side="right")]
 
 
-def read_study(folder: Path, widths: Sequence[int]) -> Study:
+def read_study(folder: Path, widths: Sequence[int], image_size: int | None = None) -> Study:
     """Read the files ``width-W.json`` of ``widths`` and ignore files of other widths.
+
+    Args:
+        image_size: one of ``image_sizes``; None: that of the prepared images.
 
     Raises:
         UserError: a file is missing or malformed.
@@ -156,13 +160,24 @@ def read_study(folder: Path, widths: Sequence[int]) -> Study:
     largest = 0.0
     epochs: list[int] = []
     for width in sorted(set(widths)):
-        for run, reason, whole in _read_runs(folder / f"width-{width}.json"):
+        for run, reason, whole in _read_runs(folder / f"width-{width}.json", image_size):
             largest = max(largest, whole)
             reasons[reason] += bool(reason)
             runs += [run] if run and not reason else []
             epochs += [max(1, round(run.epochs))] if run else []
     fewest, most = min(epochs, default=1), max(epochs, default=1)
     return Study(tuple(runs), +reasons, all_samples=largest, fewest_epochs=fewest, most_epochs=most)
+
+
+def image_sizes(folder: Path, widths: Sequence[int]) -> list[int]:
+    """Return the image sizes of a study that varies them, ascending; else none.
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    tables = [_tables(folder / f"width-{width}.json") for width in set(widths)]
+    common = set.intersection(*(set(table) for table in tables)) - {None}
+    return sorted(size for size in common if size is not None) if len(common) > 1 else []
 
 
 def format_counts(excluded: Mapping[str, int]) -> str:
@@ -197,16 +212,34 @@ def exclusion_reason(loss: float | None, chance: float | None, train_loss: float
     return "overfitted" if train_loss is not None and train_loss <= _MAX_SHARE_OF_CHANCE * chance else "undertrained"
 
 
-def _read_runs(file: Path) -> list[tuple[Run | None, str, float]]:
+def _read_runs(file: Path, image_size: int | None) -> list[tuple[Run | None, str, float]]:
     """The run of each row (None without a loss), why it is excluded, and the size of the full training split."""
-    try:
+    tables = _tables(file)
+    if image_size not in tables:
+        raise UserError(f"{file}: got no runs of {image_size} pixels, expected the sizes of sweep.runs.image_sizes")
+    with _explained(file):
+        return [_run(tables[image_size], row) for row in tables[image_size]["runs"]]
+
+
+def _tables(file: Path) -> dict[int | None, dict[str, Any]]:
+    """The table of runs for each image size; that of the prepared images is also under None."""
+    with _explained(file):
         content = json.loads(file.read_text())
-        return [_run(content, row) for row in content["runs"]]
+        return {int(table["image_size"]): table for table in content.get("smaller", [])} | {
+            size: content for size in {None, content.get("image_size")}
+        }
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Turn errors about the content of a file of runs into UserError."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{file}: not found, but sweep.widths lists its width; fix: run `dvc repro`") from None
     except KeyError as error:
         raise UserError(f"{file}: got no key {error}, expected the runs of a sweep") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: got malformed content ({error}), expected the runs of a sweep") from None
 
 
