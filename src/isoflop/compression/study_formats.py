@@ -104,8 +104,8 @@ def _converted(
 def _without_scores(
     model: Model, folder: Path, train: Split, val: Split, exported: Export, int8: Quantize
 ) -> dict[str, Any]:
-    """The block of an untrained network, whose accuracy means nothing: all of its layers stay in INT8."""
-    free = int8.model_copy(update={"max_accuracy_drop": 1.0})
+    """The block of an untrained network, whose accuracy means nothing: all of its layers are in INT8."""
+    free = int8.model_copy(update={"max_accuracy_drop": 1.0, "method": "minmax"})
     files, _ = _both_files(model, folder, model.architecture.width, train, val, exported, free)
     return _costs(model) | {
         form: {"bytes": file.stat().st_size} for form, file in zip(("float", "int8"), files, strict=True)
