@@ -24,6 +24,7 @@ from isoflop.models.model_files import Model, load_model
 from isoflop.runtime.progress import tracked
 
 _UNTRAINED = 2  # width of the untrained network, as a multiple of the study's largest
+_NOISE = 0.01  # standard deviation
 _LEAST = 1e-12  # probability of the true class, whose logarithm is finite
 
 
@@ -113,10 +114,19 @@ def _without_scores(
 
 
 def _widened(model: Model) -> Model:
+    """A network of random weights, with noise on every tensor: the exporter drops biases that are zero."""
+    import torch
+
     from isoflop.models.families import build
 
     built = replace(model.architecture, width=_UNTRAINED * model.architecture.width)
-    return Model(build(built).eval(), built, model.input_spec)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        net = build(built).eval()
+        for tensor in (*net.parameters(), *net.buffers()):
+            if tensor.is_floating_point():
+                tensor += _NOISE * torch.randn_like(tensor)
+    return Model(net, built, model.input_spec)
 
 
 def _both_files(
