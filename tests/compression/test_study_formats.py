@@ -42,7 +42,7 @@ def trained(width: int, val: Split) -> Model:
     images_NCHW = torch.from_numpy(np.array(val.images)).permute(0, 3, 1, 2) / 255
     for _ in range(3):
         optimizer.zero_grad()
-        functional.cross_entropy(net(images_NCHW), torch.from_numpy(np.array(val.labels)).long()).backward()
+        functional.cross_entropy(net(images_NCHW), torch.from_numpy(np.array(val.labels)).long()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return Model(net.eval(), digits_architecture(width=width), val.input_spec)
 
