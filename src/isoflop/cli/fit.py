@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import between
 from isoflop.report.scaling_words import trust_in_words
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import json_text
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.asking import predict_table
 from isoflop.scaling.figures.compute_optimal_plots import draw_profiles, draw_surface
@@ -93,7 +93,7 @@ def _fit_into(study: Study, folder: Path, settings: Settings, points: Points | N
 def print_fit(facts: Facts, folder: Path, as_json: bool) -> None:
     """Print the laws, their diagnostics and the path of the results."""
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json_text(facts))
         return
     print_predictions([held_out_row(facts)])
     lines = [*scaling_lines(facts), *_fit_lines(facts)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import textwrap
 from collections.abc import Container, Iterator, Mapping
@@ -24,6 +23,7 @@ from isoflop.report.scaling_words import (
     trust_in_words,
 )
 from isoflop.runtime.errors import unmade
+from isoflop.runtime.files import json_text
 from isoflop.runtime.params import PARAMS_FILE, read_params
 
 if TYPE_CHECKING:
@@ -56,10 +56,9 @@ def print_summary(project: Path, *, as_json: bool) -> None:
     stale = stale_outputs(project)
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 _as_json(rows, setting, law, score, report, stale)
                 | {"next": [asdict(one) for one in _imperatives(project)]},
-                indent=1,
             )
         )
         return
