@@ -238,6 +238,26 @@ def test_a_record_that_is_a_link_is_not_downloaded(mate: Path) -> None:
     (planted / ("0" * 64)).symlink_to(mate.parent / "secret")
     assert "a link" in dvc(mate, "repro", "--pull").stderr
     assert not (mate / ".dvc" / "cache" / "runs" / "ab").exists()
+    shutil.rmtree(mate.parent / "remote" / "runs")
+    (mate.parent / "remote" / "runs").symlink_to("/")
+    assert "a link, which could lead to any folder" in dvc(mate, "repro", "--pull", "--force").stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", pytest.param("list", marks=pytest.mark.nightly)])
+def test_an_object_that_is_no_file_is_missing(mate: Path, kind: str) -> None:
+    """DVC would wait for the pipe without end, or copy the file that the link leads to and later push it."""
+    victim, remote, md5 = mate.parent / "victim.txt", mate.parent / "remote", hashlib.md5(b"mine\n").hexdigest()
+    victim.write_text("mine\n")
+    forge(remote, with_member(remote, "x", md5=md5))
+    if kind == "list":
+        (record,) = (yaml.safe_load(file.read_text()) for file in (remote / "runs").rglob("*") if file.is_file())
+        md5 = record["outs"][0]["md5"]
+    planted = remote / "files" / "md5" / md5[:2] / md5[2:]
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.unlink(missing_ok=True)
+    planted.symlink_to(victim) if kind == "link" else os.mkfifo(planted)
+    dvc(mate, "repro", "--pull")
+    assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]
 
 
 def test_an_object_with_another_content_is_refused_without_verify(mate: Path) -> None:
