@@ -30,8 +30,7 @@ from isoflop.inference.onnx_files import OnnxClassifier
 from isoflop.inference.prediction import open_model, scores_of
 from tests.conftest import ROOT, run_command
 from tests.exports import write_model
-
-QUARTERS = ["top left", "top right", "bottom left", "bottom right"]
+from tests.pictures import QUARTERS
 
 
 def picture(brightest: int) -> bytes:

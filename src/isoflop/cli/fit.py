@@ -19,7 +19,7 @@ from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.asking import predict_table
 from isoflop.scaling.figures.compute_optimal_plots import draw_profiles, draw_surface
 from isoflop.scaling.figures.law_plots import draw_held_out, draw_law
-from isoflop.scaling.fitting.options import forms_of, trimmed
+from isoflop.scaling.fitting.options import forms_of, trimmed, with_gamma
 from isoflop.scaling.law_file import known_law, write_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.tables.runs import Study
@@ -45,6 +45,7 @@ class Settings:
     fix: Sequence[str]
     tie: bool
     trim: float | None  # standard deviations
+    gamma: str | None  # exponent of a learning curve, or search
     resampling: str
     bootstraps: int
     seed: int
@@ -73,6 +74,9 @@ def fit_table(study: Study, folder: Path, settings: Settings, *, force: bool, po
 
 def _fit_into(study: Study, folder: Path, settings: Settings, points: Points | None) -> None:
     forms = forms_of(study, settings.form, settings.fix, settings.tie)
+    if settings.gamma is not None:
+        study, form = with_gamma(study, settings.gamma)
+        forms = [form]
     if settings.trim is not None:
         study = trimmed(study, settings.trim, settings.objective, forms)
     analysis = analyse(

@@ -166,6 +166,7 @@ def compress(
     classes: Path | None = None,
     pixels: Annotated[PixelOptions, Parameter(name="*", group=_PIXELS)] = PixelOptions(),
     method: Literal["auto", "minmax", "percentile", "entropy"] = "auto",
+    activations: Literal["auto", "static", "dynamic"] = "auto",
     max_changed: Annotated[Share, Parameter(alias="--max-flips")] = 0.01,
     portable: Flag = False,
     force: Flag = False,
@@ -186,6 +187,8 @@ def compress(
         output: name of the output with the scores, if the model has several.
         classes: text file with one class name per line, for isoflop predict; default: 0, 1, 2, …
         method: range estimate; auto: the one with the smallest error.
+        activations: ranges from calibration (static), or found in every run for linear layers (dynamic); auto: static,
+            for transformers the faster one.
         max_changed: maximum fraction of predictions that may change.
         portable: 7-bit weights for x86 processors without VNNI.
         force: write into a folder that is not empty.
@@ -197,6 +200,7 @@ def compress(
     from isoflop.compression.quantization import Quantize
 
     params = Quantize(
+        activations=activations,
         method=method,
         percentile=99.99,
         calibration_images=images,
