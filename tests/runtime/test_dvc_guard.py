@@ -355,21 +355,38 @@ def test_data_on_a_server_is_no_path_of_this_machine(path: str) -> None:
         checked_names(create)(SimpleNamespace(), cast(Repo, repo), "", {})
 
 
+def interrupted(mate: Path, fault: str) -> subprocess.CompletedProcess[str]:
+    """Run `dvc repro` with ``fault`` where dvc.lock is written, but not yet in its place."""
+    (mate.parent / "sitecustomize.py").write_text(
+        "import errno, os, signal\n"
+        "real = os.fsync\n"
+        "def full(descriptor):\n"
+        "    if '.dvc.lock.partial' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"
+        f"        {fault}\n"
+        "    real(descriptor)\n"
+        "os.fsync = full\n"
+    )
+    path = os.pathsep.join((str(mate.parent), os.environ.get("PYTHONPATH", "")))
+    return run_command("dvc", "repro", cwd=mate, check=False, PYTHONPATH=path, ISOFLOP_TESTS_REAL="1")
+
+
 def test_a_full_disk_leaves_the_lock_of_before(mate: Path) -> None:
     """DVC would cut dvc.lock short, and every later command would fail."""
     dvc(mate, "repro", "-q")
     before = (mate / "dvc.lock").read_text()
     (mate / "in.txt").write_text("other\n")
-    (mate.parent / "sitecustomize.py").write_text(
-        "import errno, os\n"
-        "real = os.fsync\n"
-        "def full(descriptor):\n"
-        "    if '.dvc.lock.partial' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"
-        "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "    real(descriptor)\n"
-        "os.fsync = full\n"
-    )
-    path = os.pathsep.join((str(mate.parent), os.environ.get("PYTHONPATH", "")))
-    done = run_command("dvc", "repro", cwd=mate, check=False, PYTHONPATH=path, ISOFLOP_TESTS_REAL="1")
+    done = interrupted(mate, "raise OSError(errno.ENOSPC, 'No space left on device')")
     assert "No space left on device" in done.stderr
-    assert (mate / "dvc.lock").read_text() == before and not list(mate.glob(".dvc.lock*"))
+    assert (mate / "dvc.lock").read_text() == before and not list(mate.rglob(".dvc.lock*"))
+
+
+def test_a_kill_leaves_the_lock_of_before_and_no_file_that_git_would_add(mate: Path) -> None:
+    dvc(mate, "repro", "-q")
+    before, names = (mate / "dvc.lock").read_text(), sorted(mate.iterdir())
+    (mate / "in.txt").write_text("other\n")
+    assert interrupted(mate, "os.kill(os.getpid(), signal.SIGKILL)").returncode == -9
+    assert (mate / "dvc.lock").read_text() == before and sorted(mate.iterdir()) == names
+    (left,) = (mate / ".dvc" / "tmp").glob(".dvc.lock*")
+    os.utime(left, (0, 0))
+    dvc(mate, "repro", "-q")
+    assert not left.exists() and (mate / "dvc.lock").read_text() != before
