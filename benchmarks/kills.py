@@ -60,6 +60,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times (default: 0)")
     options = parser.parse_args()
     draw = random.Random(options.seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored, and the
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # commands would inherit that; `nohup` ignores this one
     if not is_active():
         raise SystemExit("expected an environment with isoflop-dvc-guard.pth; fix: `pip install .`")
     with tempfile.TemporaryDirectory() as name:
@@ -192,8 +194,9 @@ def _kill(case: Case, number: signal.Signals, draw: random.Random) -> tuple[bool
             process.wait()
     if left := _left_processes():
         problems.append(f"left the processes {', '.join(left)}")
-    if left := sorted(path.name for path in Path(os.environ["TMPDIR"]).glob("isoflop-*")):
-        problems.append(f"left {', '.join(left)} in the folder for temporary files")
+    for path in Path(os.environ["TMPDIR"]).glob("isoflop-*"):
+        problems.append(f"left {path.name} in the folder for temporary files")
+        shutil.rmtree(path, ignore_errors=True)
     try:
         problems += case.problems()
     except subprocess.CalledProcessError as error:

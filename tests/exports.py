@@ -51,6 +51,7 @@ def optimized_kinds(file: Path) -> list[str]:
 
 def quantize_params(**changes: Any) -> Quantize:
     values = {
+        "activations": "static",
         "method": "percentile",
         "percentile": 99.99,
         "calibration_images": 64,

@@ -21,7 +21,7 @@ from torch import nn
 from isoflop.cli import main as cli
 from isoflop.compression.foreign_graphs import ready_graph, total_bytes
 from isoflop.compression.foreign_inputs import PixelChoices, examine, read_images
-from isoflop.compression.quantization import nodes_to_quantize
+from isoflop.compression.int8.static import nodes_to_quantize
 from isoflop.data.images import decode, fit_to_square
 from isoflop.inference.onnx_files import open_session, outputs_of
 from isoflop.runtime.errors import UserError

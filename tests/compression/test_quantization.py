@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from isoflop.compression.calibration import calibration_images
-from isoflop.compression.quantization import Quantize, Quantized, nodes_to_quantize, quantize, quantize_graph
+from isoflop.compression.int8.static import nodes_to_quantize
+from isoflop.compression.quantization import Quantize, Quantized, quantize, quantize_graph
 from isoflop.data.arrays import InputSpec, Split
 from isoflop.inference.onnx_export import export
 from isoflop.inference.onnx_files import open_classifier, read_graph
@@ -148,7 +149,7 @@ def test_no_torch_and_no_printing(cnn: Path, train: Split, tmp_path: Path) -> No
     code = (
         "import sys; from pathlib import Path; from isoflop.data.arrays import read_split;"
         "from isoflop.compression.quantization import Quantize, quantize;"
-        "params = Quantize(method='entropy', percentile=99.0,"
+        "params = Quantize(activations='static', method='entropy', percentile=99.0,"
         "calibration_images=9, max_accuracy_drop=1.0, keep_last_layer_float=True, portable=False);"
         "train, there = read_split(Path(sys.argv[2])), Path(sys.argv[3]);"
         "quantize(Path(sys.argv[1]), train, train, params, target=there,"

@@ -23,8 +23,8 @@ from isoflop.scaling.formats import read_formats
 from tests.networks import digits_architecture, digits_split, fresh_net
 
 INT8 = Quantize(
-    method="minmax", percentile=99.9, calibration_images=20, max_accuracy_drop=1.0, keep_last_layer_float=True,
-    portable=False,
+    activations="static", method="minmax", percentile=99.9, calibration_images=20, max_accuracy_drop=1.0,
+    keep_last_layer_float=True, portable=False,
 )  # fmt: skip
 TIMING = Benchmark(batch_sizes=[8, 1], threads=[1], repeats=5, warmup=1)
 EXPORT = Export(opset=18, dynamic_batch=True, tolerance=1e-3)

@@ -158,6 +158,24 @@ def test_a_list_with_a_name_outside_of_its_folder_is_refused(mate: Path, name: s
     assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]  # the stage itself ran
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "made.txt/x",
+        "a" * 300,
+        pytest.param("/".join(["a"] * 3000), marks=pytest.mark.nightly),
+        pytest.param("a\ud800", marks=pytest.mark.nightly),
+        pytest.param("x\x1b]0;PWN\x07", marks=pytest.mark.nightly),
+    ],
+    ids=["in a file", "long", "deep", "no unicode", "escape"],
+)
+def test_a_list_with_a_name_that_cannot_be_written_blocks_nothing(mate: Path, name: str) -> None:
+    """DVC would stop midway, at every command, and leave a temporary file."""
+    forge(mate.parent / "remote", with_member(mate.parent / "remote", name))
+    dvc(mate, "repro", "--pull")
+    assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]
+
+
 @pytest.mark.parametrize("path", ["../victim.txt", "json.py", "in.txt"])
 def test_a_record_with_an_output_that_the_stage_does_not_have_is_refused(mate: Path, path: str) -> None:
     victim = mate.parent / "victim.txt"

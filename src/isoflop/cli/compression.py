@@ -12,6 +12,7 @@ from isoflop.report.formats import ms, percent, size, times
 from isoflop.runtime.terminal import printable
 
 _WORTH_IT = 1.1  # speed-up below which INT8 is not worth an error
+_RANGES = {"dynamic": "ranges of activations found in every run; between linear layers in float"}
 _ANSWERS = {
     "class": "the class with the largest score",
     "above half": "one probability, above 0.5 or not",
@@ -31,7 +32,7 @@ def show(facts: dict[str, Any], folder: Path) -> None:
         ("changed", f"{facts['changed_predictions']} of {facts['images']['judged_on']} predictions "
          f"({_ANSWERS[facts['input']['answer']]})"),
         ("error", f"{percent(facts['errors'][facts['method']])} of the outputs (RMS) with all layers in INT8, "
-         f"ranges by {facts['method']}"),
+         f"{_RANGES.get(facts['method'], 'ranges by ' + facts['method'])}"),
         *_layers(facts["layers"]),
     ]  # fmt: skip
     lines += [("warning", text) for text in (*facts["warnings"], *facts["audit"]["int8"]["warnings"])]
@@ -50,7 +51,7 @@ def _layers(layers: list[dict[str, Any]]) -> list[tuple[str, str]]:
     sensitive = "; ".join(f"{layer['words']}: {percent(layer['error'])}" for layer in ranked[:3])
     lines = [
         ("layers", f"{len(layers) - len(floats)} of {len(layers)} in INT8: {counted}"),
-        ("sensitive", f"error of the outputs with only that layer in INT8: {sensitive}"),
+        ("sensitive", f"error of what a layer computes, RMS, with only that layer in INT8: {sensitive}"),
     ]
     return [*lines, ("in float", "; ".join(floats))] if floats else lines
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from isoflop.cli.options import Count, Flag, Json, Numbers, Port, Positive, Posi
 from isoflop.cli.project_folder import find_project, project_here, warn_if_stale
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
+from isoflop.runtime.files import json_text
 
 _PIXELS = Group("How an image becomes the model's input", sort_key=1)
 
@@ -166,6 +166,7 @@ def compress(
     classes: Path | None = None,
     pixels: Annotated[PixelOptions, Parameter(name="*", group=_PIXELS)] = PixelOptions(),
     method: Literal["auto", "minmax", "percentile", "entropy"] = "auto",
+    activations: Literal["auto", "static", "dynamic"] = "auto",
     max_changed: Annotated[Share, Parameter(alias="--max-flips")] = 0.01,
     portable: Flag = False,
     force: Flag = False,
@@ -186,6 +187,8 @@ def compress(
         output: name of the output with the scores, if the model has several.
         classes: text file with one class name per line, for isoflop predict; default: 0, 1, 2, …
         method: range estimate; auto: the one with the smallest error.
+        activations: ranges from calibration (static), or found in every run for linear layers (dynamic); auto: static,
+            for transformers the faster one.
         max_changed: maximum fraction of predictions that may change.
         portable: 7-bit weights for x86 processors without VNNI.
         force: write into a folder that is not empty.
@@ -197,6 +200,7 @@ def compress(
     from isoflop.compression.quantization import Quantize
 
     params = Quantize(
+        activations=activations,
         method=method,
         percentile=99.99,
         calibration_images=images,
@@ -210,7 +214,7 @@ def compress(
     choices = PixelChoices(**asdict(pixels), output=output, classes=names)
     facts = quantize_model(model, calibration, out, params, choices, force=force)
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json_text(facts))
     else:
         show(facts, out)
 
@@ -238,7 +242,7 @@ def release(
 
     manifest = write_release(project_here(), out, key=key, force=force)
     if as_json:
-        print(json.dumps(manifest, indent=1))
+        print(json_text(manifest))
         return
     revision = manifest["code"]["revision"]
     print(f"{out}: {manifest['chosen']}, {f'commit {revision}' if revision else 'not in git'}, "
@@ -263,7 +267,7 @@ def verify(folder: Path, /, *, public_key: Path | None = None, as_json: Json = F
     from isoflop.release.verification import verify_release
 
     checked = verify_release(folder, public_key)
-    print(json.dumps({"folder": str(folder), "checked": checked}, indent=1) if as_json else "\n".join(checked))
+    print(json_text({"folder": str(folder), "checked": checked}) if as_json else "\n".join(checked))
 
 
 def _is_output(model: Path) -> bool:

@@ -8,8 +8,8 @@ allowed stay in float.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,34 +17,45 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from isoflop.compression.calibration import Inputs, Method, Ranges, activation_ranges, calibration_images, silence
-from isoflop.compression.layer_words import layer_words
+from isoflop.compression.calibration import calibration_images
+from isoflop.compression.int8.dynamic import linear_layers, with_dynamic_ranges
+from isoflop.compression.int8.fusion import fused
+from isoflop.compression.int8.ranges import Inputs, Method, Ranges, activation_ranges
+from isoflop.compression.int8.static import WEIGHTED, nodes_to_quantize, with_ranges, without_layers
+from isoflop.compression.int8.trial import Layer, Trial
 from isoflop.data.arrays import Split
 from isoflop.evaluation.scores import accuracy
-from isoflop.inference.onnx_files import Floats, GraphIO, open_classifier, outputs_of, read_graph
+from isoflop.inference.benchmarking import time_in_turns
+from isoflop.inference.onnx_files import Floats, GraphIO, open_classifier, open_session, read_graph
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
-from isoflop.runtime.progress import tracked
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+Activations = Literal["static", "dynamic"]
 Agreement = Callable[[Floats, npt.NDArray[Any]], float]
 
-_EXACT = 1e-9  # 1 - 0.99 is more than 0.01 in binary
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
-# Operators that have INT8 kernels: between two INT8 layers, a float one would cost a conversion each way
-_BETWEEN = ("Add", "MaxPool", "Relu")
+_FEW = 16  # calibration inputs where the exact ranges do not matter
+_SAME = 1e-3  # error of the logits that a rewritten float graph may have
+_TIMING = 50, 3, 3.0  # repeats, warmup, seconds
+_CLEARLY_FASTER = 0.95  # static ranges are kept otherwise: a prediction then depends on no other image of its batch
+_BETWEEN_LINEAR = {"Erf", "Gelu", "LayerNormalization"}  # operators of a transformer or a ConvNeXt
 
 
 class Quantize(Section):
-    """Section ``quantize``. The methods ``percentile`` and ``auto`` (tries all three methods) read ``percentile``.
+    """Section ``quantize``. Activations are ``static``: all layers in INT8, ranges from calibration; or ``dynamic``:
+    linear layers in INT8, ranges found anew in every run over its whole batch, everything between them in float.
+    ``auto`` tries ``dynamic`` on transformers only, and takes it if it is measured to be faster on this machine.
+
+    The methods ``percentile`` and ``auto`` (tries all three methods) read ``percentile``.
 
     ``max_accuracy_drop`` (0.01: one percentage point) is relative to the same graph in float, on the validation split.
     ``portable`` limits weights to 7 bits for x86 processors without VNNI, whose 16-bit sums would saturate otherwise.
     """
 
+    activations: Literal["auto", "static", "dynamic"]  # when their ranges are found; auto: the faster, see above
     method: Literal["auto", "minmax", "percentile", "entropy"]  # of calibration; auto: the one with the smallest error
     percentile: float = Field(gt=50, le=100)  # percentage of the activations to cover; the others are clipped
     calibration_images: int = Field(ge=1, le=1_000_000)  # training images, balanced over the classes
@@ -54,28 +65,19 @@ class Quantize(Section):
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer with weights, and the relative RMS error of the logits with only this layer in INT8."""
-
-    name: str  # of its weight tensor
-    kind: str
-    error: float
-    int8: bool
-    words: str  # what it is, for people
-
-
-@dataclass(frozen=True)
 class Quantized:
     """A graph in INT8 and how it was made."""
 
     graph: ModelProto
-    method: Method
+    activations: Activations
+    method: Method | Literal["dynamic"]  # of calibration; dynamic: none
     ranges: Ranges
-    errors: dict[Method, float]  # relative RMS error of the logits on the calibration inputs, all layers in INT8
+    errors: Mapping[str, float]  # by method: relative RMS error of the logits on the calibration inputs, all in INT8
     layers: list[Layer]
     float_accuracy: float
     accuracy: float
     kept_within: bool  # the drop in accuracy is at most the allowed one
+    candidates_ms: Mapping[str, float] = field(default_factory=dict)  # latency by kind of activations, if compared
 
     def calibration(self, images: int) -> dict[str, object]:
         """Content of the calibration file: the ranges of the activations, found on ``images`` images."""
@@ -85,6 +87,8 @@ class Quantized:
     def facts(self) -> dict[str, Any]:
         """Content of ``metrics/quantize-VARIANT.json``."""
         return {
+            "activations": self.activations,
+            "candidates_ms": {name: round(value, 5) for name, value in self.candidates_ms.items()},
             "method": self.method,
             "errors": {name: float(f"{error:.6g}") for name, error in self.errors.items()},
             "float_val_accuracy": round(self.float_accuracy, 6),
@@ -146,8 +150,8 @@ def quantize_graph(
     """An INT8 graph whose accuracy on ``validation_N`` is at most ``params.max_accuracy_drop`` below the float graph's.
 
     Of the calibration methods, the one with the smallest error of the logits on the calibration inputs is taken. If all
-    layers in INT8 lose more than the allowed accuracy, layers return to float one by one, the most sensitive first. If
-    the drop is still too large with a single INT8 layer left, ``kept_within`` is false.
+    layers in INT8 lose more than the allowed accuracy, the most sensitive layers return to float: as few as bisection
+    finds. If the drop is still too large with a single INT8 layer left, ``kept_within`` is false.
 
     Args:
         called: name of the graph in error messages.
@@ -156,122 +160,111 @@ def quantize_graph(
     Raises:
         UserError: the graph has no layer to quantize, or its logits are not finite.
     """
-    nodes = _without(graph, nodes_to_quantize(graph, params.keep_last_layer_float), [])
-    layers = [node for node in graph.graph.node if node.name in set(nodes) and node.op_type in _WEIGHTED]
+
+    def measured(outputs_NK: Floats) -> float:
+        return agreement(outputs_NK, labels_N)
+
+    work = Trial(graph, graph_io, calibration_N, validation_N, measured, params.max_accuracy_drop, called)
+    if params.activations == "static" or (params.activations == "auto" and not _is_transformer(graph)):
+        return _static(work, params)
+    dynamic = _dynamic(work, params)
+    if params.activations == "dynamic":
+        return dynamic
+    return _faster(dynamic, work, params)
+
+
+def _static(work: Trial, params: Quantize) -> Quantized:
+    graph, nodes = work.graph, _static_nodes(work, params)
+    layers = [node for node in graph.graph.node if node.name in set(nodes) and node.op_type in WEIGHTED]
     if not layers:
-        raise UserError(f"{called}: got no layer to quantize, expected a Conv, Gemm or MatMul with weights")
-    error = _logit_error(graph, graph_io, calibration_N, called)
-    tried = _ranges_by_method(graph, nodes, graph_io, calibration_N, params)
-    errors = {name: error(with_ranges(graph, ranges, nodes, params.portable)) for name, ranges in tried.items()}
-    method = min(tried, key=errors.__getitem__)
-    alone = {
-        node.name: error(with_ranges(graph, tried[method], [node.name], params.portable))
-        for node in tracked(layers, "measuring the sensitivity", "layers")
-    }
-
-    def measured(candidate: ModelProto) -> float:
-        return agreement(outputs_of(candidate, graph_io, validation_N), labels_N)
-
-    float_accuracy, most_sensitive_first = measured(graph), sorted(layers, key=lambda node: -alone[node.name])
-    attempts = [most_sensitive_first[:floats] for floats in range(len(layers))]  # layers in float, at first none
-    for floats in tracked(attempts, "measuring the accuracy, layers return to float", "layers"):
-        int8 = with_ranges(graph, tried[method], _without(graph, nodes, floats), params.portable)
-        reached = measured(int8)
-        if within := float_accuracy - reached <= params.max_accuracy_drop + _EXACT:
-            break
-    words = layer_words(graph, [node.name for node in layers])
-    described = [
-        Layer(node.input[1], node.op_type, alone[node.name], node not in floats, words[node.name]) for node in layers
-    ]
-    return Quantized(int8, method, tried[method], errors, described, float_accuracy, reached, within)
-
-
-def _ranges_by_method(
-    graph: ModelProto, nodes: Sequence[str], graph_io: GraphIO, inputs_N: Inputs, params: Quantize
-) -> dict[Method, Ranges]:
+        raise UserError(f"{work.called}: got no layer to quantize, expected a Conv, Gemm or MatMul with weights")
     methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
-    return {name: activation_ranges(graph, nodes, graph_io, inputs_N, name, params.percentile) for name in methods}
+    tried = activation_ranges(graph, nodes, work.graph_io, work.calibration_N, methods, params.percentile)
+    int8 = {name: with_ranges(graph, ranges, nodes, params.portable) for name, ranges in tried.items()}
+    errors = {name: work.error(candidate) for name, candidate in int8.items()}
+    method = min(tried, key=errors.__getitem__)
+
+    def without(floats: Sequence[NodeProto]) -> ModelProto:
+        kept = without_layers(graph, nodes, floats)
+        return with_ranges(graph, tried[method], kept, params.portable) if floats else int8[method]
+
+    alone = work.layer_errors(graph, layers, tried[method], params.portable)
+    found, described, reached = work.within(without, graph, layers, alone)
+    within = reached >= work.least_accuracy
+    return Quantized(found, "static", method, tried[method], errors, described, work.float_accuracy, reached, within)
 
 
-def _logit_error(graph: ModelProto, graph_io: GraphIO, inputs_N: Inputs, called: str) -> Callable[[ModelProto], float]:
-    """A function of a quantized graph: the RMS error of its logits on ``inputs_N``, relative to the float logits."""
-    float_NK = outputs_of(graph, graph_io, inputs_N)
-    if not np.isfinite(float_NK).all():
-        raise UserError(f"{called}: got logits that are not finite on the calibration images, expected finite ones")
-
-    def error(quantized: ModelProto) -> float:
-        difference_NK = outputs_of(quantized, graph_io, inputs_N) - float_NK
-        return float(np.sqrt((difference_NK**2).mean() / max(float((float_NK**2).mean()), 1e-30)))
-
-    return error
-
-
-def nodes_to_quantize(graph: ModelProto, keep_last_layer_float: bool) -> list[str]:
-    """Names of the nodes to quantize: layers with weights, and the nodes with INT8 kernels that follow them.
-
-    The last layer computes the logits; in INT8 many of them would be equal.
-    """
-    weights = {item.name for item in graph.graph.initializer}
-    weighted = [node for node in graph.graph.node if _has_weights(node, weights)]
-    last = weighted[-1].name if weighted and keep_last_layer_float else None
-    reached: set[str] = set()  # tensors that follow a layer with weights
-    chosen = []
-    for node in graph.graph.node:  # in topological order
-        layer = _has_weights(node, weights)
-        after = any(name in reached for name in node.input)
-        if layer or after:
-            reached.update(node.output)
-        if node.name != last and (layer or (after and node.op_type in _BETWEEN)):
-            chosen.append(node.name)
-    return chosen
-
-
-def with_ranges(graph: ModelProto, ranges: Ranges, nodes: Sequence[str], portable: bool) -> ModelProto:
-    """A copy of ``graph`` with the named nodes in INT8 and the same metadata."""
-    import onnx
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    copy = type(graph)()
-    copy.CopyFrom(graph)  # the quantizer changes its input
-    ends = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
-    kinds = sorted({node.op_type for node in copy.graph.node if node.name in set(nodes)})
-    with silence():
-        quantizer = QDQQuantizer(
-            copy,
-            per_channel=True,
-            reduce_range=portable,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, ends),
-            nodes_to_quantize=list(nodes),
-            nodes_to_exclude=[],
-            op_types_to_quantize=kinds,
-            extra_options={},
+def _dynamic(work: Trial, params: Quantize) -> Quantized:
+    graph = _rewritten(work)
+    layers = linear_layers(graph, params.keep_last_layer_float)
+    if not layers:
+        raise UserError(
+            f"{work.called}: got no linear layer (Gemm or MatMul with weights), which dynamic ranges need; fix: "
+            "quantize.activations: static"
         )
-        quantizer.quantize_model()
-    quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
-    quantized: ModelProto = quantizer.model.model
-    del quantized.metadata_props[:]
-    quantized.metadata_props.extend(graph.metadata_props)
-    onnx.checker.check_model(quantized, full_check=True)
-    return quantized
+
+    def without(floats: Sequence[NodeProto]) -> ModelProto:
+        names = {node.name for node in floats}
+        return with_dynamic_ranges(graph, [node.name for node in layers if node.name not in names], params.portable)
+
+    names = [node.name for node in layers]
+    alone = work.layer_errors(graph, layers, _extremes(work, graph, names), params.portable)
+    errors = {"dynamic": work.error(without([]))}
+    found, described, reached = work.within(without, graph, layers, alone)
+    within = reached >= work.least_accuracy
+    return Quantized(found, "dynamic", "dynamic", {}, errors, described, work.float_accuracy, reached, within)
 
 
-def _has_weights(node: NodeProto, weights: set[str]) -> bool:
-    return node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] in weights
+def _rewritten(work: Trial) -> ModelProto:
+    """The float graph with fused attention, or as it is if the rewrite fails or changes the logits."""
+    try:
+        found = fused(work.graph, work.graph_io, work.calibration_N)
+        return found if found is not None and work.error(found) < _SAME else work.graph
+    except Exception:  # of onnxscript's patterns and of ONNX Runtime, on graphs that they do not expect
+        return work.graph
 
 
-def _without(graph: ModelProto, nodes: Sequence[str], floats: Sequence[NodeProto]) -> list[str]:
-    """``nodes`` without the layers ``floats`` and without the nodes between them: those would cost conversions."""
-    names = {node.name for node in floats}
-    made_by = {output: node for node in graph.graph.node for output in node.output}
-    kept = [name for name in nodes if name not in names]
-    by_name = {node.name: node for node in graph.graph.node}
-    for name in list(kept):
-        node = by_name[name]
-        sources = [made_by.get(tensor) for tensor in node.input]
-        if node.op_type in _BETWEEN and all(source is None or source.name not in kept for source in sources):
-            kept.remove(name)
-    return kept
+def _faster(dynamic: Quantized, work: Trial, params: Quantize) -> Quantized:
+    """The faster of both kinds of activations, among those that lose at most the allowed accuracy.
+
+    Static ranges are calibrated only if all layers in INT8 are fast enough: layers that return to float cost time.
+    """
+    nodes = _static_nodes(work, params)
+    fastest = with_ranges(work.graph, _extremes(work, work.graph, nodes), nodes, params.portable)
+    if dynamic.kept_within and _is_faster(milliseconds := _latencies(work, fastest, dynamic.graph)):
+        return replace(dynamic, candidates_ms=milliseconds)
+    static = _static(work, params)
+    if static.kept_within != dynamic.kept_within:
+        return static if static.kept_within else dynamic
+    if not static.kept_within:
+        return max(static, dynamic, key=lambda found: found.accuracy)
+    milliseconds = _latencies(work, static.graph, dynamic.graph)
+    return replace(dynamic if _is_faster(milliseconds) else static, candidates_ms=milliseconds)
+
+
+def _latencies(work: Trial, static: ModelProto, dynamic: ModelProto) -> dict[str, float]:
+    """Median latencies in ms for the smallest batch on one thread, timed in turns."""
+    sessions = [open_session(graph.SerializeToString(), threads=1) for graph in (static, dynamic)]
+    one = replace(work.graph_io, batch=work.graph_io.batch if work.graph_io.is_fixed else 1)
+    batch, _ = next(one.batches(work.calibration_N))
+    times = time_in_turns(sessions, {work.graph_io.input_name: batch}, *_TIMING)
+    return {name: float(np.median(taken)) for name, taken in zip(get_args(Activations), times, strict=True)}
+
+
+def _is_faster(milliseconds: Mapping[str, float]) -> bool:
+    return milliseconds["dynamic"] < _CLEARLY_FASTER * milliseconds["static"]
+
+
+def _static_nodes(work: Trial, params: Quantize) -> list[str]:
+    return without_layers(work.graph, nodes_to_quantize(work.graph, params.keep_last_layer_float), [])
+
+
+def _extremes(work: Trial, graph: ModelProto, nodes: Sequence[str]) -> Ranges:
+    few_N = work.calibration_N[:_FEW]
+    return activation_ranges(graph, nodes, work.graph_io, few_N, ["minmax"], percentile=100.0)["minmax"]
+
+
+def _is_transformer(graph: ModelProto) -> bool:
+    """Return whether float operators without INT8 kernels lie between linear layers."""
+    kinds = {node.op_type for node in graph.graph.node}
+    return bool(kinds & _BETWEEN_LINEAR) and bool(linear_layers(graph, keep_last_float=True))

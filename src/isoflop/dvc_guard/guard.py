@@ -15,7 +15,8 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ from isoflop.dvc_guard.kills import healing, written_whole
 from isoflop.dvc_guard.names import checked_names
 from isoflop.dvc_guard.records import checked_record, is_md5, load_record, transfer_records
 
+_MOST_LEVELS, _MOST_BYTES = 100, 255  # of a name in a list of files: folders, and bytes of each
 _FIRST = "dvc.repo"  # every command that reads or restores anything imports it
 
 
@@ -96,10 +98,16 @@ def _checked_list(from_list: Callable[..., Any]) -> Callable[..., Any]:
         from dvc_objects.errors import ObjectFormatError
 
         entries = list(entries)
+        names: set[str] = set()
         for entry in entries:
             name = entry.get("relpath") if isinstance(entry, dict) else None
             if not isinstance(name, str) or not _is_inside(name):
                 raise ObjectFormatError(f"a list of files names {name!r}, which leads out of its folder: refused")
+            if not _can_be_written(name):
+                raise ObjectFormatError(f"a list of files names {name[:80]!r}, which is no name of a file: refused")
+            names.add(name)
+        if any(folder in names for name in names for folder in _folders(name)):
+            raise ObjectFormatError("a list of files has a file in a file: refused")
         listed = from_list(cls, entries, *arguments, **options)
         for _, _, found in listed:
             # DVC makes a path in the cache of it, reads the file there, and deletes it if it has another MD5
@@ -115,6 +123,22 @@ def _is_inside(name: str) -> bool:
     # git runs programs that the configuration of a repository names
     refused = ("", ".", "..", ".git")
     return not any(part.casefold() in refused or "\0" in part or (os.name == "nt" and ":" in part) for part in parts)
+
+
+def _folders(name: str) -> Iterator[str]:
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def _can_be_written(name: str) -> bool:
+    """Return whether a file system takes a name, and a terminal shows it; DVC would stop midway, at every command."""
+    try:
+        parts = [part.encode() for part in name.split("/")]
+    except UnicodeEncodeError:
+        return False
+    is_short = len(parts) <= _MOST_LEVELS and max(map(len, parts)) <= _MOST_BYTES
+    return is_short and not any(unicodedata.category(character) == "Cc" for character in name)
 
 
 def _is_object_name(kind: Any, value: Any) -> bool:

@@ -14,7 +14,7 @@ from isoflop.runtime.errors import UserError
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-_INT8_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger")
+_INT8_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger")
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _ENDS = 2  # Transpose operators to enter and leave the layout of the INT8 kernels: unavoidable
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # can be fused into the kernel of the layer before

@@ -90,8 +90,10 @@ def speedup_interval(base_TR: Times, times_TR: Times, seed: int = 0) -> tuple[fl
     return float(low), float(high)
 
 
-def time_in_turns(sessions: Sequence[Any], feed: Feed, repeats: int, warmup: int) -> list[Times]:
-    """Time each session on the same inputs, in turns: ``repeats`` runs, or fewer if they take over 30 seconds."""
+def time_in_turns(
+    sessions: Sequence[Any], feed: Feed, repeats: int, warmup: int, most_s: float = _MOST_S_A_CELL
+) -> list[Times]:
+    """Time each session on the same inputs, in turns: ``repeats`` runs, or fewer if they take over ``most_s``."""
     for session in sessions:
         for _ in range(warmup):
             session.run(None, feed)
@@ -99,7 +101,7 @@ def time_in_turns(sessions: Sequence[Any], feed: Feed, repeats: int, warmup: int
     times: list[list[list[float]]] = [[] for _ in sessions]
     began = time.monotonic()
     for turn in range(turns):
-        if turn >= _FEWEST_TURNS and time.monotonic() - began > _MOST_S_A_CELL:
+        if turn >= _FEWEST_TURNS and time.monotonic() - began > most_s:
             break
         for session, taken in zip(sessions, times, strict=True):
             taken.append([_run_ms(session, feed) for _ in range(_RUNS_A_TURN)])

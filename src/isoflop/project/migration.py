@@ -23,7 +23,7 @@ from isoflop.runtime.params import PARAMS_FILE, renamed_keys
 # splits and runs.
 _UNCHANGED = (
     "download", "train", "distill", "prune", "sparsify", "qat",
-    "export", "quantize", "float16",
+    "export", "float16",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ _ADDED: dict[str, Any] = {  # keys that are new since version 0.2, with the valu
     "model.pretrained": "none",
     "train.finetuning": {"head_fraction": 0.2, "first_layer_rate": 0.1, "freeze_norms": "auto"},
     "ship.metric": "accuracy",
+    "quantize.activations": "static",
     "train.fraction": 1.0,
     "sweep.runs.image_sizes": [],
 }

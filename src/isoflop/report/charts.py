@@ -113,7 +113,7 @@ def pareto_front(points: Sequence[Point], by: str) -> list[Point]:
 
 
 def draw_sensitivity(network: str, layers: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the error of the logits when one layer alone is INT8, most sensitive layer first."""
+    """Draw the error that one layer alone in INT8 adds to its output, most sensitive layer first."""
     ordered = sorted(layers, key=lambda layer: -layer["error"])
     shown = ordered[:_MOST_LAYERS]
     figure = new_figure(3.9, 0.9 + 0.26 * len(shown))
@@ -123,11 +123,11 @@ def draw_sensitivity(network: str, layers: Sequence[Mapping[str, Any]]) -> Figur
     names = [_layer(layer["name"]) + ("" if layer["int8"] else " (FP32)") for layer in shown]
     axes.set_yticks([-index for index in range(len(shown))], names, fontsize=8, parse_math=False)
     _plain(axes)
-    axes.set_xlabel("relative RMS error of the logits, %")
+    axes.set_xlabel("relative RMS error of the output of the layer, %")
     more = f" ({len(ordered) - len(shown)} less sensitive layers not shown)" if len(ordered) > len(shown) else ""
     values = "; ".join(f"{layer['name']}: {formats.percent(layer['error'])}" for layer in shown)
     title = f"{network}: one layer in INT8 at a time{more}"
-    return Figure(svg(figure), title, f"{title}. Relative RMS error of the logits: {values}")
+    return Figure(svg(figure), title, f"{title}. Relative RMS error of its output: {values}")
 
 
 def _layer(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Parts of INT8 quantization: ranges of activations, sensitivity of layers, static quantization."""
