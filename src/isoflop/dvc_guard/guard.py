@@ -8,12 +8,14 @@ next to the package, calls ``install`` when a DVC process starts (docs/decisions
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import re
+import stat
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,10 +54,13 @@ def apply() -> None:
     from dvc.stage import cache
     from dvc.utils.serialize import _common, _yaml
     from dvc_data.hashfile import tree
+    from dvc_data.hashfile.db import local
 
     if getattr(tree.Tree, "isoflop_guard", False):
         return
     replacements: dict[tuple[Any, str], Callable[[Any], Any]] = {
+        (local.LocalHashFileDB, "check"): _of_a_file,
+        (local.LocalHashFileDB, "get"): _as_a_file,
         (tree.Tree, "from_list"): lambda method: classmethod(_checked_list(method.__func__)),
         (cache.StageCache, "_load_cache"): checked_record,
         (cache.StageCache, "_load"): lambda _: load_record,
@@ -145,6 +150,35 @@ def _is_object_name(kind: Any, value: Any) -> bool:
     if kind in ("md5", "md5-dos2unix"):
         return is_md5(value)
     return isinstance(value, str) and not re.search(r"[/\\\0]|^\.", value)  # of a cloud's versions
+
+
+def _of_a_file(check: Callable[..., Any]) -> Callable[..., Any]:
+    """Take an object of a folder for missing if it is a link, which could lead to any file of this machine, or a pipe
+    or device, which never ends."""
+
+    def checked(self: Any, oid: str, *arguments: Any, **options: Any) -> Any:
+        path = self.oid_to_path(oid)
+        if _is_special(path):
+            raise FileNotFoundError(errno.ENOENT, "a link, a pipe or a device instead of an object", path)
+        return check(self, oid, *arguments, **options)
+
+    return checked
+
+
+def _as_a_file(get: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a list that is there, DVC takes the files for there, too: what is read must then be missing."""
+
+    def gotten(self: Any, oid: str) -> Any:
+        found = get(self, oid)
+        if _is_special(found.path):
+            found.path += " (a link, a pipe or a device)"
+        return found
+
+    return gotten
+
+
+def _is_special(path: str) -> bool:
+    return os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def _verifying(get_remote: Callable[..., Any]) -> Callable[..., Any]:
