@@ -60,6 +60,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times (default: 0)")
     options = parser.parse_args()
     draw = random.Random(options.seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background ignore some signals, and
+    for number in (signal.SIGQUIT, signal.SIGHUP):  # `nohup` another; the commands would inherit that
+        signal.signal(number, signal.SIG_DFL)
     if not is_active():
         raise SystemExit("expected an environment with isoflop-dvc-guard.pth; fix: `pip install .`")
     with tempfile.TemporaryDirectory() as name:
@@ -81,6 +84,8 @@ def main() -> int:
             wrong += bool(found)
             if found:
                 print(json.dumps({"command": kind, "signal": number.name, "wrong": found}), flush=True)
+            progress = f"{hit.total()} of {options.kills} kills, {wrong} wrong"
+            print(progress, file=sys.stderr, flush=True)
     print(json.dumps({"kills": hit.total(), "finished_before": missed, "wrong": wrong, "by": hit}), flush=True)
     return int(bool(wrong))
 
@@ -192,8 +197,9 @@ def _kill(case: Case, number: signal.Signals, draw: random.Random) -> tuple[bool
             process.wait()
     if left := _left_processes():
         problems.append(f"left the processes {', '.join(left)}")
-    if left := sorted(path.name for path in Path(os.environ["TMPDIR"]).glob("isoflop-*")):
-        problems.append(f"left {', '.join(left)} in the folder for temporary files")
+    for path in Path(os.environ["TMPDIR"]).glob("isoflop-*"):
+        problems.append(f"left {path.name} in the folder for temporary files")
+        shutil.rmtree(path, ignore_errors=True)
     try:
         problems += case.problems()
     except subprocess.CalledProcessError as error:

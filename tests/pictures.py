@@ -40,3 +40,18 @@ def litter(folder: Path) -> None:
     (folder / "stray.jpg").write_bytes(some.read_bytes())
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails" / "x.jpg").write_bytes(some.read_bytes())
+
+
+QUARTERS = ["top left", "top right", "bottom left", "bottom right"]
+
+
+def write_image(file: Path, brightest: int, mode: str = "L", side: int = 8) -> Path:
+    """Write a black image with one white quarter."""
+    pixels = np.zeros((2, 2), np.uint8)
+    pixels.ravel()[brightest] = 255
+    grey = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+    if mode == "I;16":
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(file)
+    else:
+        grey.convert("RGB").convert(mode).save(file)
+    return file

@@ -29,7 +29,15 @@ def save(figure: Figure, file: Path) -> None:
     if file.suffix == ".svg":
         file.write_text(svg(figure), encoding="utf-8")
     else:
+        _lay_out(figure)
         figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the axes once: with a layout engine, ``savefig`` draws twice and places them each time."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine(None)
 
 
 def svg(figure: Figure) -> str:
@@ -40,5 +48,6 @@ def svg(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "isoflop"}), warnings.catch_warnings():
         # the reader's fonts draw the text: what matplotlib's own fonts lack does not matter
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        _lay_out(figure)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return text.getvalue()

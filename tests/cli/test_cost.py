@@ -26,7 +26,8 @@ def test_minutes_and_memory_of_every_training_are_estimated(
     assert named <= set(costs) and re.search("distilled: ", text)
     for stage in named:
         assert 0 < costs[stage]["minutes"] < 60 and 50 < costs[stage]["memory_mb"] < 10_000
-    assert costs["benchmark (at most)"]["memory_mb"] is None
+    assert costs["benchmark (at most)"]["memory_mb"] is costs["study (formats, at most)"]["memory_mb"] is None
+    assert 0.5 < costs["study (formats, at most)"]["minutes"] < 2
 
 
 def test_speeds_between_widths_are_interpolated() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from isoflop.compression.quantization import Quantize
 from isoflop.compression.study_formats import _change, discard_other_networks, study_formats
@@ -33,12 +35,23 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return digits_split(tmp_path_factory.mktemp("data") / "val", 0, 60)
 
 
+def trained(width: int, val: Split) -> Model:
+    """A network after three steps, so that no tensor has the value that it starts with."""
+    net = fresh_net(width=width).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    images_NCHW = torch.from_numpy(np.array(val.images)).permute(0, 3, 1, 2) / 255
+    for _ in range(3):
+        optimizer.zero_grad()
+        functional.cross_entropy(net(images_NCHW), torch.from_numpy(np.array(val.labels)).long()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return Model(net.eval(), digits_architecture(width=width), val.input_spec)
+
+
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory, val: Split) -> Path:
     """One network, of width 4; all runs of width 6 diverged."""
     folder = tmp_path_factory.mktemp("networks")
-    built = digits_architecture(width=4)
-    save_model(Model(fresh_net(width=4), built, val.input_spec), folder / "width-4")
+    save_model(trained(4, val), folder / "width-4")
     (folder / "width-6").mkdir()
     return folder
 
@@ -62,6 +75,9 @@ def test_both_files_of_a_width_are_measured_and_those_of_twice_the_largest(
         assert block[form]["bytes"] < twice[form]["bytes"] and min(block[form]["latency_ms"], 1) > 0
         assert set(twice[form]) == {"bytes", "latency_ms"}, "random weights have no accuracy to forecast"
     assert twice["int8"]["bytes"] < twice["float"]["bytes"]
+    export(trained(8, val), BASE, tmp_path / "twice.onnx", 18)
+    of_trained = (tmp_path / "twice.onnx").stat().st_size
+    assert twice["float"]["bytes"] == pytest.approx(of_trained, abs=20), "bytes depend on the width alone"
     assert found["conditions"]["headline"] == "batch1_threads1" and "runs_batch8_threads1" not in found["conditions"]
 
 

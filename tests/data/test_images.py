@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from isoflop.data import eight_bit
 from isoflop.data.images import UndecodableError, decode, fit_to_square, from_array
 from isoflop.runtime.errors import UserError
 
@@ -174,6 +176,19 @@ def test_32_bit_integers_have_the_white_of_the_least_type_that_holds_them(bright
 def test_float_samples_that_are_not_finite_are_undecodable() -> None:
     with pytest.raises(UndecodableError, match="not finite"):
         decoded(Image.fromarray(np.array([[np.nan, 1.0]], np.float32)), "TIFF")
+
+
+def test_deep_samples_are_scaled_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, a 16-bit PNG of 170 kB took 2.4 GB."""
+    monkeypatch.setattr(eight_bit, "_STRIP_PIXELS", 1 << 14)
+    image = Image.new("I;16", (4096, 1024))
+    tracemalloc.start()
+    try:
+        eight_bit.eight_bit(image)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20, "less than one byte for each pixel"
 
 
 def test_lab_tiff_is_converted() -> None:

@@ -229,3 +229,12 @@ def test_the_warnings_that_forbid_extrapolation_are_those_of_the_code() -> None:
     voids = {kind: row[2].strip() for row in rows for kind in re.findall(r"`(\w+)`", row[1])}
     assert set(voids) >= WARNINGS
     assert {kind for kind, answer in voids.items() if answer == "yes"} == VOIDING
+
+
+def test_each_guarantee_of_the_threat_model_names_its_tests() -> None:
+    text = (ROOT / "SECURITY.md").read_text().partition("## Threat model")[2].partition("## Out of scope")[0]
+    rows = [row for row in re.findall(r"^\| (.+) \| (.*) \|$", text, flags=re.MULTILINE) if row[0] != "guarantee"]
+    assert len(rows) > 20
+    for guarantee, tests in rows:
+        names = re.findall(r"`(tests/[\w/]+\.py)`", tests)
+        assert names and all("\ndef test_" in (ROOT / name).read_text() for name in names), guarantee

@@ -30,8 +30,7 @@ from isoflop.inference.onnx_files import OnnxClassifier
 from isoflop.inference.prediction import open_model, scores_of
 from tests.conftest import ROOT, run_command
 from tests.exports import write_model
-
-QUARTERS = ["top left", "top right", "bottom left", "bottom right"]
+from tests.pictures import QUARTERS
 
 
 def picture(brightest: int) -> bytes:
@@ -137,6 +136,7 @@ def test_requests_at_the_same_time_are_answered_and_share_batches(
         ("POST", "/predict", b"", {}, 400, "got 0 images"),
         ("POST", "/predict?top=x", b"x", {}, 400, "top: got 'x'"),
         ("POST", "/predict?top=-1", b"x", {}, 400, "top: got '-1'"),
+        ("POST", f"/predict?top=00000001{'9' * 5000}", b"x", {}, 400, "top: got '00000001"),
         ("POST", "/predict", b"x" * 100_001, {}, 413, "got 100001 bytes, expected at most 100000"),
         ("POST", "/predict", None, {"Content_Length": "9" * 30}, 413, "expected at most 100000"),
         ("POST", "/predict", None, {"Content_Length": "-1"}, 411, "expected a Content-Length"),

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +21,7 @@ import pytest
 from benchmarks.faults import leftovers, lock, repro, repro_killed
 from benchmarks.full_disk import run_without_room
 from tests.clones import executed, same_outputs, second_clone
-from tests.conftest import run_command
+from tests.conftest import ROOT, run_command
 from tests.remote_servers import ACCESS_KEY, SECRET_KEY, s3
 
 _WRITERS = ("prepare", "train", "export@base", "scaling", "report")  # each writes with a library of its own
@@ -44,8 +47,28 @@ def test_a_cut_rwlock_is_named_by_doctor_and_healed_by_dvc(clone: Path) -> None:
     said = run_command("isoflop", "doctor", cwd=clone, check=False)
     assert said.returncode == 1 and "rm .dvc/tmp/rwlock" in said.stdout
     cut_short.write_text("")  # `doctor` asks DVC for stale results, and that healed it
-    again = run_command("dvc", "repro", cwd=clone, ISOFLOP_TESTS_REAL="1")  # forks are without the guard
+    again = run_command("dvc", "repro", cwd=clone)
     assert executed(again.stdout) == set() and "cut short" in again.stderr
+
+
+@pytest.mark.nightly
+def test_an_experiment_that_ctrl_c_ended_is_taken_back_as_the_guide_states(clone: Path) -> None:
+    (take_back,) = re.findall(r"`(git checkout HEAD -- .*?)`", (ROOT / "docs" / "howto" / "experiments.md").read_text())
+    wanted = lock(clone)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "DVC_NO_ANALYTICS": "1", "HOME": str(clone)}
+    command = ["dvc", "exp", "run", "-S", "recipe.epochs=7", "train"]
+    process = subprocess.Popen(
+        command, cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    assert any("Running stage 'train'" in line for line in process.stdout)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert "epochs: 7" in (clone / "params.yaml").read_text(), "it was not ended in time"
+    run_command("sh", "-c", take_back, cwd=clone)
+    assert executed(run_command("dvc", "repro", cwd=clone).stdout) == set()
+    assert lock(clone) == wanted and run_command("git", "status", "--porcelain", cwd=clone).stdout == ""
 
 
 def test_a_lock_that_a_kill_cut_short_is_named_with_its_cure(clone: Path) -> None:

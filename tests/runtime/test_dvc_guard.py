@@ -158,6 +158,24 @@ def test_a_list_with_a_name_outside_of_its_folder_is_refused(mate: Path, name: s
     assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]  # the stage itself ran
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "made.txt/x",
+        "a" * 300,
+        pytest.param("/".join(["a"] * 3000), marks=pytest.mark.nightly),
+        pytest.param("a\ud800", marks=pytest.mark.nightly),
+        pytest.param("x\x1b]0;PWN\x07", marks=pytest.mark.nightly),
+    ],
+    ids=["in a file", "long", "deep", "no unicode", "escape"],
+)
+def test_a_list_with_a_name_that_cannot_be_written_blocks_nothing(mate: Path, name: str) -> None:
+    """DVC would stop midway, at every command, and leave a temporary file."""
+    forge(mate.parent / "remote", with_member(mate.parent / "remote", name))
+    dvc(mate, "repro", "--pull")
+    assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]
+
+
 @pytest.mark.parametrize("path", ["../victim.txt", "json.py", "in.txt"])
 def test_a_record_with_an_output_that_the_stage_does_not_have_is_refused(mate: Path, path: str) -> None:
     victim = mate.parent / "victim.txt"
@@ -220,6 +238,26 @@ def test_a_record_that_is_a_link_is_not_downloaded(mate: Path) -> None:
     (planted / ("0" * 64)).symlink_to(mate.parent / "secret")
     assert "a link" in dvc(mate, "repro", "--pull").stderr
     assert not (mate / ".dvc" / "cache" / "runs" / "ab").exists()
+    shutil.rmtree(mate.parent / "remote" / "runs")
+    (mate.parent / "remote" / "runs").symlink_to("/")
+    assert "a link, which could lead to any folder" in dvc(mate, "repro", "--pull", "--force").stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", pytest.param("list", marks=pytest.mark.nightly)])
+def test_an_object_that_is_no_file_is_missing(mate: Path, kind: str) -> None:
+    """DVC would wait for the pipe without end, or copy the file that the link leads to and later push it."""
+    victim, remote, md5 = mate.parent / "victim.txt", mate.parent / "remote", hashlib.md5(b"mine\n").hexdigest()
+    victim.write_text("mine\n")
+    forge(remote, with_member(remote, "x", md5=md5))
+    if kind == "list":
+        (record,) = (yaml.safe_load(file.read_text()) for file in (remote / "runs").rglob("*") if file.is_file())
+        md5 = record["outs"][0]["md5"]
+    planted = remote / "files" / "md5" / md5[:2] / md5[2:]
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.unlink(missing_ok=True)
+    planted.symlink_to(victim) if kind == "link" else os.mkfifo(planted)
+    dvc(mate, "repro", "--pull")
+    assert [file.name for file in (mate / "out").iterdir()] == ["made.txt"]
 
 
 def test_an_object_with_another_content_is_refused_without_verify(mate: Path) -> None:
@@ -317,21 +355,38 @@ def test_data_on_a_server_is_no_path_of_this_machine(path: str) -> None:
         checked_names(create)(SimpleNamespace(), cast(Repo, repo), "", {})
 
 
+def interrupted(mate: Path, fault: str) -> subprocess.CompletedProcess[str]:
+    """Run `dvc repro` with ``fault`` where dvc.lock is written, but not yet in its place."""
+    (mate.parent / "sitecustomize.py").write_text(
+        "import errno, os, signal\n"
+        "real = os.fsync\n"
+        "def full(descriptor):\n"
+        "    if '.dvc.lock.partial' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"
+        f"        {fault}\n"
+        "    real(descriptor)\n"
+        "os.fsync = full\n"
+    )
+    path = os.pathsep.join((str(mate.parent), os.environ.get("PYTHONPATH", "")))
+    return run_command("dvc", "repro", cwd=mate, check=False, PYTHONPATH=path, ISOFLOP_TESTS_REAL="1")
+
+
 def test_a_full_disk_leaves_the_lock_of_before(mate: Path) -> None:
     """DVC would cut dvc.lock short, and every later command would fail."""
     dvc(mate, "repro", "-q")
     before = (mate / "dvc.lock").read_text()
     (mate / "in.txt").write_text("other\n")
-    (mate.parent / "sitecustomize.py").write_text(
-        "import errno, os\n"
-        "real = os.fsync\n"
-        "def full(descriptor):\n"
-        "    if '.dvc.lock.partial' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"
-        "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "    real(descriptor)\n"
-        "os.fsync = full\n"
-    )
-    path = os.pathsep.join((str(mate.parent), os.environ.get("PYTHONPATH", "")))
-    done = run_command("dvc", "repro", cwd=mate, check=False, PYTHONPATH=path, ISOFLOP_TESTS_REAL="1")
+    done = interrupted(mate, "raise OSError(errno.ENOSPC, 'No space left on device')")
     assert "No space left on device" in done.stderr
-    assert (mate / "dvc.lock").read_text() == before and not list(mate.glob(".dvc.lock*"))
+    assert (mate / "dvc.lock").read_text() == before and not list(mate.rglob(".dvc.lock*"))
+
+
+def test_a_kill_leaves_the_lock_of_before_and_no_file_that_git_would_add(mate: Path) -> None:
+    dvc(mate, "repro", "-q")
+    before, names = (mate / "dvc.lock").read_text(), sorted(mate.iterdir())
+    (mate / "in.txt").write_text("other\n")
+    assert interrupted(mate, "os.kill(os.getpid(), signal.SIGKILL)").returncode == -9
+    assert (mate / "dvc.lock").read_text() == before and sorted(mate.iterdir()) == names
+    (left,) = (mate / ".dvc" / "tmp").glob(".dvc.lock*")
+    os.utime(left, (0, 0))
+    dvc(mate, "repro", "-q")
+    assert not left.exists() and (mate / "dvc.lock").read_text() != before

@@ -119,18 +119,34 @@ def test_e_can_be_fixed_at_0() -> None:
     assert analysis.law.values[1:] == pytest.approx([10, 0.3])
 
 
-def trial(error: float, spread: float) -> Trial:
+def trial(errors: list[float], spread: float) -> Trial:
     split = Split("unique_samples", 2.0, np.array([True, False]))
-    return Trial(split, np.array([error]), np.array([0.1]), np.array([spread]))
+    count = len(errors)
+    return Trial(split, np.array(errors), np.full(count, 0.01), np.zeros(count), np.full(count, spread))
 
 
 def test_backtests_move_the_discrepancy_from_its_prior() -> None:
     prior, accurate, off, noisy = (
         discrepancy_scale(found)
-        for found in ([], 3 * [trial(0.001, 0.001)], 3 * [trial(0.05, 0.001)], 3 * [trial(0.05, 0.5)])
+        for found in ([], 3 * [trial([0.0001], 0.0001)], 3 * [trial([0.05], 0.0001)], 3 * [trial([0.05], 0.05)])
     )
     assert accurate < 0.7 * prior < prior < off
     assert noisy == pytest.approx(prior, rel=0.1)  # noise as large as the error is no evidence
+
+
+def test_the_mean_of_many_noisy_groups_is_evidence() -> None:
+    noise = [0.01, -0.01] * 20
+    accurate, off = (discrepancy_scale(2 * [trial([shift + one for one in noise], 0.01)]) for shift in (0.0, 0.05))
+    assert accurate < 0.5 < discrepancy_scale([]) < off
+
+
+def test_noise_that_varies_with_size_is_that_of_the_size_where_a_run_is_predicted() -> None:
+    law = fit_law(scattered(200, np.geomspace(0.04, 0.004, 200)), 20, np.random.default_rng(0))
+    sizes = np.array([law.reach.ranges["parameters"][0], law.reach.ranges["parameters"][1]])
+    small, large = law.noise.relative({"parameters": sizes, "unique_samples": 1e9}, law.reach.ranges)
+    assert small > 1.2 > 0.8 > large
+    even = fit_law(scattered(200, np.full(200, 0.01)), 20, np.random.default_rng(0))
+    assert even.noise.relative({"parameters": sizes, "unique_samples": 1e9}, even.reach.ranges) == pytest.approx(1)
 
 
 def test_splits_hold_out_the_top_of_each_axis() -> None:

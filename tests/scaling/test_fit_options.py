@@ -12,10 +12,12 @@ import pytest
 import isoflop
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import analyse
-from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.law_fitting import fit_law
+from isoflop.scaling.fitting.objectives import OBJECTIVES, objective_of
 from isoflop.scaling.fitting.one_form import fit, refit
-from isoflop.scaling.fitting.options import forms_of, trimmed
-from isoflop.scaling.forms import M4, Broken, Floats, Form, additive, form_from_json, form_to_json
+from isoflop.scaling.fitting.options import forms_of, trimmed, with_gamma
+from isoflop.scaling.forms import M4, AnyForm, Broken, Floats, Form, additive, form_from_json, form_to_json
+from isoflop.scaling.tables.runs import Study
 from isoflop.scaling.tables.user_tables import Columns, read_table
 from tests.scaling_tables import simulated
 
@@ -66,10 +68,61 @@ def test_forms_are_chosen_by_name() -> None:
     for options, message in (
         ({"form": "m4"}, "--form: got m4, which describes one axis"),
         ({"form": "cubic"}, "--form: got cubic, expected one of auto, additive"),
-        ({"fix": ["alpha=1"]}, "--fix: got alpha=1, expected E=0"),
+        ({"fix": ["gamma=1"]}, "--fix: got gamma=1, expected E=0 or alpha=VALUE, beta=VALUE up to 10"),
+        ({"fix": ["E=1"]}, "--fix: got E=1, expected E=0"),
+        ({"fix": ["alpha=1"], "tie": True}, "--fix: got alpha=1, expected E=0 with --tie"),
     ):
         with pytest.raises(UserError, match=message):
             forms_of(two, **options)
+
+
+def test_an_exponent_can_be_fixed() -> None:
+    study = read_table(simulated(0.0), COLUMNS)
+    (form, _) = forms_of(study, fix=["alpha=0.4"]) or []
+    assert isinstance(form, Form) and form.free == 4 and form.label == "L(N, D) = E + A/N^0.4 + B/D^β"
+    law = analyse(study, 20, 0, "mse", forms=[form]).law
+    assert law.values[3] == 0.4 and (law.replicates[:, 3] == 0.4).all() and np.ptp(law.replicates[:, 4]) > 0
+    assert form_from_json(json.loads(json.dumps(form_to_json(form)))) == form
+
+
+def test_a_searched_gamma_is_that_of_the_curve() -> None:
+    rows = [{"D": size, "error": 5 + 300 * size**-0.41} for size in (25, 50, 100, 200, 400)]
+    study, form = with_gamma(read_table(rows, Columns(samples="D", loss="error")), "search")
+    assert dict(form.fixed) == {"unique_samples": 0.41} and form.free == 2
+    _, fixed = with_gamma(study, "-0.5")
+    assert dict(fixed.fixed) == {"unique_samples": 0.5}
+    for wrong in ("0.5", "often", "-20"):
+        with pytest.raises(UserError, match="--gamma: got"):
+            with_gamma(study, wrong)
+    with pytest.raises(UserError, match="expected a learning curve over --samples alone"):
+        with_gamma(read_table(simulated(), COLUMNS), "search")
+
+
+@pytest.mark.parametrize("form", [additive("parameters"), M4("parameters")])
+def test_a_quantile_of_the_runs_lies_below_the_law(form: AnyForm) -> None:
+    levels = np.geomspace(1e4, 1e8, 200)[None]
+    clean = 0.5 + 40 * levels[0] ** -0.4
+    losses = clean * np.exp(np.random.default_rng(0).exponential(0.1, 200))
+    for name, low, high in (("huber:0.1", 0.05, 0.15), ("l1:0.5", 0.45, 0.55), ("l1:0.9", 0.85, 0.95)):
+        values, _ = fit(form, levels, losses, objective_of(name))
+        assert low < (losses < form.predict(values[None], levels)[0]).mean() < high
+    for name in ("huber:0", "huber:1", "huber:few", "other:0.5"):
+        with pytest.raises(UserError, match="objective: got"):
+            objective_of(name)
+
+
+def test_an_envelope_is_resampled_by_configurations() -> None:
+    rng = np.random.default_rng(0)
+    rows = [row | {"L": row["L"] * float(np.exp(rng.exponential(0.05)))} for row in simulated(0.0)]
+    study = read_table(rows, COLUMNS)
+    law = fit_law(study, 20, rng, "huber:0.2")
+    assert law.resampling == "pairs" and (law.predict(_points(study)) > study.losses).mean() < 0.35
+    with pytest.raises(UserError, match="--bootstrap: got wild, expected pairs or cluster for a quantile"):
+        fit_law(study, 20, rng, "huber:0.2", resampling="wild")
+
+
+def _points(study: Study) -> dict[str, Floats | float]:
+    return {axis: study.column(axis) for axis in study.axes}
 
 
 @pytest.mark.parametrize("condition", ["N>1e5", "parameters>100k", "test", "test=1"])

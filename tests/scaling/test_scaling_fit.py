@@ -200,5 +200,10 @@ def test_the_published_learning_curve_is_reproduced() -> None:
     curve = fit_learning_curve(samples, errors, exponents=np.arange(1, 101) / 100)  # the authors' grid
     assert curve["beta"] == pytest.approx(0.41, rel=1e-3)
     assert curve["E"] == pytest.approx(5.6835, rel=1e-3) and curve["B"] == pytest.approx(259.286, rel=1e-3)
+    assert fit_learning_curve(samples, errors, prior=0.0)["beta"] == pytest.approx(0.41)
+    assert (
+        fit_learning_curve(samples, errors, prior=1e6)["beta"]
+        == fit_learning_curve(samples, errors, gamma=-0.5)["beta"]
+    )
     free = fit_learning_curve(samples, errors)
     assert free["beta"] == pytest.approx(0.41, abs=0.01)

@@ -13,6 +13,7 @@ import yaml
 
 from isoflop.cli import main as cli
 from isoflop.project import yaml_text
+from isoflop.report.formats import count
 from isoflop.scaling.formats import read_formats
 from isoflop.scaling.forms import L_ND
 from tests.scaling_runs import (
@@ -313,9 +314,13 @@ def test_limits_of_the_file_choose_width_and_format(apply: Path, capsys: pytest.
     assert width == formats.widest("int8", None, 60_000) and params["ship"] == {
         "objective": "bytes", "max_latency_ms": None
     }  # fmt: skip
+    assert f"bytes {count(size(width) + 40 * width + 6_000)} (" in shown
     assert params["variants"]["candidates"] == ["base"] and params["variants"]["distill"] == {}
     assert "variants distilled removed, for which there is no forecast" in shown
     assert f"file of width {width} in INT8: " in shown and "validation accuracy" in shown
+    assert cli.main(["plan", "--bytes", "60000", "--latency-ms", "0.2", "--apply"]) == 0
+    both = yaml_text.load((apply / "params.yaml").read_text())["ship"]
+    assert both == {"objective": "bytes", "max_latency_ms": 0.2}, "the fastest file might be too large"
     for arguments, message in (
         (["--bytes", "100"], "--bytes: got 100, expected at least"),
         (["--bytes", "7000", "--latency-ms", "0.000001"], "--latency-ms: got 1e-06, expected at least"),

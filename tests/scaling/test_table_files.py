@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,20 @@ GERMAN = "N;D;loss\n" + "".join(
         ("runs.csv", b"sep=;\r\n" + TEXT.replace(",", ";").replace("\n", "\r\n").encode()),
         ("runs.csv", GERMAN.encode()),
         ("runs.csv.gz", gzip.compress(TEXT.encode(), mtime=0)),
+        ("runs.csv.bz2", bz2.compress(TEXT.encode())),
+        ("runs.csv.xz", lzma.compress(TEXT.encode())),
+        ("runs.csv", TEXT.encode("utf-32")),
+        ("aligned.txt", TEXT.replace(",", "   ").encode()),
+        (
+            "runs.md",
+            ("|" + TEXT.replace(",", "|").replace("\n", "|\n|", TEXT.count("\n") - 1))
+            .replace("\n", "\n|---|:--:|---|\n", 1)
+            .encode(),
+        ),
+        ("twice.csv", (TEXT + TEXT.splitlines()[0] + "\n").encode()),
+        ("index.json", json.dumps(dict(enumerate(RECORDS))).encode()),
+        ("wandb.jsonl", "\n".join(json.dumps(row | {"config": json.dumps(row["config"])}) for row in WANDB).encode()),
+        ("cased.csv", TEXT.replace("loss", "Loss").encode()),
         ("runs.json", json.dumps(RECORDS).encode()),
         ("runs.json", json.dumps(SPLIT).encode()),
         ("runs.json", json.dumps(BY_COLUMN).encode()),
@@ -126,7 +142,11 @@ def test_a_small_file_that_becomes_a_large_table_is_refused(tmp_path: Path, monk
         ("125M", 125e6), ("1.3B", 1.3e9), ("125,000,000", 125e6), ("125_000_000", 125e6), ("125 000 000", 125e6),
         ("2.5B tokens", 2.5e9), ("50k", 5e4), ("3.1 ZFLOPs", 3.1e21), ("1e21 FLOPs", 1e21), ("1.5 billion", 1.5e9),
         ("55.2%", 0.552), ("-3", -3), ("1,234.5", 1234.5), ("6.02E+23", 6.02e23), ("5.", 5.0), (7, 7.0),
-        ("None", None), ("N/A", None), ("", None), (None, None),
+        ("None", None), ("N/A", None), ("", None), (None, None), ("#DIV/0!", None), ("<NA>", None),
+        ("\N{EM DASH}", None),
+        ("OOM", None), ("~3.5e6", 3.5e6), ("3 × 10^8", 3e8), ("2.5*10^-3", 2.5e-3), ("6x10⁶", 6e6),
+        ("2.31 ± 0.02", 2.31),
+        ("2.31(2)", 2.31), ("2.31 +/- 0.02", 2.31),
     ],
 )  # fmt: skip
 def test_written_numbers(text: str | int | None, value: float | None) -> None:

@@ -107,7 +107,8 @@ def apply_training(project: Path, training: Training, limits: Limits, *, forecas
     if limits.latency_ms is not None:
         changes[("ship", "max_latency_ms")] = limits.latency_ms
     if limits.of_file and forecasts_files:
-        changes[("ship", "objective")] = "latency" if limits.latency_ms is not None else "bytes"
+        # the smallest file that meets ship.max_latency_ms meets both limits if any file does
+        changes[("ship", "objective")] = "latency" if limits.most_bytes is None else "bytes"
         changes |= {("variants", kind): {} for kind in KINDS}
         changes |= {("variants", "candidates"): [BASE], ("variants", "float16"): [], ("variants", "tflite"): []}
     before = write_values(project / PARAMS_FILE, changes)

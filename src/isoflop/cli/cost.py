@@ -18,6 +18,7 @@ _IMAGES = {"digits": 1797, "mnist": 70_000, "fashion_mnist": 70_000, "cifar10": 
 _CLASSES = 10  # of images that are not prepared yet; the head hardly changes the speed
 _TEACHER = 1 / 3  # cost of a forward pass, as a share of a training step
 _TRAINED_TWICE = 2  # distill and prune also train a control
+_S_A_NETWORK = 8.0  # export and INT8: 2 to 3 s of a core for 8 x 8 pixels, 8 s for 32 x 32
 _S_A_CELL = 30.0  # isoflop.inference.benchmarking times no cell for longer
 
 
@@ -53,7 +54,7 @@ def estimate(project: Path) -> list[Cost]:
         )
     )
     trained = (*_trainings(params, images, speeds), _study(params, images, speeds), *_variants(params, images, speeds))
-    return [*trained, _benchmark(params)]
+    return [*trained, _formats(params), _benchmark(params)]
 
 
 def show_costs(costs: list[Cost]) -> None:
@@ -99,6 +100,12 @@ def _variants(params: Mapping[str, Any], images: int, speeds: Mapping[int, Speed
             elif kind == "prune":
                 seconds *= _TRAINED_TWICE
             yield Cost(f"{kind}@{name}", of["epochs"] * images * seconds / 60, memory)
+
+
+def _formats(params: Mapping[str, Any]) -> Cost:
+    """One cell of the benchmark, to its time limit, and the conversion of each width and of one untrained network."""
+    seconds = _S_A_CELL + _S_A_NETWORK * (len(set(params["sweep"]["widths"])) + 1)
+    return Cost("study (formats, at most)", seconds / 60, None)
 
 
 def _benchmark(params: Mapping[str, Any]) -> Cost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import warnings
@@ -15,11 +14,12 @@ from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import between
 from isoflop.report.scaling_words import trust_in_words
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import json_text
 from isoflop.scaling.analysis import Analysis, analyse
 from isoflop.scaling.asking import predict_table
 from isoflop.scaling.figures.compute_optimal_plots import draw_profiles, draw_surface
 from isoflop.scaling.figures.law_plots import draw_held_out, draw_law
-from isoflop.scaling.fitting.options import forms_of, trimmed
+from isoflop.scaling.fitting.options import forms_of, trimmed, with_gamma
 from isoflop.scaling.law_file import known_law, write_law
 from isoflop.scaling.results import write_facts, write_points
 from isoflop.scaling.tables.runs import Study
@@ -45,6 +45,7 @@ class Settings:
     fix: Sequence[str]
     tie: bool
     trim: float | None  # standard deviations
+    gamma: str | None  # exponent of a learning curve, or search
     resampling: str
     bootstraps: int
     seed: int
@@ -73,6 +74,9 @@ def fit_table(study: Study, folder: Path, settings: Settings, *, force: bool, po
 
 def _fit_into(study: Study, folder: Path, settings: Settings, points: Points | None) -> None:
     forms = forms_of(study, settings.form, settings.fix, settings.tie)
+    if settings.gamma is not None:
+        study, form = with_gamma(study, settings.gamma)
+        forms = [form]
     if settings.trim is not None:
         study = trimmed(study, settings.trim, settings.objective, forms)
     analysis = analyse(
@@ -89,7 +93,7 @@ def _fit_into(study: Study, folder: Path, settings: Settings, points: Points | N
 def print_fit(facts: Facts, folder: Path, as_json: bool) -> None:
     """Print the laws, their diagnostics and the path of the results."""
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json_text(facts))
         return
     print_predictions([held_out_row(facts)])
     lines = [*scaling_lines(facts), *_fit_lines(facts)]

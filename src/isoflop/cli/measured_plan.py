@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from isoflop.cli.shipped_plan import Limits, most_parameters
 from isoflop.report.facts import Facts, read_facts
 from isoflop.report.formats import flops, loss, percent, rounded, seconds
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import json_text
 from isoflop.runtime.params import PARAMS_FILE, read_params
 from isoflop.scaling.asking import Goal
 from isoflop.scaling.image_sizes import SizeChoice, choose_size, studies_by_size
@@ -119,7 +119,7 @@ def _share_of_sizes(params: dict[str, Any]) -> float:
 def print_answer(answer: AnswerByRuns, reason: str, as_json: bool) -> None:
     """Print the answer of the runs where the law has none, with the reason for that."""
     if as_json:
-        print(json.dumps({"parameters": None, "reason": reason, "measured": answer.facts}, indent=1))
+        print(json_text({"parameters": None, "reason": reason, "measured": answer.facts}))
     else:
         print(reason, *answer.lines, sep="\n")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from isoflop.cli.options import Count, Flag, Json, Numbers, Port, Positive, Posi
 from isoflop.cli.project_folder import find_project, project_here, warn_if_stale
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
+from isoflop.runtime.files import json_text
 
 _PIXELS = Group("How an image becomes the model's input", sort_key=1)
 
@@ -214,7 +214,7 @@ def compress(
     choices = PixelChoices(**asdict(pixels), output=output, classes=names)
     facts = quantize_model(model, calibration, out, params, choices, force=force)
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json_text(facts))
     else:
         show(facts, out)
 
@@ -242,7 +242,7 @@ def release(
 
     manifest = write_release(project_here(), out, key=key, force=force)
     if as_json:
-        print(json.dumps(manifest, indent=1))
+        print(json_text(manifest))
         return
     revision = manifest["code"]["revision"]
     print(f"{out}: {manifest['chosen']}, {f'commit {revision}' if revision else 'not in git'}, "
@@ -267,7 +267,7 @@ def verify(folder: Path, /, *, public_key: Path | None = None, as_json: Json = F
     from isoflop.release.verification import verify_release
 
     checked = verify_release(folder, public_key)
-    print(json.dumps({"folder": str(folder), "checked": checked}, indent=1) if as_json else "\n".join(checked))
+    print(json_text({"folder": str(folder), "checked": checked}) if as_json else "\n".join(checked))
 
 
 def _is_output(model: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from isoflop.report.formats import between, rounded
 from isoflop.report.formats import loss as digits_of_loss
 from isoflop.report.scaling_words import budget_in_words
 from isoflop.runtime.errors import UserError, unmade
+from isoflop.runtime.files import json_text
 from isoflop.scaling.asking import Answer, Goal, answer
 from isoflop.scaling.diagnostics import WARNINGS
 from isoflop.scaling.law_file import KnownLaw, read_law
@@ -73,8 +73,7 @@ def print_plan(
     files = expected_files(known, project, width, epochs)
     if as_json:
         content: dict[str, Any] = digits(asdict(found)) | {"diagnostics": diagnostics}
-        print(json.dumps({"trusted": not diagnostics, **content, "formats": digits(files), "measured": measured},
-                         indent=1))  # fmt: skip
+        print(json_text({"trusted": not diagnostics, **content, "formats": digits(files), "measured": measured}))
         return
     if isinstance(found, Answer):
         _print_answer(known, found)

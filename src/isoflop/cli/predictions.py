@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TextIO
 
 from isoflop.inference.prediction import Failure, Prediction
 from isoflop.runtime.errors import UserError
-from isoflop.runtime.files import write_atomically
+from isoflop.runtime.files import json_text, write_atomically
 from isoflop.runtime.terminal import printable
 
 _ROWS = 64  # images per table; limits the memory for any number of files
@@ -45,7 +44,7 @@ def show(outcomes: Iterable[Prediction | Failure], *, as_json: bool, as_csv: boo
     if as_json:
         predictions = [_as_dict(prediction) for prediction in pending]
         failed = [{"image": str(failure.image), "error": failure.error} for failure in failures]
-        print(json.dumps({"predictions": predictions, "failed": failed}, indent=1))
+        print(json_text({"predictions": predictions, "failed": failed}))
     elif pending:
         _print_table(pending)
     return len(failures)

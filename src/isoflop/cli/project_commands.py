@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from isoflop.cli.options import (
 )
 from isoflop.cli.project_folder import find_project, project_around
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import json_text
 from isoflop.runtime.terminal import printable
 
 
@@ -145,7 +145,7 @@ def preset(
         presets = read_presets(project)
         if as_json:
             listed = [{"name": item.name, "description": item.description} for item in presets]
-            print(json.dumps({"presets": listed}, indent=1))
+            print(json_text({"presets": listed}))
             return
         width = max(len(item.name) for item in presets)
         for item in presets:
@@ -153,7 +153,7 @@ def preset(
         return
     applied = apply_preset(project, name, force=force)
     if as_json:
-        print(json.dumps({"applied": applied.name}, indent=1))
+        print(json_text({"applied": applied.name}))
         return
     print(f"params.yaml: now preset {applied.name}; run `dvc repro`")
     try:
@@ -196,7 +196,7 @@ def check(*, cost: Flag = False, as_json: Json = False) -> int:
     if as_json:
         facts = {name: [asdict(remark) for remark in listed] for name, listed in found.items()}
         spent = {"cost": [asdict(item) for item in costs]} if cost else {}
-        print(json.dumps({"file": "params.yaml", "stages": len(schemas), **facts, **spent}, indent=1))
+        print(json_text({"file": "params.yaml", "stages": len(schemas), **facts, **spent}))
         return 1 if mistakes else 0
     show_remarks(**found)
     if mistakes:

@@ -212,9 +212,11 @@ def fit(
     form: Annotated[Literal["auto", "additive", "multiplicative", "m4", "broken"], _FIT] = "auto",
     fix: Annotated[list[str] | None, _FIT] = None,
     tie: Annotated[Flag, _FIT] = False,
+    gamma: Annotated[str | None, _FIT] = None,
     hold_out: Annotated[str | None, _FIT] = None,
     trim: Annotated[Positive | None, _FIT] = None,
     objective: Annotated[Literal["huber", "l1", "mse", "least_squares"], _FIT] = "huber",
+    quantile: Annotated[float | None, _FIT] = None,
     bootstrap: Annotated[Literal["auto", "pairs", "wild", "residual", "cluster"], _FIT] = "auto",
     bootstraps: Bootstraps = 1000,
     bootstrap_seed: Natural = 0,
@@ -230,16 +232,19 @@ def fit(
     JSON, CSV and figures. Name the columns that your table has; they decide which laws can be fitted.
 
     Args:
-        table: CSV, TSV, JSON, JSONL or Parquet file; may be gzipped.
+        table: CSV, TSV, JSON, JSONL or Parquet file; may be compressed by gzip, bzip2 or xz.
         loss_is: what the column of --loss holds; accuracy becomes error, and perplexity its logarithm.
         where: keep only rows with COLUMN=VALUE, or <, >, <=, >=, != in place of =; may be repeated.
         chance_loss: loss of guessing; runs less than 10 % better are left out.
         form: formula of the law; auto chooses by fit and backtests. m4 and broken are laws of one axis.
-        fix: parameter with a fixed value: E=0.
+        fix: parameter with a fixed value: E=0, or an exponent, such as beta=0.5 of the samples.
         tie: fit one exponent for all axes, as in laws of over-training.
+        gamma: fit a learning curve, error = E + B samples^gamma, by least squares with weights by the variance between
+            seeds: search for the gamma from -0.99 to -0.01 that fits best, or a number such as -0.5.
         hold_out: test the law on the rows with COLUMN>VALUE, or on those where COLUMN is 1, in place of the largest.
         trim: leave out runs that deviate from a first fit by more than this number of standard deviations.
         objective: huber (delta 0.001), l1 or mse of log loss, or least_squares of the loss.
+        quantile: asymmetric penalty: this share of the runs lies below the law, so that 0.1 is near the lower envelope.
         bootstrap: what is resampled: configurations (pairs), signs of residuals (wild), residuals, or runs with
             checkpoints (cluster); auto chooses by the residuals.
         bootstraps: number of bootstrap samples.
@@ -257,7 +262,11 @@ def fit(
         refuse_outputs(project, out, "--out")
     names = Columns(**asdict(columns))
     study = read_table(table, names, where or [], chance_loss, loss_is, hold_out)
-    settings = Settings(objective, form, fix or [], tie, trim, bootstrap, bootstraps, bootstrap_seed)
+    if gamma is not None and (form != "auto" or fix or tie or objective != "huber"):
+        raise UserError("--gamma: got it with --form, --fix, --tie or --objective, which it decides")
+    chosen: str = objective if gamma is None else "least_squares"
+    penalty = chosen if quantile is None else f"{chosen}:{quantile:g}"
+    settings = Settings(penalty, form, fix or [], tie, trim, gamma, bootstrap, bootstraps, bootstrap_seed)
     facts = fit_table(
         study,
         out,

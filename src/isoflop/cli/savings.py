@@ -11,6 +11,7 @@ from isoflop.project.graph import read_graph
 from isoflop.runtime.damage import check_outputs
 from isoflop.runtime.errors import UserError, unmade
 from isoflop.runtime.executions import executions
+from isoflop.runtime.files import json_text
 from isoflop.runtime.params import read_mapping
 
 
@@ -68,7 +69,7 @@ def show(project: Path, costs: list[StageCost], *, as_json: bool) -> None:
             "training_flops_spared": flops,
             "training_seconds_spared": round(flops / rate, 1) if rate else None,
         }
-        print(json.dumps({"stages": [asdict(cost) for cost in costs], **totals}, indent=1))
+        print(json_text({"stages": [asdict(cost) for cost in costs], **totals}))
         return
     _print_table(costs)
     print(f"{len(ran)} of {len(costs)} stages ran here, in {sum(ran):.0f} s; {len(restored)} restored from a cache")

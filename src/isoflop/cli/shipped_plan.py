@@ -112,18 +112,17 @@ def expected_files(
 
 def file_lines(expected: dict[Format, dict[str, Any]], width: int | None) -> list[str]:
     """A line for each file: bytes, latency and accuracy with 95 % intervals of a new measurement."""
-    words = {"bytes": lambda number: f"{count(number)} bytes", "latency_ms": ms, "val_accuracy": percent}
+    words = {"bytes": (count, "bytes "), "latency_ms": (ms, ""), "val_accuracy": (percent, "validation accuracy ")}
     lines = []
     for form, bands in expected.items():
         parts = []
-        for name, say in words.items():
+        for name, (say, noun) in words.items():
             band = bands[name]
             if band["predicted"] is None:
                 continue
             interval = "" if band["low"] is None else f" ({say(band['low'])} to {say(band['high'])})"
-            parts.append(f"{say(band['predicted'])}{interval}")
+            parts.append(f"{noun}{say(band['predicted'])}{interval}")
         loss = bands["val_nll"]
-        parts[-1] += " validation accuracy" if bands["val_accuracy"]["predicted"] is not None else ""
         if loss["low"] is not None:
             parts.append(f"loss {between(loss['low'], loss['high'])}")
         lines.append(f"file of width {width} in {NAMES[form]}: {', '.join(parts)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import textwrap
 from collections.abc import Container, Iterator, Mapping
@@ -10,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isoflop.cli.imperatives import imperatives
 from isoflop.project.staleness import Stale, stale_note, stale_outputs
 from isoflop.report import formats
 from isoflop.report.facts import Facts, Variant, cell_in_words, read_facts, variants
@@ -25,10 +23,13 @@ from isoflop.report.scaling_words import (
     trust_in_words,
 )
 from isoflop.runtime.errors import unmade
+from isoflop.runtime.files import json_text
 from isoflop.runtime.params import PARAMS_FILE, read_params
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from isoflop.cli.imperatives import Imperative
 
 _COLUMNS = 100  # widest line, also on wider terminals
 _LOW_RECALL = 0.7  # of the accuracy
@@ -55,10 +56,9 @@ def print_summary(project: Path, *, as_json: bool) -> None:
     stale = stale_outputs(project)
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 _as_json(rows, setting, law, score, report, stale)
-                | {"next": [asdict(one) for one in imperatives(project)]},
-                indent=1,
+                | {"next": [asdict(one) for one in _imperatives(project)]},
             )
         )
         return
@@ -119,8 +119,14 @@ def _next_lines(project: Path) -> list[tuple[str, str]]:
     """Return the imperatives, each a command with its measured effect."""
     return [
         ("next" if number == 0 else "", f"{number + 1}. {one.command}  ({one.effect})")
-        for number, one in enumerate(imperatives(project))
+        for number, one in enumerate(_imperatives(project))
     ]
+
+
+def _imperatives(project: Path) -> list[Imperative]:
+    from isoflop.cli.imperatives import imperatives  # half a second, which `isoflop fit` need not pay
+
+    return imperatives(project)
 
 
 def print_lines(lines: list[tuple[str, str]]) -> None:

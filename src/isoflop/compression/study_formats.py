@@ -14,16 +14,18 @@ import numpy.typing as npt
 
 from isoflop.compression.quantization import Quantize, quantize
 from isoflop.compression.variants import BASE, INT8
-from isoflop.data.arrays import Split
+from isoflop.data.arrays import InputSpec, Split
 from isoflop.evaluation.paired import paired
 from isoflop.evaluation.scores import accuracy, probabilities
 from isoflop.inference.benchmarking import Benchmark, benchmark
 from isoflop.inference.onnx_export import Export, export
 from isoflop.inference.onnx_files import Floats, cores, open_classifier
+from isoflop.models.architecture import Architecture
 from isoflop.models.model_files import Model, load_model
 from isoflop.runtime.progress import tracked
 
 _UNTRAINED = 2  # width of the untrained network, as a multiple of the study's largest
+_NOISE = 0.01  # standard deviation
 _LEAST = 1e-12  # probability of the true class, whose logarithm is finite
 
 
@@ -60,8 +62,8 @@ def study_formats(
         conditions: dict[str, Any] = {}
         if found:
             largest = max(map(int, found))
-            twice = _widened(load_model(networks / f"width-{largest}"))
-            untrained = {str(twice.architecture.width): _without_scores(twice, folder, train, val, exported, int8)}
+            twice = _twice(load_model(networks / f"width-{largest}"))
+            untrained = {str(twice.architecture.width): untrained_files(twice, folder, train, val, exported, int8)}
             files = [_file(folder, int(name), end) for name in (*found, *untrained) for end in ("", INT8)]
             headline = {"batch_sizes": [min(timing.batch_sizes)], "threads": [min(timing.threads)]}
             timed = benchmark(files, timing.model_copy(update=headline))
@@ -101,22 +103,36 @@ def _converted(
     return _costs(model) | blocks | {"change": change}
 
 
-def _without_scores(
+def untrained_files(
     model: Model, folder: Path, train: Split, val: Split, exported: Export, int8: Quantize
 ) -> dict[str, Any]:
-    """The block of an untrained network, whose accuracy means nothing: all of its layers stay in INT8."""
-    free = int8.model_copy(update={"max_accuracy_drop": 1.0})
+    """Write ``width-W.onnx`` and ``width-W-int8.onnx`` of an untrained network, whose accuracy means nothing: all of
+    its layers are in INT8. Return its block, without latency."""
+    free = int8.model_copy(update={"max_accuracy_drop": 1.0, "method": "minmax"})
     files, _ = _both_files(model, folder, model.architecture.width, train, val, exported, free)
     return _costs(model) | {
         form: {"bytes": file.stat().st_size} for form, file in zip(("float", "int8"), files, strict=True)
     }
 
 
-def _widened(model: Model) -> Model:
+def _twice(model: Model) -> Model:
+    built = replace(model.architecture, width=_UNTRAINED * model.architecture.width)
+    return untrained_network(built, model.input_spec)
+
+
+def untrained_network(built: Architecture, meaning: InputSpec) -> Model:
+    """A network of random weights, with noise on every tensor: the exporter drops biases that are zero."""
+    import torch
+
     from isoflop.models.families import build
 
-    built = replace(model.architecture, width=_UNTRAINED * model.architecture.width)
-    return Model(build(built).eval(), built, model.input_spec)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        net = build(built).eval()
+        for tensor in (*net.parameters(), *net.buffers()):
+            if tensor.is_floating_point():
+                tensor += _NOISE * torch.randn_like(tensor)
+    return Model(net, built, meaning)
 
 
 def _both_files(

@@ -21,6 +21,7 @@ from isoflop.project.command_output import command_output, in_git
 from isoflop.project.graph import read_graph
 from isoflop.project.project_files import runs_installed_code
 from isoflop.runtime.errors import UserError
+from isoflop.runtime.files import json_text
 from isoflop.runtime.stage_code import CODE_FILE, checkout, code_text, installed, stale_message, stale_stages
 from isoflop.runtime.terminal import without_credentials
 
@@ -69,7 +70,7 @@ def show(findings: list[Finding], as_json: bool) -> None:
         UserError: a finding has status ``fail``.
     """
     if as_json:
-        print(json.dumps({"findings": [asdict(finding) for finding in findings]}, indent=1))
+        print(json_text({"findings": [asdict(finding) for finding in findings]}))
     else:
         from rich.console import Console
         from rich.text import Text

@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from isoflop.runtime.files import sync
+
+_OLD_S = 3600.0  # of a file that a living process would have renamed long ago
 
 
 def healing(edit: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,13 +44,18 @@ def healing(edit: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def written_whole(dump: Callable[..., None]) -> Callable[..., None]:
-    """Write dvc.lock and other files next to their place and rename them, so that a kill cannot cut them short."""
+    """Write dvc.lock and other files elsewhere and rename them, so that a kill cannot cut them short."""
 
     def whole(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
         if getattr(fs, "protocol", "local") != "local":
             return dump(path, data, dumper, fs, **options)
         final = Path(os.path.realpath(path))
-        partial = final.with_name(f".{final.name}.partial{os.getpid()}")
+        folder = _folder_of_partials(final)
+        for left in folder.glob(f".{final.name}.partial*"):  # by a kill
+            with suppress(FileNotFoundError):  # renamed by now
+                if time.time() - left.stat().st_mtime > _OLD_S:
+                    left.unlink()
+        partial = folder / f".{final.name}.partial{os.getpid()}"
         try:
             dump(str(partial), data, dumper, **options)
             if final.exists():
@@ -58,6 +66,14 @@ def written_whole(dump: Callable[..., None]) -> Callable[..., None]:
             partial.unlink(missing_ok=True)
 
     return whole
+
+
+def _folder_of_partials(final: Path) -> Path:
+    """Return DVC's folder of temporary files, which git ignores, if a file can be renamed from there to ``final``."""
+    for folder in final.parents:
+        if (temporary := folder / ".dvc" / "tmp").is_dir():
+            return temporary if temporary.stat().st_dev == final.parent.stat().st_dev else final.parent
+    return final.parent
 
 
 def _delete_if_cut(file: Path) -> None:

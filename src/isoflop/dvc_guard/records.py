@@ -128,6 +128,9 @@ def _note(self: Any) -> Path:
 def _records(filesystem: Any, folder: str) -> Iterator[str]:
     """Yield the run-cache records below ``folder`` as runs/XX/KEY/VALUE."""
     runs = filesystem.join(folder, "runs")
+    if filesystem.exists(runs) and filesystem.info(runs).get("islink"):
+        _warn(f"{runs}: a link, which could lead to any folder of this machine: skipped")
+        return
     for file in filesystem.find(runs) if filesystem.exists(runs) else ():
         name = filesystem.as_posix(filesystem.relpath(file, folder))
         if _NAME.fullmatch(name):

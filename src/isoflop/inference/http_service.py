@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         top = parse_qs(address.query).get("top", ["1"])[-1]
         if address.path != "/predict":
             self._refuse(HTTPStatus.NOT_FOUND, "expected GET /health or POST /predict")
-        elif not (top.isascii() and top.isdigit() and 1 <= int(top[:9]) <= 100_000):
+        elif not (top.isascii() and top.isdigit() and len(top) < 7 and 1 <= int(top) <= 100_000):
             self._refuse(HTTPStatus.BAD_REQUEST, f"top: got {top[:80]!r}, expected an integer of 1 or more")
         elif (body := self._body()) is not None:
             try:

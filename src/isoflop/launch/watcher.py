@@ -12,11 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 _ENDED = "ended\n"
+_PATIENCE_S = 60.0  # for processes that do not end at once
 
 
 @contextlib.contextmanager
@@ -49,7 +52,7 @@ def main() -> None:
     if lines[-1:] == [_ENDED]:
         return
     _end([(pid, created) for line in lines for pid, created in json.loads(line)])
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    _delete(Path(sys.argv[1]))
 
 
 def _end(processes: list[tuple[int, float]]) -> None:
@@ -59,6 +62,18 @@ def _end(processes: list[tuple[int, float]]) -> None:
             process = psutil.Process(pid)
             if process.create_time() == created and pid != os.getpid():
                 process.kill()
+
+
+def _delete(scratch: Path) -> None:
+    """Delete the copies, and end the stages that run in them: what they still write would stay."""
+    until = time.monotonic() + _PATIENCE_S
+    while scratch.exists() and time.monotonic() < until:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if Path(process.cwd()).is_relative_to(scratch):
+                    process.kill()
+        shutil.rmtree(scratch, ignore_errors=True)
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ def write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def json_text(content: Any) -> str:
+    """Return ``content`` as JSON that any parser reads: null in place of NaN and infinity."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Write a temporary file and rename it, so that readers see the old or the new file, also after a kill."""
     partial = file.with_name(f".{file.name}.partial{os.getpid()}")
@@ -30,6 +36,14 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def sync(path: Path) -> None:

@@ -24,7 +24,7 @@ from isoflop.scaling.fitting.held_out import HeldOut, hold_out
 from isoflop.scaling.fitting.irreducible import irreducible_interval
 from isoflop.scaling.fitting.law_fitting import fit_law
 from isoflop.scaling.fitting.laws import Law
-from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.objectives import objective_of
 from isoflop.scaling.forms import AnyForm
 from isoflop.scaling.planning import Optimum, Planner, budgets
 from isoflop.scaling.profiles import Profile, profiles
@@ -113,7 +113,7 @@ def _irreducible_interval(study: Study, law: Law, objective: str) -> tuple[float
         return None
     levels = study.levels(law.form.axes)
     return irreducible_interval(
-        law.form, levels, study.losses, OBJECTIVES[objective], law.values, law.sampled, study.weights
+        law.form, levels, study.losses, objective_of(objective), law.values, law.sampled, study.weights
     )
 
 

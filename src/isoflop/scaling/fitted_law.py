@@ -111,7 +111,8 @@ def fit(
         tie: whether all exponents are equal, as in laws of over-training (Gadre et al. 2024).
         hold_out: condition of the runs to test the law on, such as "flops>1e20"; default: the largest level.
         resampling: of the bootstrap: auto, pairs, wild, residual or cluster.
-        objective: huber (δ = 0.001), l1 or mse of log loss, or least_squares of the loss.
+        objective: huber (δ = 0.001), l1 or mse of log loss, or least_squares of the loss; with a quantile, such as
+            l1:0.1, the penalty is asymmetric and a tenth of the runs lies below the law.
         bootstraps: number of bootstrap replicates, drawn with ``bootstrap_seed``.
 
     Raises:

@@ -37,12 +37,14 @@ class Form:
     2022, eq. 2); ``Form((("parameters", "unique_samples"),))`` is the multiplicative E + A/(N^α D^β). The parameters
     of a law with T terms and K axes are an array [P], P = 1 + T + K: E, the coefficients, the exponents. Without
     ``irreducible``, E is fixed at 0. With ``tied``, all exponents are equal: then the loss is a power of compute at any
-    fixed ratio of samples to parameters, the law of over-training of Gadre et al. 2024 (eq. 4).
+    fixed ratio of samples to parameters, the law of over-training of Gadre et al. 2024 (eq. 4). Exponents in ``fixed``,
+    by axis, are not fitted.
     """
 
     terms: tuple[tuple[str, ...], ...]
     irreducible: bool = True
     tied: bool = False
+    fixed: tuple[tuple[str, float], ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ class Form:
     @property
     def free(self) -> int:
         """Number of parameters that are fitted."""
-        return self.size - (not self.irreducible) - (len(self.axes) - 1 if self.tied else 0)
+        return self.size - (not self.irreducible) - (len(self.axes) - 1 if self.tied else 0) - len(self.fixed)
 
     @property
     def names(self) -> list[str]:
@@ -80,6 +82,8 @@ class Form:
         return f"{_function_of(self.axes)} = {' + '.join(['E'] * self.irreducible + terms)}"
 
     def _exponent(self, axis: str) -> str:
+        if axis in (known := dict(self.fixed)):
+            return f"{known[axis]:g}"
         return GREEK[_LETTERS[self.axes[0] if self.tied else axis][2]]
 
     def predict(self, values: Floats, levels: Floats) -> Floats:
@@ -221,6 +225,16 @@ def candidates(axes: Sequence[str]) -> list[AnyForm]:
     return [*forms, Form(((axes[0],),), irreducible=False), M4(axes[0]), Broken(axes[0])]
 
 
+def exponent_axis(name: str) -> str | None:
+    """The axis whose exponent has this name, such as beta; None if there is none."""
+    return next((axis for axis, (_, _, exponent) in _LETTERS.items() if exponent == name), None)
+
+
+def exponent_names(axes: Sequence[str]) -> list[str]:
+    """The names of the exponents of these axes, such as alpha and beta."""
+    return [_LETTERS[axis][2] for axis in axes]
+
+
 def point(form: AnyForm, levels: Mapping[str, Floats | float]) -> Floats:
     """Stack levels by axis name into the levels [K, M] of the form's axes, broadcast to one length."""
     return np.array(np.broadcast_arrays(*(np.atleast_1d(levels[axis]) for axis in form.axes)), np.float64)
@@ -229,7 +243,8 @@ def point(form: AnyForm, levels: Mapping[str, Floats | float]) -> Floats:
 def form_to_json(form: AnyForm) -> dict[str, Any]:
     """Encode a form for JSON; ``form_from_json`` is the inverse."""
     if isinstance(form, Form):
-        return {"terms": [list(term) for term in form.terms], "irreducible": form.irreducible, "tied": form.tied}
+        terms = [list(term) for term in form.terms]
+        return {"terms": terms, "irreducible": form.irreducible, "tied": form.tied, "fixed": dict(form.fixed)}
     return {("m4" if isinstance(form, M4) else "broken"): form.axis}
 
 
@@ -241,9 +256,9 @@ def form_from_json(content: dict[str, Any]) -> AnyForm:
     """
     form: AnyForm
     if "terms" in content:
-        form = Form(
-            tuple(tuple(term) for term in content["terms"]), bool(content["irreducible"]), bool(content["tied"])
-        )
+        terms = tuple(tuple(term) for term in content["terms"])
+        fixed = tuple((axis, float(value)) for axis, value in content.get("fixed", {}).items())
+        form = Form(terms, bool(content["irreducible"]), bool(content["tied"]), fixed)
     else:
         form = M4(content["m4"]) if "m4" in content else Broken(content["broken"])
     if not form.axes or not set(form.axes) <= set(AXES):

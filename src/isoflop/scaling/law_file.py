@@ -61,7 +61,7 @@ def law_content(analysis: Analysis) -> dict[str, Any]:
     return {
         "fits": fits,
         "noise": asdict(law.noise),
-        "discrepancy": law.discrepancy.scale,
+        "discrepancy": {"scale": law.discrepancy.scale, "residual": law.discrepancy.residual},
         "reach": asdict(law.reach),
         "resampling": law.resampling,
         "backtests": [asdict(one) for one in law.backtests],
@@ -128,7 +128,7 @@ def _known(content: dict[str, Any]) -> KnownLaw:
     ranges = {axis: (float(low), float(high)) for axis, (low, high) in content["reach"]["ranges"].items()}
     reach = Reach(ranges, content["reach"]["trusted_to"])
     backtests = tuple(Backtest(**one) for one in content["backtests"])
-    discrepancy = Discrepancy(float(content["discrepancy"]), ranges)
+    discrepancy = Discrepancy(**content["discrepancy"], ranges=ranges)
     fits = tuple(_fit(one) for one in content["fits"])
     law = Law(fits, Noise(**content["noise"]), discrepancy, reach, content["resampling"], backtests)
     quadratic = content["sizes"].pop("quadratic")

@@ -18,6 +18,9 @@ from isoflop.scaling.forms import Floats
 from isoflop.scaling.planning import FLAT
 
 _SAME_BUDGET = 1.15  # maximum ratio of the FLOPs of two runs of one profile
+_NEIGHBOURHOOD = 4.0  # factor on each side of a budget in which runs show how dense a random design would be
+_ROUNDED = 1.02  # ratio of FLOPs that rounded epochs and sizes cause
+_BY_CHANCE = 0.01  # probability that a random design has a group that counts as a budget
 _MIN_SIZES = 4  # of a profile: three sizes leave no degrees of freedom for a parabola's error
 _MAX_UNBRACKETED = 0.05  # a profile is rejected if more than this share of replicates has its minimum at an end
 _GRID_SIZES = 2001  # at which the curve is evaluated
@@ -58,14 +61,26 @@ def group_by_budget(flops: Floats) -> list[npt.NDArray[np.int64]]:
     return [np.sort(np.array(group, np.int64)) for group in groups]
 
 
-def _is_budget(flops: Floats, group: npt.NDArray[np.int64]) -> bool:
-    """Whether the runs of a group stand out: at most half as many lie just below and above their FLOPs together.
+def _is_budget(spent: Floats, low: float, high: float, windows: int) -> bool:
+    """Whether the configurations from ``low`` to ``high`` FLOPs share them on purpose.
 
-    Checkpoints and random designs have runs at all FLOPs, of which any window would look like a budget.
+    Checkpoints and random designs have runs at all FLOPs, of which some window always looks like a budget. So few
+    others may lie near, and the number must be unlikely in a random design as dense as the neighborhood, at 1 % over
+    all ``windows``.
+
+    Args:
+        spent: [C] FLOPs of all configurations.
     """
-    low, high = flops[group].min(), flops[group].max()
-    near = (flops >= low / _SAME_BUDGET) & (flops <= high * _SAME_BUDGET)
-    return bool(near.sum() - len(group) <= len(group) / 2)
+    from scipy.special import pdtrc
+
+    def count(factor: float) -> int:
+        return int(((spent >= low / factor) & (spent <= high * factor)).sum())
+
+    own = count(1.0)
+    if count(_SAME_BUDGET) > 1.5 * own:
+        return False
+    expected = (count(_NEIGHBOURHOOD) - own) * np.log(max(high / low, _ROUNDED)) / (2 * np.log(_NEIGHBOURHOOD))
+    return bool(pdtrc(own - 1, expected) < _BY_CHANCE / windows)
 
 
 def profiles(
@@ -81,10 +96,12 @@ def profiles(
         replicates: number of parametric bootstrap replicates for the intervals. Their noise is that of the runs of all
             profiles about their curves.
     """
+    every, spent = group_by_budget(flops), np.unique(np.stack([flops, sizes]), axis=1)[0]
     groups = [
         group
-        for group in group_by_budget(flops)
-        if len(set(sizes[group].tolist())) >= _MIN_SIZES and _is_budget(flops, group)
+        for group in every
+        if len(set(sizes[group].tolist())) >= _MIN_SIZES
+        and _is_budget(spent, flops[group].min(), flops[group].max(), len(every))
     ]
     curves = [_curve(sizes[group], losses[group]) for group in groups]
     squares = sum(float((residuals**2).sum()) for _, _, residuals in curves)

@@ -41,7 +41,7 @@ from isoflop.scaling.analysis import OBJECTIVE, Analysis
 from isoflop.scaling.exponents import exponents
 from isoflop.scaling.fitting.held_out import Comparison, HeldOut
 from isoflop.scaling.fitting.laws import Law
-from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.objectives import objective_of
 from isoflop.scaling.fitting.one_form import objective_values
 from isoflop.scaling.fitting.uncertainty import interval
 from isoflop.scaling.planning import Planner
@@ -87,7 +87,7 @@ def _objective_value(law: Law, study: Study, objective: str) -> float:
     """The objective of the law of all runs, as in ``fitting.fit``: a sum over the runs."""
     levels, weights = study.levels(law.form.axes), study.weights
     values_RP, losses_RM = law.values[None], study.losses[None]
-    return float(objective_values(law.form, values_RP, levels, losses_RM, OBJECTIVES[objective], weights)[0])
+    return float(objective_values(law.form, values_RP, levels, losses_RM, objective_of(objective), weights)[0])
 
 
 def write_facts(analysis: Analysis, file: Path, objective: str = OBJECTIVE) -> None:

@@ -106,6 +106,8 @@ def surface_panel(figure: Figure, axes: Axes, analysis: Analysis) -> str | None:
     sizes, samples = study.column("parameters"), study.column(data)
     across = np.geomspace(sizes.min() / 1.5, 1.5 * sizes.max(), _GRID_SIZE)
     up = np.geomspace(samples.min() / 1.3, 1.3 * samples.max(), _GRID_SIZE)
+    axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
+    log_sizes(axes, "xy")  # before the contours, whose labels are placed at once
     _draw_contours(axes, analysis, across, up)
     levels: dict[str, Floats | float] = {axis: study.column(axis) for axis in AXES}
     deviations = 100 * (study.losses / planner.law.predict(levels) - 1)
@@ -119,7 +121,6 @@ def surface_panel(figure: Figure, axes: Axes, analysis: Analysis) -> str | None:
     _draw_optima(axes, analysis)
     axes.set(xlabel=AXIS_LABELS["parameters"], ylabel=AXIS_LABELS[data])
     axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
-    log_sizes(axes, "xy")
     return None
 
 

@@ -28,10 +28,11 @@ _FAR = 0.6  # share of the distance of a backtest from which errors count
 _HELD = 0.9  # share of the groups of a backtest that must lie inside their 95 % intervals
 # The prior of the discrepancy's scale: weight, median and spread of the log, for a law that is off and for one that is
 # correct. Chosen on published curves: see docs/explanation/scaling-law.md
-_PRIOR = ((0.9, 0.25, 0.4), (0.1, 0.03, 0.6))
+_PRIOR = ((0.88, 2.7, 0.3), (0.12, 0.1, 0.6))
 _INDEPENDENT = 2.0  # backtests that are independent: those of one axis share most of their runs
+_SHARE = 0.05  # of the change of log loss over the distance that is part of the drift
 _NORMAL = 1.959964  # the 97.5 % quantile of a normal distribution
-_SCALES = np.geomspace(0.003, 3.0, 60)
+_SCALES = np.geomspace(0.02, 30.0, 60)
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,28 @@ class Trial:
 
     split: Split
     errors: Floats  # [G] mean of log predicted - log measured
-    growth: Floats  # [G] change of log loss over the distance at the law's slope
-    spread: Floats  # [G] standard deviation expected without discrepancy
+    drift: Floats  # [G] the unit of the discrepancy there
+    fitted: Floats  # [G] standard deviation of the fitted law there, which the groups share
+    noise: Floats  # [G] standard deviation of the mean noise of a group
+
+    @property
+    def spread(self) -> Floats:
+        """Standard deviation [G] of the errors that is expected without discrepancy."""
+        return np.hypot(self.fitted, self.noise)
+
+    def log_likelihood(self, scales: Floats) -> Floats:
+        """Log likelihood [S] of scales [S] of the discrepancy, with the weight of two observations at most.
+
+        The error of a law that is off is much the same in all groups, so their mean, in which noise averages out, is
+        one observation. How the groups deviate from it is the other: the law may be off in different directions.
+        """
+        sd_S = np.hypot(np.hypot(self.fitted.mean(), np.sqrt((self.noise**2).mean() / len(self.noise))),
+                        scales * self.drift.mean())  # fmt: skip
+        found_S = -0.5 * (self.errors.mean() / sd_S) ** 2 - np.log(sd_S)
+        if len(self.errors) > 1:
+            sd_SG = np.hypot(self.noise, scales[:, None] * self.drift)
+            found_S -= (0.5 * ((self.errors - self.errors.mean()) / sd_SG) ** 2 + np.log(sd_SG)).mean(axis=1)
+        return np.asarray(found_S)
 
 
 @dataclass(frozen=True)
@@ -70,42 +91,47 @@ class Backtest:
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """The law's own error beyond its runs: ``scale`` times the ``growth`` over the distance.
+    """The law's own error beyond its runs: ``scale`` times the ``drift`` over the distance.
 
-    A scale of 0.2 means a standard deviation of a fifth of the improvement that the slope at the edge of the runs
-    promises for a factor of two. Inside the range of the runs it is 0.
+    ``residual`` is the standard deviation of log loss of configurations about the law. Inside the range of the runs the
+    discrepancy is 0.
     """
 
     scale: float = 0.0
+    residual: float = 0.0
     ranges: Ranges = field(default_factory=dict)
 
     def sd(self, form: AnyForm, values: Floats, levels: Floats) -> Floats:
         """The standard deviation [M] of log loss at ``levels`` [K, M] of the form's axes."""
         if not self.scale:
             return np.zeros(levels.shape[1])
-        return self.scale * growth(form, values, levels, self.ranges)
+        return self.scale * drift(form, values, levels, self.ranges, self.residual)
 
 
-def growth(form: AnyForm, values: Floats, levels: Floats, ranges: Ranges) -> Floats:
-    """The change of log loss [M] over the distance to the range of the runs, at the slope of the law at its edge.
+def drift(form: AnyForm, values: Floats, levels: Floats, ranges: Ranges, residual: float) -> Floats:
+    """The unit [M] of the discrepancy: how far a law of the wrong form may be off, relative to the loss.
 
-    Up to a factor of two it grows with the square root of the log distance, like a random walk, because the level of
-    the law at the edge of its runs is uncertain too; beyond, in proportion to the log distance.
+    A form that is off leaves residuals within the runs and errors in proportion to them beyond, so the first part is
+    their standard deviation ``residual``. Few runs, or runs that a form happens to interpolate, leave none, so the
+    second part is a share of the change of log loss over the distance at the slope of the law at its edge. Both are for
+    a factor of two. They grow with the square root of the log distance up to that factor, like a random walk, because
+    the level of the law at the edge of its runs is uncertain too; beyond, in proportion to the log distance.
     """
     lows, highs = (np.array([ranges[axis][end] for axis in form.axes])[:, None] for end in (0, 1))
     edge_KM = np.clip(levels, lows, highs)
-    total_M = np.zeros(levels.shape[1])
+    distances_KM = np.abs(np.log(levels / edge_KM))
+    distances_KM = np.maximum(distances_KM, np.sqrt(distances_KM * np.log(2)))
     at_edge_M = np.log(form.predict(values[None], edge_KM)[0])
+    change_M = np.zeros(levels.shape[1])
     for index in range(len(form.axes)):
-        distance_M = np.abs(np.log(levels[index] / edge_KM[index]))
         span = np.minimum(_SPAN, (highs / lows)[index])
-        if span <= 1 or not distance_M.any():
+        if span <= 1 or not distances_KM[index].any():
             continue
         inner_KM = edge_KM.copy()
         inner_KM[index] = np.where(levels[index] < lows[index], edge_KM[index] * span, edge_KM[index] / span)
         slope_M = np.abs(np.log(form.predict(values[None], inner_KM)[0]) - at_edge_M) / np.log(span)
-        total_M += slope_M * np.maximum(distance_M, np.sqrt(distance_M * np.log(2)))
-    return total_M
+        change_M += slope_M * distances_KM[index]
+    return np.asarray(np.hypot(residual * distances_KM.sum(axis=0) / np.log(2), _SHARE * change_M))
 
 
 def ranges_of(study: Study) -> dict[str, tuple[float, float]]:
@@ -142,12 +168,15 @@ def trial(form: AnyForm, study: Study, split: Split, objective: Objective, near:
         values = refit(form, levels, losses[None], objective, near, weights_RM)[0]
     else:
         values, _ = fit(form, levels, losses, objective, rest.weights)
-    residuals = Residuals.of(np.log(losses / form.predict(values[None], levels)[0]), rest.configurations)
+    residuals_M = np.log(losses / form.predict(values[None], levels)[0])
+    residuals = Residuals.of(residuals_M, rest.configurations)
     variance = residuals.mean_variance(form.free)[0] or 0.0
     held = study.only((~split.fitted).tolist())
     held_levels = held.levels(form.axes)
-    grown_M = growth(form, values, held_levels, ranges_of(rest))
+    drift_M = drift(form, values, held_levels, ranges_of(rest), float(np.sqrt(variance)))
     errors_M = np.log(form.predict(values[None], held_levels)[0] / held.losses)
+    if objective.quantile != 0.5:  # a law of an envelope is on one side of its runs
+        errors_M += residuals_M.mean()
     law_M = np.sqrt(variance) * _leverage(form, values, levels, held_levels)
     distance_M = np.log(held.column(split.axis))
     near_edge = float(np.log(rest.column(split.axis)).max())
@@ -161,8 +190,8 @@ def trial(form: AnyForm, study: Study, split: Split, objective: Objective, near:
     def mean(of_M: Floats) -> Floats:
         return np.asarray(np.bincount(group, of_M[far]) / counts)
 
-    spread = np.sqrt(mean(law_M) ** 2 + variance / np.minimum(counts, 4))  # neighbors share some of their noise
-    return Trial(split, mean(errors_M), np.maximum(mean(grown_M), 1e-3), np.maximum(spread, 1e-6))
+    noise = np.sqrt(variance / np.minimum(counts, 4))  # neighbors share some of their noise
+    return Trial(split, mean(errors_M), np.maximum(mean(drift_M), 1e-5), mean(law_M), np.maximum(noise, 1e-6))
 
 
 def _leverage(form: AnyForm, values: Floats, levels: Floats, new: Floats) -> Floats:
@@ -183,8 +212,7 @@ def discrepancy_scale(trials: Sequence[Trial]) -> float:
     """The scale of the discrepancy: the 97.5 % quantile of its predictive distribution, over that of a normal one.
 
     Each error is normal with variance spread² + (scale · growth)². The prior of the scale is a mixture of two
-    log-normal ones; the likelihood of the groups of a trial is averaged, and the trials of an axis count as at most a
-    few independent ones. Without trials the prior decides.
+    log-normal ones; the trials of an axis count as at most a few independent ones. Without trials the prior decides.
     """
     from scipy.special import ndtr
 
@@ -194,8 +222,7 @@ def discrepancy_scale(trials: Sequence[Trial]) -> float:
     log_S = np.log(sum(parts) + TINY)
     share = min(1.0, _INDEPENDENT * len({one.split.axis for one in trials}) / max(len(trials), 1))
     for one in trials:
-        sd_SG = np.sqrt(one.spread**2 + (_SCALES[:, None] * one.growth) ** 2)
-        log_S = log_S - share * (0.5 * (one.errors / sd_SG) ** 2 + np.log(sd_SG)).mean(axis=1)
+        log_S = log_S + share * one.log_likelihood(_SCALES)
     posterior_S = np.exp(log_S - log_S.max())
     posterior_S /= posterior_S.sum()
     tried = np.geomspace(1e-3, 100, 2000)
@@ -208,7 +235,7 @@ def outcomes(trials: Sequence[Trial]) -> tuple[Backtest, ...]:
     found = []
     for index, one in enumerate(trials):
         scale = discrepancy_scale([*trials[:index], *trials[index + 1 :]])
-        half_G = _NORMAL * np.hypot(one.spread, scale * one.growth)
+        half_G = _NORMAL * np.hypot(one.spread, scale * one.drift)
         error, half = float(np.expm1(one.errors.mean())), float(np.expm1(np.sqrt((half_G**2).mean())))
         inside = bool((np.abs(one.errors) <= half_G).mean() >= _HELD)
         found.append(Backtest(one.split.axis, one.split.factor, int((~one.split.fitted).sum()), error, half, inside))

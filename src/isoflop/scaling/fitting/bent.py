@@ -100,6 +100,7 @@ class Bent(Descent):
         residuals_RM = self._objective.residuals(predicted_RM, targets_RM)
         if self._objective.logarithmic:
             jacobian_RPM = jacobian_RPM / np.maximum(predicted_RM, TINY)[:, None]
+        weights_RM = self._objective.weighted(weights_RM, residuals_RM)
         slope_RM = np.clip(residuals_RM, -delta, delta) * weights_RM
         size_RM = np.abs(residuals_RM)
         outer_RM = np.where(size_RM <= delta, 1.0, _OUTLIER_CURVATURE * delta / np.maximum(size_RM, TINY)) * weights_RM

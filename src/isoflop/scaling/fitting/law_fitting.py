@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from isoflop.runtime.errors import UserError
 from isoflop.runtime.progress import tracked
 from isoflop.scaling.fitting.backtests import (
     Discrepancy,
@@ -21,11 +22,11 @@ from isoflop.scaling.fitting.backtests import (
     trial,
 )
 from isoflop.scaling.fitting.laws import Fit, Law
-from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.objectives import OBJECTIVES, Objective, objective_of
 from isoflop.scaling.fitting.one_form import fit
 from isoflop.scaling.fitting.reach import Reach
 from isoflop.scaling.fitting.resampling import Design, Replicates, Resampling, bootstrap, choose, varies
-from isoflop.scaling.fitting.uncertainty import Residuals, noise
+from isoflop.scaling.fitting.uncertainty import Noise, Residuals, noise, noise_trend
 from isoflop.scaling.forms import AnyForm, Floats, Form, candidates
 from isoflop.scaling.tables.runs import Study
 
@@ -59,7 +60,7 @@ def fit_law(
     """
     count = int(study.configurations.max()) + 1
     usable = _usable(candidates(study.axes) if forms is None else forms, study, count)
-    chosen_objective, weights_M = OBJECTIVES[objective], study.weights
+    chosen_objective, weights_M = objective_of(objective), study.weights
     fitted = {form: fit(form, study.levels(form.axes), study.losses, chosen_objective, weights_M)[0] for form in usable}
     bic = dict(zip(usable, _bic_weights(usable, study, count), strict=True))
     likely = [form for form in usable if bic[form] >= _MIN_WEIGHT]
@@ -67,7 +68,7 @@ def fit_law(
     weights = _combined(bic, trials)
     kept = [form for form in likely if weights[form] >= _MIN_WEIGHT]
     kept.sort(key=lambda form: (_without_floor(form), -weights[form]))
-    chosen = _resampling(kept[0], fitted[kept[0]], study) if resampling == "auto" else cast(Resampling, resampling)
+    chosen = _resampling(kept[0], fitted[kept[0]], study, chosen_objective, resampling)
     sampled = {
         form: bootstrap(
             form, study.levels(form.axes), study.losses, Design.of(study), chosen_objective, fitted[form],
@@ -80,12 +81,23 @@ def fit_law(
     return _tested(fits, study, trials[kept[0]], chosen, sampled[kept[0]])
 
 
-def _resampling(form: AnyForm, values: Floats, study: Study) -> Resampling:
+def _resampling(form: AnyForm, values: Floats, study: Study, objective: Objective, wanted: str) -> Resampling:
+    """What the bootstrap resamples: as wanted, or by the residuals.
+
+    Raises:
+        UserError: simulated residuals were asked for with an asymmetric objective, which they would shift.
+    """
+    asymmetric = objective.quantile != 0.5
+    if wanted != "auto":
+        if asymmetric and wanted not in ("pairs", "cluster"):
+            raise UserError(f"--bootstrap: got {wanted}, expected pairs or cluster for a quantile")
+        return cast(Resampling, wanted)
     levels = study.levels(form.axes)
     fitted_M = form.predict(values[None], levels)[0]
     residuals = Residuals.of(np.log(study.losses / fitted_M), study.configurations)
     varied = varies(residuals.means[study.configurations], levels, fitted_M)
-    return choose(residuals, varied, Design.of(study), form.free)
+    found = choose(residuals, varied, Design.of(study), form.free)
+    return "pairs" if asymmetric and found != "cluster" else found
 
 
 def _tested(
@@ -95,11 +107,23 @@ def _tested(
     form, ranges = fits[0].form, ranges_of(study)
     fitted_M = form.predict(fits[0].values[None], study.levels(form.axes))[0]
     residuals = Residuals.of(np.log(study.losses / fitted_M), study.configurations)
-    scale = discrepancy_scale(trials)
+    residual = float(np.sqrt(residuals.mean_variance(form.free)[0] or 0.0))
+    discrepancy = Discrepancy(discrepancy_scale(trials), residual, ranges)
     backtests = outcomes(trials)
-    law = Law(fits, noise(residuals, form.free), Discrepancy(scale, ranges), Reach(ranges), chosen, backtests, sampled)
+    law = Law(fits, _noise(study, form, fitted_M), discrepancy, Reach(ranges), chosen, backtests, sampled)
     reached = {axis: factor for axis, factor in tested(backtests).items() if _useful(law, axis, factor)}
     return replace(law, reach=Reach(ranges, {axis: reached.get(axis, 1.0) for axis in study.axes}))
+
+
+def _noise(study: Study, form: AnyForm, fitted_M: Floats) -> Noise:
+    """The noise of the runs, with its dependence on the levels if that is significant."""
+    residuals = Residuals.of(np.log(study.losses / fitted_M), study.configurations)
+    found, levels = noise(residuals, form.free), study.levels(form.axes)
+    if not varies(residuals.means[study.configurations], levels, fitted_M):
+        return found
+    _, first = np.unique(study.configurations, return_index=True)
+    exponents, unit = noise_trend(residuals.means, dict(zip(form.axes, levels[:, first], strict=True)))
+    return replace(found, exponents=exponents, unit=unit)
 
 
 def _useful(law: Law, axis: str, factor: float) -> bool:
@@ -129,7 +153,7 @@ def _usable(forms: Sequence[AnyForm], study: Study, count: int) -> list[AnyForm]
 
 
 def _trials(form: AnyForm, values: Floats, study: Study, objective: str) -> list[Trial]:
-    found = (trial(form, study, split, OBJECTIVES[objective], values) for split in splits(study))
+    found = (trial(form, study, split, objective_of(objective), values) for split in splits(study))
     return [one for one in found if one is not None]
 
 

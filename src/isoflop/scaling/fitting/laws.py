@@ -85,11 +85,14 @@ class Law:
         It combines the bootstrap, the other forms, the noise of runs, and beyond the range of the runs the discrepancy
         that backtests measured. None if the noise is not identifiable.
         """
-        sd, dof = self.noise.sd_of_mean(seeds), self.noise.degrees_of_freedom
+        dof = self.noise.degrees_of_freedom
         beyond_M = self.discrepancy.sd(self.form, self.values, point(self.form, levels))
+        sd_M = np.broadcast_to(
+            self.noise.sd_of_mean(seeds) * self.noise.relative(levels, self.reach.ranges), beyond_M.shape
+        )
         bounds = [
-            prediction_interval(losses_R, sd, dof, float(beyond))
-            for losses_R, beyond in zip(self._centred_losses(levels).T, beyond_M, strict=True)
+            prediction_interval(losses_R, float(sd), dof, float(beyond))
+            for losses_R, sd, beyond in zip(self._centred_losses(levels).T, sd_M, beyond_M, strict=True)
         ]
         if any(bound is None for bound in bounds):
             return None

@@ -1,7 +1,8 @@
 """Learning curves, error = E + B/D^β, by weighted least squares over several seeds per data size.
 
-The method of Hoiem et al. 2021, "Learning Curves for Analysis of Deep Networks". No stage uses it; a test reproduces
-the paper's fit.
+The method of Hoiem et al. 2021, "Learning Curves for Analysis of Deep Networks", which writes error = α + η n^γ with γ
+= -β searched from -0.99 to -0.01 or fixed, such as at -0.5. No stage uses it; ``isoflop fit --gamma`` does, and a test
+reproduces the paper's fit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import numpy as np
 from isoflop.scaling.fitting.objectives import OBJECTIVES
 from isoflop.scaling.fitting.one_form import fit
 from isoflop.scaling.forms import Floats, additive
+
+GAMMAS = np.round(np.arange(-0.99, 0.0, 0.01), 2)
 
 
 def seed_weights(samples: Floats, errors: Floats, least_variance: float) -> Floats:
@@ -32,16 +35,45 @@ def seed_weights(samples: Floats, errors: Floats, least_variance: float) -> Floa
     return np.asarray(1 / (smooth * counts))[size_M]
 
 
-def fit_learning_curve(
-    samples: Floats, errors: Floats, least_variance: float = 0.02, exponents: Floats | None = None
-) -> dict[str, float]:
-    """Fit ``E``, ``B`` and ``beta`` with the weights of ``seed_weights``.
+def searched_gamma(samples: Floats, errors: Floats, weights: Floats | None, prior: float = 0.0) -> float:
+    """The γ of -0.99, -0.98, ..., -0.01 with the least weighted squares plus ``prior`` · |γ + 0.5|.
 
     Args:
         samples, errors: [M] training samples and test errors, positive.
-        exponents: [S] values of beta to choose from. By default beta is free.
+        weights: [M] positive weights, such as those of ``seed_weights``; None: equal.
+        prior: pulls γ to -0.5, which theory suggests, if few sizes do not determine it.
+    """
+    form, used = additive("unique_samples"), np.ones(len(errors)) if weights is None else weights
+    scores = []
+    for beta in GAMMAS:
+        values, _ = fit(form, samples[None], errors, OBJECTIVES["least_squares"], used, np.array([[-beta]]))
+        squares = (used * (form.predict(values[None], samples[None])[0] - errors) ** 2).sum()
+        scores.append(squares + prior * abs(beta + 0.5))
+    return float(GAMMAS[int(np.argmin(scores))])
+
+
+def fit_learning_curve(
+    samples: Floats,
+    errors: Floats,
+    least_variance: float = 0.02,
+    exponents: Floats | None = None,
+    *,
+    gamma: float | None = None,
+    prior: float | None = None,
+) -> dict[str, float]:
+    """Fit ``E``, ``B`` and ``beta`` = -γ with the weights of ``seed_weights``. By default beta is free.
+
+    Args:
+        samples, errors: [M] training samples and test errors, positive.
+        exponents: [S] values of beta to choose from.
+        gamma: fixed γ, negative; beta is then -γ.
+        prior: searches γ as ``searched_gamma`` does, with this weight of the prior.
     """
     weights = seed_weights(samples, errors, least_variance)
+    if prior is not None:
+        gamma = searched_gamma(samples, errors, weights, prior)
+    if gamma is not None:
+        exponents = np.array([-gamma])
     grid = None if exponents is None else exponents[:, None]
     form = additive("unique_samples")
     values, _ = fit(form, samples[None], errors, OBJECTIVES["least_squares"], weights, grid)

@@ -42,6 +42,8 @@ class Problem(Descent):
         self._first = first  # index of the first exponent
         if form.tied:
             self.free_P[first + 1 :] = False  # they follow the first
+        known = dict(form.fixed)
+        self.free_P[first:] &= [axis not in known for axis in form.axes]
 
     def unit(self, losses: Floats) -> float:
         """The geometric mean of the losses, their unit inside the problem."""
@@ -66,7 +68,8 @@ class Problem(Descent):
         """The grid of exponents [S, K]."""
         if self._form.tied:
             return np.repeat(np.array(_GRID)[:, None], len(self._of), axis=1)
-        return np.array(list(product(_GRID, repeat=len(self._of))))
+        known = dict(self._form.fixed)
+        return np.array(list(product(*((known[axis],) if axis in known else _GRID for axis in self._form.axes))))
 
     def project(self, exponents_SK: Floats, targets_SM: Floats) -> Floats:
         """Starts [S, P]: E and coefficients ≥ 0 with the least relative squares at the given exponents."""
@@ -140,6 +143,7 @@ class Problem(Descent):
         """Gradient [R, P] and Hessian [R, P, P] of the objective, and the scale [R, P] of each parameter."""
         predicted_RM = self._predict(values_RP, features_RFM)
         residuals_RM = self._objective.residuals(predicted_RM, targets_RM)
+        weights_RM = self._objective.weighted(weights_RM, residuals_RM)
         slope_RM = np.clip(residuals_RM, -delta, delta) * weights_RM
         outer_RM = (np.abs(residuals_RM) <= delta) * weights_RM
         second_RM = slope_RM

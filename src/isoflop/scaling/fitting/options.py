@@ -1,4 +1,4 @@
-"""What a user may fix about a fit: the form, E, tied exponents, and outliers to trim."""
+"""What a user may fix about a fit: the form, E, exponents, tied exponents, and outliers to trim."""
 
 from __future__ import annotations
 
@@ -9,12 +9,24 @@ from dataclasses import replace
 import numpy as np
 
 from isoflop.runtime.errors import UserError
-from isoflop.scaling.fitting.objectives import OBJECTIVES
+from isoflop.scaling.fitting.learning_curves import searched_gamma, seed_weights
+from isoflop.scaling.fitting.objectives import objective_of
 from isoflop.scaling.fitting.one_form import fit
-from isoflop.scaling.forms import AXIS_NAMES, M4, AnyForm, Broken, Form, additive, candidates
+from isoflop.scaling.forms import (
+    AXIS_NAMES,
+    M4,
+    AnyForm,
+    Broken,
+    Form,
+    additive,
+    candidates,
+    exponent_axis,
+    exponent_names,
+)
 from isoflop.scaling.tables.runs import Study
 
 FORMS = ("auto", "additive", "multiplicative", "m4", "broken")
+_LEAST_VARIANCE = 2e-6  # of an error as a fraction: Hoiem et al. use 0.02 for percent
 _NORMAL = 1.4826  # ratio of the standard deviation to the median absolute deviation of a normal distribution
 
 
@@ -23,14 +35,13 @@ def forms_of(study: Study, form: str = "auto", fix: Sequence[str] = (), tie: boo
 
     Args:
         form: one of ``FORMS``.
-        fix: parameters with a fixed value; E=0 is the one that is supported.
+        fix: parameters with a fixed value: E=0, or an exponent such as beta=0.5.
         tie: whether all exponents are equal (Gadre et al. 2024).
 
     Raises:
         UserError: a form or a fixed parameter does not exist for the axes of the study.
     """
-    if unknown := [one for one in fix if one.replace(" ", "") not in ("E=0", "E=0.0")]:
-        raise UserError(f"--fix: got {unknown[0]}, expected E=0")
+    irreducible, fixed = _fixed(fix, study.axes, tie)
     if form not in FORMS:
         raise UserError(f"--form: got {form}, expected one of {', '.join(FORMS)}")
     axes = study.axes
@@ -46,7 +57,60 @@ def forms_of(study: Study, form: str = "auto", fix: Sequence[str] = (), tie: boo
         return None
     chosen = {"additive": [additive(*axes)], "multiplicative": [Form((axes,))]}.get(form)
     powers = chosen or [one for one in candidates(axes) if isinstance(one, Form) and one.irreducible]
-    return [replace(one, irreducible=not fix, tied=tie and len(axes) > 1) for one in powers]
+    return [replace(one, irreducible=irreducible, tied=tie and len(axes) > 1, fixed=fixed) for one in powers]
+
+
+def _fixed(fix: Sequence[str], axes: Sequence[str], tie: bool) -> tuple[bool, tuple[tuple[str, float], ...]]:
+    """Whether E is free, and the fixed exponents by axis."""
+    exponents: dict[str, float] = {}
+    irreducible = True
+    for one in fix:
+        name, _, text = one.replace(" ", "").partition("=")
+        axis = exponent_axis(name)
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if name == "E" and value == 0:
+            irreducible = False
+        elif axis is not None and axis in axes and 0 < value <= 10 and not tie:
+            exponents[axis] = value
+        else:
+            names = ", ".join(f"{name}=VALUE" for name in exponent_names(axes))
+            expected = "E=0 with --tie" if tie else f"E=0 or {names} up to 10"
+            raise UserError(f"--fix: got {one}, expected {expected}")
+    return irreducible, tuple(exponents.items())
+
+
+def with_gamma(study: Study, gamma: str) -> tuple[Study, Form]:
+    """The study and the form of a learning curve of Hoiem et al. 2021: error = E + B D^gamma, by weighted squares.
+
+    Args:
+        gamma: a number from -10 to 0, or ``search`` for that of -0.99 to -0.01 with the least weighted squares.
+
+    Returns:
+        The study with the weights of ``seed_weights`` unless the table has weights, and the form with gamma fixed.
+
+    Raises:
+        UserError: the study varies something else than samples, or gamma is neither of these.
+    """
+    if len(study.axes) > 1 or study.axes[0] not in ("unique_samples", "seen_samples"):
+        varied = ", ".join(AXIS_NAMES[axis] for axis in study.axes)
+        raise UserError(f"--gamma: got runs over {varied}, expected a learning curve over --samples alone")
+    samples, errors = study.column(study.axes[0]), study.losses
+    if study.weights is None:
+        percent = 1e4 if errors.max() > 1 else 1.0
+        weights = seed_weights(samples, errors, _LEAST_VARIANCE * percent)
+        study = replace(
+            study, runs=tuple(replace(run, weight=float(one)) for run, one in zip(study.runs, weights, strict=True))
+        )
+    try:
+        value = searched_gamma(samples, errors, study.weights) if gamma == "search" else float(gamma)
+    except ValueError:
+        value = 1.0
+    if not -10 <= value < 0:
+        raise UserError(f"--gamma: got {gamma}, expected search or a number from -10 to 0, such as -0.5")
+    return study, replace(additive(study.axes[0]), fixed=((study.axes[0], -value),))
 
 
 def trimmed(study: Study, deviations: float, objective: str, forms: Sequence[AnyForm] | None = None) -> Study:
@@ -57,7 +121,7 @@ def trimmed(study: Study, deviations: float, objective: str, forms: Sequence[Any
     """
     form = (forms or candidates(study.axes))[0]
     levels = study.levels(form.axes)
-    values, _ = fit(form, levels, study.losses, OBJECTIVES[objective], study.weights)
+    values, _ = fit(form, levels, study.losses, objective_of(objective), study.weights)
     residuals_M = np.log(study.losses) - np.log(form.predict(values[None], levels)[0])
     spread = _NORMAL * float(np.median(np.abs(residuals_M)))
     keep_M = np.abs(residuals_M) <= max(deviations * spread, 1e-9)

@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 _MAX_NOISE = 25.0  # of log loss, for runs that follow no law: e^25 is finite and as good as infinite
 _MIN_PAIRS = 40  # configurations from which whole configurations are resampled
-_MOST_BENT = 300  # replicates of M4 and the broken power law, whose fits take longer
+_MOST_BENT = 200  # replicates of M4 and the broken power law, whose fits take longer
 _FEWEST, _MOST_RESIDUALS = 100, 500_000  # replicates; and runs over all of them, which bounds the time
 _MIN_SERIES = 20  # runs with checkpoints from which whole runs are resampled
 _MIN_NEIGHBOURS = 8  # pairs of neighbors that an autocorrelation is estimated from

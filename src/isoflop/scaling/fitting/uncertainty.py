@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from isoflop.scaling.forms import Floats
 
 _MAX_NOISE = 25.0  # of log loss, for runs that follow no law: e^25 is finite and as good as infinite
+_LEAST_RESIDUAL = 0.05  # of the root mean square
 _NOISE_QUANTILES = 99  # equally likely values that approximate the distribution of the noise
 
 
@@ -20,11 +22,22 @@ class Noise:
     ``seed`` is that between runs of one configuration; None if each configuration has a single seed.
     ``configuration`` is the law's misfit: the deviation of configurations beyond their seed noise. Both were
     estimated with ``degrees_of_freedom``; with 0 the noise is not identifiable and predictions have no interval.
+    They are root mean squares over the runs. If the noise varies with the levels, it is ``unit`` times the product of
+    the levels to the power of ``exponents``, by axis, relative to them.
     """
 
     seed: float | None
     configuration: float
     degrees_of_freedom: int
+    exponents: Mapping[str, float] = field(default_factory=dict)
+    unit: float = 1.0
+
+    def relative(self, levels: Mapping[str, Floats | float], ranges: Mapping[str, tuple[float, float]]) -> Floats:
+        """The noise at M points relative to that of the runs; outside of the range of the runs, that at its edge."""
+        found = np.array(self.unit)
+        for axis, exponent in self.exponents.items():
+            found = found * np.clip(np.asarray(levels[axis], np.float64), *ranges[axis]) ** exponent
+        return np.atleast_1d(found)
 
     def sd_of_mean(self, seeds: int) -> float:
         """Standard deviation of the mean log loss of ``seeds`` runs of a new configuration."""
@@ -77,6 +90,19 @@ def noise(residuals: Residuals, parameters: int) -> Noise:
     misfit = max(0.0, mean - (seed or 0.0) * float((1 / residuals.counts).mean()))
     dof = mean_dof if misfit > 0 else seed_dof
     return Noise(None if seed is None else float(np.sqrt(seed)), float(np.sqrt(misfit)), dof)
+
+
+def noise_trend(residuals_C: Floats, levels: Mapping[str, Floats]) -> tuple[dict[str, float], float]:
+    """Exponents by axis and unit of ``Noise``: a regression of the log size of residuals on the log levels [C].
+
+    Residuals near 0 have a large negative logarithm and say little, so they are limited from below.
+    """
+    sizes_C = np.maximum(np.abs(residuals_C), _LEAST_RESIDUAL * np.sqrt((residuals_C**2).mean()))
+    logs_CK = np.log(np.stack(list(levels.values()), axis=1))
+    design_CF = np.column_stack([np.ones(len(sizes_C)), logs_CK - logs_CK.mean(axis=0)])
+    slopes_K = np.linalg.lstsq(design_CF, np.log(sizes_C), rcond=1e-6)[0][1:]
+    unit = 1 / np.sqrt(np.exp(2 * logs_CK @ slopes_K).mean())
+    return dict(zip(levels, slopes_K.tolist(), strict=True)), float(unit)
 
 
 def central_interval(samples: Floats) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Read the file of a table as named columns and rows: delimited text, JSON, JSONL and Parquet, gzipped or not.
+"""Read the file of a table as named columns and rows: delimited text, JSON, JSONL and Parquet, compressed or not.
 
 Exports of experiment trackers are tables like others: nested objects become columns named by their path, such as
 ``config.width`` (W&B) or ``metrics.val_loss`` (MLflow).
@@ -6,21 +6,26 @@ Exports of experiment trackers are tables like others: nested objects become col
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 from isoflop.runtime.errors import UserError
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'^"?sep=(.)"?\r?\n')  # the first line of files that Excel writes
+_PACKED = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"}  # how each begins
+_OPENERS: dict[str, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+_RULE = re.compile(r":?-{3,}:?")  # between header and rows of a Markdown table
 _SHOWN = 30  # column names in an error; tracking exports have hundreds
 _LONGEST = 80  # characters of a column's name in an error
 _MOST_BYTES = 256 << 20  # of a table, decompressed
@@ -45,11 +50,13 @@ class Table:
         """
         found = [name for name in self.columns if name == wanted]
         found = found or [name for name in self.columns if name.rpartition(".")[2] == wanted]
+        found = found or [name for name in self.columns if name.casefold() == wanted.casefold()]
         if len(found) == 1:
             return found[0]
         if found:
             got = f"{self.source}: got {len(found)} columns {wanted} ({option})"
-            raise UserError(f"{got}, expected one; fix: name it in full: {', '.join(found)}")
+            cure = f"name it in full: {', '.join(found)}" if len(set(found)) > 1 else "rename one of them"
+            raise UserError(f"{got}, expected one; fix: {cure}")
         raise UserError(f"{self.source}: got columns {self.shown}; expected {wanted} ({option})")
 
     @property
@@ -84,11 +91,14 @@ def _content(file: Path) -> bytes:
             data = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"{file}: not readable ({error.strerror}), expected a table of runs") from None
-    if data[:2] == b"\x1f\x8b":
+    packed = next((name for name, start in _PACKED.items() if data.startswith(start)), "")
+    if packed:
+        unpack: Callable[[BinaryIO], IO[bytes]] = _OPENERS[packed]
         try:
-            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MOST_BYTES + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{file}: not readable as gzip ({error})") from None
+            with unpack(io.BytesIO(data)) as stream:
+                data = stream.read(_MOST_BYTES + 1)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(f"{file}: not readable as {packed} ({error})") from None
     if len(data) > _MOST_BYTES:
         raise UserError(f"{file}: got more than {_MOST_BYTES >> 20} MiB, expected a table of runs")
     return data
@@ -100,6 +110,8 @@ def _table(file: Path, data: bytes) -> Table:
     if data[:4] == b"PK\x03\x04":
         raise UserError(f"{file}: got a workbook or zip archive, expected a table; fix: save it as CSV")
     text = _decoded(data)
+    if "\0" in text:
+        raise UserError(f"{file}: got a binary file, expected CSV, TSV, JSON, JSONL or Parquet")
     if text.lstrip()[:1] in ("{", "["):
         return _of_records(_json_rows(text, file), str(file))
     return _delimited(text, str(file))
@@ -133,10 +145,17 @@ def of_frame(frame: Any) -> Table:
 
 def _decoded(data: bytes) -> str:
     """Text in UTF-8, UTF-16 or, as a last resort, Latin-1, which decodes all bytes."""
+    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return data.decode("utf-32", "replace")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
-    if b"\0" in data[:64]:  # UTF-16 without a byte order mark
-        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", "replace")
+    for first, name in (
+        (1, "utf-16-le"),
+        (0, "utf-16-be"),
+    ):  # without a byte order mark: Latin letters have a zero byte
+        zeros = data[first:256:2]
+        if zeros and zeros.count(0) > len(zeros) / 2 and 0 not in data[1 - first : 256 : 2]:
+            return data.decode(name, "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -155,6 +174,8 @@ def _delimited(text: str, source: str) -> Table:
         raise UserError(f"{source}: got no rows, expected one row per run")
     try:
         delimiter = delimiter or max(_DELIMITERS, key=lambda one: len(next(csv.reader([lines[0]], delimiter=one))))
+        if delimiter not in lines[0] and len({len(line.split()) for line in lines[:2]} - {1}) == 1 < len(lines):
+            lines, delimiter = ["\t".join(line.split()) + "\n" for line in lines], "\t"  # aligned with spaces
         return _parsed(io.StringIO("".join(lines), newline=""), delimiter, skipped, source)
     except csv.Error as error:
         raise UserError(f"{source}: not readable as CSV ({error})") from None
@@ -163,12 +184,14 @@ def _delimited(text: str, source: str) -> Table:
 def _parsed(stream: io.StringIO, delimiter: str, skipped: int, source: str) -> Table:
     reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
     columns = tuple(name.strip() for name in next(reader))
+    named = [name for name in columns if name]
     _check_size(source, stream.getvalue().count("\n"), len(columns))
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     for fields in reader:
-        if not any(field.strip() for field in fields):
-            continue
+        filled = [text for field in fields if (text := field.strip())]
+        if not filled or filled == named or all(_RULE.fullmatch(text) for text in filled):
+            continue  # blank, the header again, or the rule below it
         line = skipped + reader.line_num
         if any(field.strip() for field in fields[len(columns) :]):
             got = f"{source}: row {line}: got {len(fields)} fields, expected {len(columns)}"
@@ -205,16 +228,16 @@ def _json_rows(text: str, file: Path) -> list[Any]:
     try:
         content = json.loads(text)
     except ValueError as whole:
-        lines = [line for line in text.splitlines() if line.strip()]
-        try:
-            return [json.loads(line) for line in lines] if len(lines) > 1 else _fail(whole)
-        except ValueError:
-            raise UserError(f"{file}: not readable as JSON ({whole})") from None
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows: list[Any] = []
+        for number, line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                where, found = (f"row {number}: ", error) if rows else ("", whole)
+                raise UserError(f"{file}: {where}not readable as JSON ({found})") from None
+        return rows
     return _records(content, str(file))
-
-
-def _fail(error: ValueError) -> list[Any]:
-    raise error
 
 
 def _records(content: Any, source: str) -> list[Any]:
@@ -230,6 +253,8 @@ def _records(content: Any, source: str) -> list[Any]:
     if lists and len(lists) == len(content):
         return _transposed(lists, source)
     if content and all(isinstance(value, dict) for value in content.values()):
+        if all(name.isdigit() for name in content):  # pandas, orient="index"
+            return list(content.values())
         return _transposed({name: list(value.values()) for name, value in content.items()}, source)
     return [content]
 
@@ -253,11 +278,20 @@ def _of_records(records: Iterable[Any], source: str) -> Table:
                  list(range(1, len(rows) + 1)))  # fmt: skip
 
 
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def _flat(record: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested objects as paths; W&B's {"value": x} and MLflow's [{"key": k, "value": v}] as what they hold."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         name = f"{prefix}{key}"
+        if isinstance(value, str) and value[:1] == "{":  # W&B's API gives the configuration as text
+            value = _object(value)
         if isinstance(value, Mapping) and "value" in value and set(value) <= {"value", "desc"}:
             value = value["value"]
         if isinstance(value, list) and value and all(isinstance(one, Mapping) and "key" in one for one in value):

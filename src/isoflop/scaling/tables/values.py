@@ -20,7 +20,18 @@ _NUMBER = re.compile(r"(?P<number>[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)\s*(?P<scal
 _NOUNS = re.compile(
     r"[-\s]*(flops?|params?|parameters|tokens?|samples?|images?|examples?|seqs?|sequences)$", re.IGNORECASE
 )
-_MISSING = {"", "none", "null", "n/a", "na", "-", "--", "?", "crashed", "failed", "missing", "#n/a", "undefined"}
+_MISSING = {
+    "", ".", "none", "null", "n/a", "n.a.", "na", "<na>", "nat", "-", "--", "---", "\N{EN DASH}", "\N{EM DASH}", "?",
+    "crashed", "failed", "missing", "#n/a", "undefined", "unknown", "tbd", "diverged", "oom", "error", "timeout",
+    "nan%",
+}  # fmt: skip
+_SHEET_ERROR = re.compile(r"#[A-Z0-9/]+[!?]")  # of spreadsheets, such as #DIV/0!
+_ABOUT = re.compile(r"^[~\N{ALMOST EQUAL TO}]\s*")
+_UNCERTAINTY = re.compile(r"\s*(\(\d+\)|(\N{PLUS-MINUS SIGN}|\+/-).*)$")  # after a number: 3.11(3), 3.11 ± 0.03
+_POWER_OF_TEN = re.compile(r"(?<=\d)\s*[\N{MULTIPLICATION SIGN}\N{MIDDLE DOT}*x]\s*10\s*(\^|\*\*)?\s*\{?([-+]?\d+)\}?")
+_SUPERSCRIPTS = str.maketrans("\N{SUPERSCRIPT ZERO}¹²³\N{SUPERSCRIPT FOUR}\N{SUPERSCRIPT FIVE}\N{SUPERSCRIPT SIX}"
+                              "\N{SUPERSCRIPT SEVEN}\N{SUPERSCRIPT EIGHT}\N{SUPERSCRIPT NINE}\N{SUPERSCRIPT MINUS}",
+                              "0123456789-")  # fmt: skip
 _CONDITION = re.compile(r"\s*(?P<name>.+?)\s*(?P<sign><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*")
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "==": operator.eq, "!=": operator.ne,
@@ -31,7 +42,7 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
 def number(value: Any, *, decimal_comma: bool = False) -> float | None:
     """The number in a cell, nan and infinities included; None if the cell is empty or marks a missing value.
 
-    Reads 125000000, "125,000,000", "125M", "1.3B", "2.5B tokens", "3.1 ZFLOPs" and "55.2%".
+    Reads 125000000, "125,000,000", "125M", "1.3B", "2.5B tokens", "3.1 ZFLOPs", "55.2%", "~3 × 10^8" and "2.31 ± 0.02".
 
     Raises:
         ValueError: the cell holds something else.
@@ -41,8 +52,10 @@ def number(value: Any, *, decimal_comma: bool = False) -> float | None:
     if not isinstance(value, str):
         return float(value)
     text = value.strip().strip("\"'").replace("\N{MINUS SIGN}", "-")
-    if text.lower() in _MISSING:
+    if text.lower() in _MISSING or _SHEET_ERROR.fullmatch(text):
         return None
+    text = _UNCERTAINTY.sub("", _ABOUT.sub("", text))
+    text = _POWER_OF_TEN.sub(r"e\2", text.translate(_SUPERSCRIPTS))
     try:
         return float(text) if "," not in text and not decimal_comma else _scaled(text, decimal_comma)
     except ValueError:
