@@ -26,7 +26,7 @@ def nodes_to_quantize(graph: ModelProto, keep_last_layer_float: bool) -> list[st
     weighted = [node for node in graph.graph.node if has_weights(node, weights)]
     last = weighted[-1].name if weighted else None
     reached: set[str] = set()  # tensors that follow a layer with weights
-    chosen = []
+    chosen: list[str] = []
     for node in graph.graph.node:  # in topological order
         layer = has_weights(node, weights)
         after = any(name in reached for name in node.input)
