@@ -46,7 +46,7 @@ _BETWEEN_LINEAR = {"Erf", "Gelu", "LayerNormalization"}  # operators of a transf
 
 class Quantize(Section):
     """Section ``quantize``. Activations are ``static``: all layers in INT8, ranges from calibration; or ``dynamic``:
-    linear layers in INT8, ranges found in every run over its whole batch, everything between them in float.
+    linear layers in INT8, ranges computed in every run over its whole batch, everything between them in float.
     ``auto`` tries ``dynamic`` on transformers only, and takes it if it is measured to be faster on this machine.
 
     The methods ``percentile`` and ``auto`` (tries all three methods) read ``percentile``.
