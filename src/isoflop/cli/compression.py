@@ -12,7 +12,7 @@ from isoflop.report.formats import ms, percent, size, times
 from isoflop.runtime.terminal import printable
 
 _WORTH_IT = 1.1  # speed-up below which INT8 is not worth an error
-_RANGES = {"dynamic": "ranges of activations found in every run; between linear layers in float"}
+_RANGES = {"dynamic": "ranges of activations computed in every run; between linear layers in float"}
 _ANSWERS = {
     "class": "the class with the largest score",
     "above half": "one probability, above 0.5 or not",

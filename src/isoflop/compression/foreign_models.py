@@ -30,7 +30,7 @@ from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.limits import confine
 
-_REPEATS, _WARMUP, _MOST_S_TO_TIME = 200, 3, 5.0
+_REPEATS, _WARMUP, _MOST_S_TO_TIME = 200, 3, 3.0
 _MOST_S_TO_RUN = 300.0  # until the model has been opened and has classified its first image
 _RUNS = "runs"  # the line that the child prints then
 
