@@ -23,7 +23,7 @@ def main(params: Params, runs: In, law: Out, metrics: Out, points: Out, pictures
     study = read_study(runs, params.widths)
     discard_other_widths(runs, params.widths)
     if missing := lack(study, params.widths):
-        print(f"no scaling law: {missing.reason}; next: `{missing.command}`")
+        print(missing)
         write_without_law(study, missing, law, metrics, points, pictures)
         return
     analysis = analyse(study, params.bootstraps, params.seed)

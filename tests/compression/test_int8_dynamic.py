@@ -90,7 +90,7 @@ def test_a_rewritten_transformer_has_the_same_outputs(mask: float | None, pooled
     by_token = [
         node for node in found.graph.node if node.op_type == "Gather" and node.attribute and node.attribute[0].i
     ]
-    # the classifier's own, one for the last block's residual sum, and one for its queries, or, with a mask, its attention
+    # the classifier's own, one for the last block's sum, and one for its queries or, with a mask, its attention
     assert len(by_token) == (0 if pooled else 3)
 
 
@@ -99,7 +99,7 @@ def test_a_mask_that_depends_on_the_input_stays() -> None:
     where = next(node for node in graph.graph.node if node.op_type == "Where")
     seen = helper.make_node("Greater", ["x_max", "limit"], ["seen_by_value"])
     largest = helper.make_node("ReduceMax", ["x", "axes"], ["x_max"], keepdims=1)
-    limit = onnx.numpy_helper.from_array(np.float32(-100), "limit")
+    limit = onnx.numpy_helper.from_array(np.array(-100, np.float32), "limit")
     axes = onnx.numpy_helper.from_array(np.array([1, 2]), "axes")
     graph.graph.initializer.extend([limit, axes])
     unsqueeze = helper.make_node("Unsqueeze", ["seen_by_value", "axis"], ["seen_4"])

@@ -286,6 +286,7 @@ def test_few_photos_start_from_pretrained_weights(survey: Survey, wishes: Wishes
         assert (params["model.family"], params["prepare.normalization"]) == ("efficientnet_lite", "pretrained")
         assert params["prepare.image_size"] == (wishes.image_size or 224)
         assert params["recipe.epochs"] == (wishes.epochs or 10) and params["recipe.optimizer"] == "adamw"
+        assert params["variants.candidates"] == ["base", "qat"]
 
 
 def test_without_the_package_photos_start_from_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from isoflop.runtime.errors import UserError
 from isoflop.scaling.fitting.routing import RoutingLaw
 
 SIZES, EXPERTS = (grid.ravel() for grid in np.meshgrid(np.geomspace(1.5e7, 1.3e9, 5), [1.0, 2, 8, 32, 128, 512]))
-LAW = RoutingLaw(np.array([-0.08, -0.1, 0.009, 1.1 + 1.4]), np.zeros((4, 4)), 2.0, 512.0, 0.0)
+INTERACTION = 0.004
+LAW = RoutingLaw(np.array([-0.08, -0.1, INTERACTION, 2.5]), np.zeros((4, 4)), 2.0, 512.0, 0.0)
 
 
 def test_the_law_its_saturation_and_the_size_of_the_same_dense_network_are_recovered() -> None:
@@ -30,7 +31,7 @@ def test_the_covariance_holds_the_interaction() -> None:
     for _ in range(40):
         noisy = LAW.predict(SIZES, EXPERTS) * np.exp(0.01 * rng.standard_normal(len(SIZES)))
         found = isoflop.scaling.fit_routing_law(SIZES, EXPERTS, noisy, (2.0, 512.0))
-        errors.append((found.coefficients[2] - 0.009) / np.sqrt(found.covariance[2, 2]))
+        errors.append((found.coefficients[2] - INTERACTION) / np.sqrt(found.covariance[2, 2]))
     assert 0.7 < np.std(errors) < 1.3
 
 

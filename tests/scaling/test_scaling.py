@@ -157,7 +157,7 @@ def test_a_study_without_a_law_is_a_result_with_its_next_command(
     assert whole["lacks"] is None and found.keys() == whole.keys() and found["runs"] == 12
     assert {file.name for file in out.iterdir()} >= set(OUTPUTS)
     with pytest.raises(
-        UserError, match=rf"law\.json: no scaling law: got usable .*; fix: `dvc exp run -S {re.escape(setting)}`"
+        UserError, match=rf"law\.json: no scaling law: got usable .*; next: `dvc exp run -S {re.escape(setting)}`"
     ):
         read_law(out / "law.json")
     formats = write_formats(tmp_path / "formats.json")

@@ -241,6 +241,18 @@ def test_label_smoothing_with_mse_is_refused_by_its_key() -> None:
         recipe(loss="mse", label_smoothing=0.1)
 
 
+def test_a_training_that_is_terminated_is_no_success(data: tuple[Split, Split]) -> None:
+    """DVC takes status 0 for success."""
+
+    class Terminates:
+        def write(self, history: list[dict[str, float]]) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        train(data, fresh_net(), {"log": Terminates()}, epochs=3)
+    assert ended.value.code == 143
+
+
 def test_schedules() -> None:
     linear = recipe(schedule="linear", warmup_fraction=0.2)
     shares = [0, 0.1, 0.2, 0.6, 1, 1.2]

@@ -91,7 +91,7 @@ def test_the_study_of_a_pretrained_network_is_skipped_with_a_reason(
     assert "width 8: skipped, because the width of model.pretrained" in capsys.readouterr().out
     missing = lack(read_study(tmp_path, [8, 16]), [8, 16])
     assert missing is not None
-    assert "18 not started with pretrained weights" in missing.reason and "model.pretrained=none" in missing.command
+    assert "it is skipped with model.pretrained" in missing.reason and missing.command is None
 
 
 @pytest.mark.parametrize(

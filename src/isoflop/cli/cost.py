@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoflop.download.pretrained import NONE
 from isoflop.report.formats import count
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import PARAMS_FILE, read_params, value_at
@@ -42,7 +43,9 @@ def estimate(project: Path) -> list[Cost]:
     """
     params = read_params(project / PARAMS_FILE)
     images, classes = _training_images(project, params)
+    pretrained = params["model"]["pretrained"] != NONE  # then the study is skipped
     width, widths = params["train"]["width"], params["sweep"]["widths"]
+    measured = {width} if pretrained else {width, min(widths), max(widths)}
     speeds = measured_speeds(
         Question(
             model=params["model"],
@@ -50,11 +53,16 @@ def estimate(project: Path) -> list[Cost]:
             image_size=params["prepare"]["image_size"],
             channels=params["prepare"]["channels"],
             classes=classes,
-            widths=sorted({width, min(widths), max(widths)}),
+            widths=sorted(measured),
         )
     )
-    trained = (*_trainings(params, images, speeds), _study(params, images, speeds), *_variants(params, images, speeds))
-    return [*trained, _formats(params), _benchmark(params)]
+    study = [] if pretrained else [_study(params, images, speeds), _formats(params)]
+    return [
+        *_trainings(params, images, speeds),
+        *_variants(params, images, speeds),
+        _benchmark(params),
+        *study,
+    ]
 
 
 def show_costs(costs: list[Cost]) -> None:

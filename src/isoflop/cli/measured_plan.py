@@ -135,6 +135,8 @@ def _size_within(limits: Limits, project: Path) -> float | None:
 def _next_setting(study: Study, goal: Goal, widths: list[int]) -> tuple[str, Any]:
     """Return the parameter, and its value, with which the study would show more."""
     if missing := lack(study, widths):
+        if missing.command is None:
+            raise UserError(f"plan: {missing}")
         key, _, value = shlex.split(missing.command)[-1].partition("=")
         return key, yaml.safe_load(value)
     budget = profile_budget(study, goal)

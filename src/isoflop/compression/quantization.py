@@ -46,7 +46,7 @@ _BETWEEN_LINEAR = {"Erf", "Gelu", "LayerNormalization"}  # operators of a transf
 
 class Quantize(Section):
     """Section ``quantize``. Activations are ``static``: all layers in INT8, ranges from calibration; or ``dynamic``:
-    linear layers in INT8, ranges found anew in every run over its whole batch, everything between them in float.
+    linear layers in INT8, ranges computed in every run over its whole batch, everything between them in float.
     ``auto`` tries ``dynamic`` on transformers only, and takes it if it is measured to be faster on this machine.
 
     The methods ``percentile`` and ``auto`` (tries all three methods) read ``percentile``.
@@ -181,8 +181,8 @@ def _static(work: Trial, params: Quantize) -> Quantized:
     methods: Sequence[Method] = get_args(Method) if params.method == "auto" else (params.method,)
     tried = activation_ranges(graph, nodes, work.graph_io, work.calibration_N, methods, params.percentile)
     int8 = {name: with_ranges(graph, ranges, nodes, params.portable) for name, ranges in tried.items()}
-    errors = {name: work.error(candidate) for name, candidate in int8.items()}
-    method = min(tried, key=errors.__getitem__)
+    errors: dict[str, float] = {name: work.error(candidate) for name, candidate in int8.items()}
+    method = min(tried, key=lambda name: errors[name])
 
     def without(floats: Sequence[NodeProto]) -> ModelProto:
         kept = without_layers(graph, nodes, floats)

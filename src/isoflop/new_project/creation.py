@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -118,7 +119,10 @@ def show(project: NewProject) -> None:
         print("\n".join(survey_lines(project.survey)))
     else:
         print("No --images given: the project uses the data set of its preset (data.source in params.yaml).")
-    chosen = [f"  {choice.key}: {choice.value} ({choice.why})" for choice in project.choices]
+    chosen = []
+    for why, choices in itertools.groupby(project.choices, key=lambda choice: choice.why):
+        values = ", ".join(f"{choice.key}: {choice.value}" for choice in choices)
+        chosen.append(f"  {values} ({why})")
     if project.survey is not None:
         chosen.append(f"  data.path: {project.path} ({_where(project.path)})")
     print(f"Created the project {project.folder}.", *(["Values chosen in params.yaml:"] if chosen else []))
@@ -127,12 +131,17 @@ def show(project: NewProject) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print("Next steps:")
     print(f"  cd {shlex.quote(str(project.folder))} && dvc repro && isoflop summary")
-    print("    runs the pipeline and prints the results; the study runs last: `dvc repro report demo` leaves it out")
+    study = "" if _is_pretrained(project) else "; the study runs last: `dvc repro report demo` leaves it out"
+    print(f"    runs the pipeline and prints the results{study}")
     if project.is_quick:
         print("  isoflop preset whole && dvc repro")
         print("    replaces the quick parameters with the full ones and runs the pipeline again")
     print("  git add -A && git commit -m 'First results'")
     print("    records the results; with a DVC remote, `dvc push` uploads the data and models")
+
+
+def _is_pretrained(project: NewProject) -> bool:
+    return any(choice.key == "model.pretrained" for choice in project.choices)
 
 
 def _probed(start: StartingParams, found: Survey, partial: Path) -> StartingParams:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from isoflop.download.pretrained import NONE
 from isoflop.new_project.image_survey import Survey
 from isoflop.new_project.split_sizes import split_sizes, warnings
 from isoflop.new_project.starting_values import (
@@ -83,14 +84,16 @@ def quick_params(text: str) -> StartingParams:
     runs["epochs"] = flow(runs["epochs"][-1:])
     runs["seeds"] = flow(runs["seeds"][:1])
     first = next(iter(variants["distill"]), None)
+    has_study = params["model"]["pretrained"] == NONE
     for kind in ("distill", *_OTHER_KINDS):
         variants[kind] = {first: variants[kind][first]} if kind == "distill" and first else {}
     variants.update(candidates=flow(["base", first] if first else ["base"]), float16=flow([]), tflite=flow([]))
     epochs = params["recipe"]["epochs"]
-    fewer = Choice("recipe.epochs", epochs, f"instead of {whole}; the study and the variants have fewer epochs, too")
+    others = "the study and the variants have" if has_study else "the variants have"
+    fewer = Choice("recipe.epochs", epochs, f"instead of {whole}; {others} fewer epochs, too")
     choices = [
         *([fewer] if epochs < whole else []),
-        Choice("sweep.runs.seeds", list(runs["seeds"]), "one seed for each run of the study"),
+        *([Choice("sweep.runs.seeds", list(runs["seeds"]), "one seed for each run of the study")] if has_study else []),
         Choice("variants.candidates", list(variants["candidates"]), "a quick run has no other variants"),
     ]
     return StartingParams("# for a first quick run: `isoflop init --quick`\n" + dump(params), choices)

@@ -36,6 +36,7 @@ _FINE_TUNING = {
     "ema_decay": 0.0,
 }
 _FINE_TUNING_EPOCHS = {"distill": 10, "prune": 5, "sparsify": 5, "qat": 3}
+_TOO_LITTLE_DATA = ("distill", "prune", "sparsify")  # variants that need more images than fine-tuning does
 _NEEDS_COLOR = (  # transforms of albumentations that need RGB images
     *("ChannelDropout", "ChannelShuffle", "ColorJitter", "FancyPCA", "HueSaturationValue"),
     *("PlanckianJitter", "RGBShift", "ToGray", "ToSepia"),
@@ -81,6 +82,10 @@ def choose_pretrained(params: Any, survey: Survey, wishes: Wishes, training: int
     params["augment"]["views"] = min(params["augment"]["views"], _PRETRAINED_VIEWS)
     for section, epochs in _FINE_TUNING_EPOCHS.items():
         params[section]["epochs"] = epochs
+    variants = params["variants"]
+    left_out = {name for kind in _TOO_LITTLE_DATA for name in variants[kind]}
+    kept = [name for name in variants["candidates"] if name not in left_out]
+    variants.update({kind: {} for kind in _TOO_LITTLE_DATA}, candidates=flow(kept))
     if wishes.epochs:
         scale_epochs(params, wishes.epochs)
     why = (
@@ -94,6 +99,7 @@ def choose_pretrained(params: Any, survey: Survey, wishes: Wishes, training: int
         Choice("prepare.image_size", side, why_size),
         Choice("prepare.normalization", "pretrained", "as the weights were trained"),
         Choice("augment.views", params["augment"]["views"], f"a view takes {side * side * 3 // 1000} kB per image"),
+        Choice("variants.candidates", kept, "so few images train neither a student nor a pruned network well"),
         *(Choice(f"recipe.{key}", params["recipe"][key], "for fine-tuning") for key in _FINE_TUNING),
     ]
 

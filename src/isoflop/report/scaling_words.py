@@ -9,6 +9,7 @@ from isoflop.report.formats import between, count, loss, ms, percent, rounded, s
 from isoflop.report.glossary import DIAGNOSTICS
 from isoflop.scaling.forecasting import BASE_FILES
 from isoflop.scaling.forms import AXIS_NAMES
+from isoflop.scaling.without_law import Lack
 
 Facts = dict[str, Any]
 QUANTITIES = {
@@ -33,7 +34,7 @@ def law_in_words(law: Facts) -> str:
 
 def lack_in_words(law: Facts) -> str:
     """What the study lacks for a law, and the command that changes it (scaling.json without a law)."""
-    return f"no scaling law: {law['lacks']['reason']}; next: `{law['lacks']['command']}`"
+    return str(Lack(**law["lacks"]))
 
 
 def held_out_in_words(law: Facts) -> str:

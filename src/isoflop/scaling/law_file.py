@@ -98,7 +98,7 @@ def read_law(file: Path) -> KnownLaw:
     """
     check_outputs(file)
     if missing := read_lack(file):
-        raise UserError(f"{file}: no scaling law: {missing.reason}; fix: `{missing.command}`")
+        raise UserError(f"{file}: {missing}")
     with _explained(file):
         return _known(json.loads(file.read_text()))
 

@@ -22,10 +22,13 @@ _COLUMNS = ["parameters", "unique_samples", "seen_samples", "flops", "body_param
 
 @dataclass(frozen=True)
 class Lack:
-    """What a study lacks for a law, and a command that would change it."""
+    """What a study lacks for a law, and a command that would change it; None if no parameter of the project does."""
 
     reason: str
-    command: str
+    command: str | None
+
+    def __str__(self) -> str:
+        return f"no scaling law: {self.reason}" + (f"; next: `{self.command}`" if self.command else "")
 
 
 def lack(study: Study, widths: Iterable[int]) -> Lack | None:
@@ -37,6 +40,12 @@ def lack(study: Study, widths: Iterable[int]) -> Lack | None:
     if len(study.sizes) >= MIN_WIDTHS:
         return None
     usable = sorted({run.width for run in study.runs if run.width is not None})
+    if study.excluded.get(PRETRAINED) and not usable:
+        reason = (
+            "the study trains networks of several widths from random weights, so it is skipped with model.pretrained; "
+            "a project that `isoflop init --from-scratch` creates has a study"
+        )
+        return Lack(reason, None)
     named = f" ({', '.join(map(str, usable))})" if usable else ""
     why = f"; excluded: {format_counts(study.excluded)}" if study.excluded else ""
     reason = f"got usable runs of {len(usable)} widths{named}, expected at least {MIN_WIDTHS}{why}"
@@ -48,8 +57,6 @@ def _setting(study: Study, widths: Sequence[int]) -> str:
     frequent = max(study.excluded, key=lambda reason: study.excluded[reason], default="")
     if frequent == "diverged":
         return "recipe.gradient_clip=1.0"
-    if frequent == PRETRAINED:
-        return "model.family=resnet -S model.pretrained=none"
     if frequent in ("undertrained", "not started"):
         longest = study.most_epochs
         return f"'sweep.runs.epochs=[{2 * longest},{4 * longest}]'"

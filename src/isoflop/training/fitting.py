@@ -13,6 +13,7 @@ from typing import TypedDict, Unpack
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from isoflop.data.arrays import Split
@@ -32,6 +33,7 @@ from isoflop.training.recipe import Recipe
 from isoflop.training.transfer import Tuning
 
 _CHECKPOINT = "last"  # the name of its file, without .ckpt
+_TERMINATED = 143  # 128 + SIGTERM
 
 
 class FitOptions(TypedDict, total=False):
@@ -185,7 +187,10 @@ def _run(trainer: pl.Trainer, training: Training, data: Data, on: Hardware, opti
     with per_image_gradients(training.net) if options.get("private") else nullcontext(), warnings.catch_warnings():
         # Lightning's advice on data loaders, which does not apply to ours, and its own use of deprecated torch calls
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True)
+        except SIGTERMException:  # it has no status, so DVC would take it for success
+            raise SystemExit(_TERMINATED) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Dynamic quantization of linear layers: weights INT8, the input's range found anew in every run.
+"""Dynamic quantization of linear layers: weights INT8, the input's range computed in every run.
 
 Between the layers everything stays in float. ONNX Runtime fuses the operators written here, all of the ONNX standard,
 into DynamicQuantizeMatMul or MatMulIntegerToFloat, with the bias. On a processor with AVX-512 VNNI these ran a linear

@@ -23,9 +23,9 @@ _MIN_RUNS = 6
 class RoutingLaw:
     """log L = a log N + b log Ê + c log N log Ê + d, with 1/Ê = 1/(E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max.
 
-    E is the number of experts and N that of parameters without the other experts. Ê is ``first`` (E_start) for a
-    dense network and approaches ``last`` (E_max). ``deviation`` is the standard deviation of log L, ``covariance``
-    [4, 4] that of ``coefficients`` [4] (a, b, c, d), given the saturation.
+    Logarithms are natural. E is the number of experts and N that of parameters without the other experts. Ê is
+    ``first`` (E_start) for a dense network and approaches ``last`` (E_max). ``deviation`` is the standard deviation of
+    log L, ``covariance`` [4, 4] that of ``coefficients`` [4] (a, b, c, d), given the saturation.
     """
 
     coefficients: Floats
