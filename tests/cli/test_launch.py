@@ -85,7 +85,7 @@ def test_a_stage_that_fails_is_shown_and_what_went_well_is_kept(tmp_path: Path) 
     assert "train: failed in" in done.stdout and "evaluate: skipped" in done.stdout
     assert "the loss is not finite" in done.stderr
     assert done.stderr.splitlines()[-1] == "error: 2 of 6 stages did not run: train, evaluate"
-    assert list(entries(clone)) == ["code", "download", "weights", "prepare", "augment"]
+    assert set(entries(clone)) == {"code", "download", "weights", "prepare", "augment"}
     assert not (clone / "models" / "base").exists()
     assert executed(run_command("dvc", "repro", "augment", cwd=clone).stdout) == set()
 
