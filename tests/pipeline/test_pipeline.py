@@ -93,7 +93,7 @@ def test_a_variant_more_runs_its_own_stages_alone(clone: Path) -> None:
     first = run_command("dvc", "exp", "run", *(part for change in more for part in ("-S", change)), cwd=clone)
     own = {"distill@small", "export@small", "quantize@small"}
     # the times, measured anew, may have another one ship, which the demo follows
-    assert executed(first.stdout) - {"demo"} == own | {"compare", "benchmark", "ship", "report", "study"}
+    assert executed(first.stdout) - {"demo"} == own | {"compare", "benchmark", "ship", "report", "score", "study"}
     variants = json.loads((clone / "metrics/variants.json").read_text())
     assert variants["small"]["parameters"] < variants["distilled"]["parameters"]
     points = {line.split(",")[0] for line in (clone / "plots/tradeoff.csv").read_text().split()}
@@ -113,7 +113,7 @@ def test_a_width_more_in_the_study_and_back_leaves_the_lock_as_it_was(clone: Pat
 
 @pytest.mark.parametrize("width", ["0", "-3", "8.5", "wide"])
 def test_a_width_of_the_study_that_is_none_is_named(clone: Path, width: str) -> None:
-    options = ["--train", "t", "--val", "v", "--views", "w", "--runs", "r.json"]
+    options = ["--train", "t", "--val", "v", "--views", "w", "--runs", "r.json", "--network", "n"]
     command = [sys.executable, "-m", "stages.sweep", f"--width={width}", *options]
     failed = run_command(*command, cwd=clone, check=False)
     said = f"error: sweep: params.yaml: sweep.widths: got '{width}', expected integers from 1 to 99999\n"
