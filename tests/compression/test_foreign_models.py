@@ -82,10 +82,10 @@ def test_a_model_of_others_is_quantized_and_measured(
     assert [file.name for file in out.parent.iterdir()] == ["small"]
     facts = json.loads((out / "compress.json").read_text())
     assert facts["images"] == {"calibrated_on": 30, "judged_on": 30, "unreadable": 1}
-    assert facts["audit"]["int8"]["int8_layers"] == 2 and facts["audit"]["int8"]["warnings"] == []
+    assert facts["audit"]["int8"]["int8_layers"] == 3 and facts["audit"]["int8"]["warnings"] == []
     assert facts["bytes"]["int8"] < facts["bytes"]["float"] and facts["latency"]["int8_ms"] > 0
     assert facts["within_max_accuracy_drop"] and 0 <= facts["changed_predictions"] < 10
-    assert "2 of 2 in INT8" in shown and "speed-up" in shown
+    assert "3 of 3 in INT8" in shown and "speed-up" in shown
     session = open_session(str(out / "model-int8.onnx"), threads=1)
     assert session.get_inputs()[0].shape[1:] == [3, SIDE, SIDE]
     assert run(model, "--calibration", photos, "--out", out) == 1
@@ -340,6 +340,7 @@ def test_changed_predictions_are_those_of_the_threshold_and_predict_takes_the_fi
     assert facts["changed_predictions"] == facts["flips"] == int((before != after)[1::2].sum())
     assert [layer["words"] for layer in facts["layers"]] == [
         "3×3 convolution 1, 3 to 16 channels", "3×3 convolution 2, 16 to 32 channels",
+        "linear layer 1, 32 to 1 features",
     ]  # fmt: skip
     first = sorted(photos.rglob("[0-9]*.png"))[0]
     assert cli.main(["predict", str(out / "model-int8.onnx"), str(first), "--json", "--top", "2"]) == 0

@@ -205,7 +205,7 @@ def compress(
         percentile=99.99,
         calibration_images=images,
         max_accuracy_drop=max_changed,
-        keep_last_layer_float=True,
+        keep_last_layer_float=False,
         portable=portable,
     )
     check_outputs(model)

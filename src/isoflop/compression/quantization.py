@@ -60,7 +60,7 @@ class Quantize(Section):
     percentile: float = Field(gt=50, le=100)  # percentage of the activations to cover; the others are clipped
     calibration_images: int = Field(ge=1, le=1_000_000)  # training images, balanced over the classes
     max_accuracy_drop: float = Field(ge=0, le=1)  # largest drop in validation accuracy; above it layers return to float
-    keep_last_layer_float: bool  # the head: in INT8 many of its logits would be equal
+    keep_last_layer_float: bool  # the head; in INT8 it writes float logits
     portable: bool  # limit weights to 7 bits, see above
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _INT8_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger")
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _ENDS = 2  # Transpose operators to enter and leave the layout of the INT8 kernels: unavoidable
+_GLOBAL_POOLS = {"GlobalAveragePool", "ReduceMean", "Reshape", "Flatten", "Squeeze"}
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # can be fused into the kernel of the layer before
 
 
@@ -117,4 +118,6 @@ def _float_islands(optimized: ModelProto) -> list[str]:
         and any(name in after for name in node.output)
         and any(name in before for name in node.output)
     )
+    if not set(counts) - _GLOBAL_POOLS:  # before the head only: few numbers are converted
+        return []
     return [f"{count} {kind}" for kind, count in sorted(counts.items())]

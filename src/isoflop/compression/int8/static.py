@@ -10,6 +10,7 @@ import numpy as np
 
 from isoflop.compression.calibration import silence
 from isoflop.compression.int8.ranges import Ranges
+from isoflop.compression.int8.weights import drop_unread_weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -20,21 +21,20 @@ _BETWEEN = ("Add", "Clip", "MaxPool", "Relu")
 
 
 def nodes_to_quantize(graph: ModelProto, keep_last_layer_float: bool) -> list[str]:
-    """Names of the nodes to quantize: layers with weights, and the nodes with INT8 kernels that follow them.
-
-    The last layer computes the logits; in INT8 many of them would be equal.
-    """
+    """Names of the nodes to quantize: layers with weights, and the nodes with INT8 kernels between them."""
     weights = {item.name for item in graph.graph.initializer}
     weighted = [node for node in graph.graph.node if has_weights(node, weights)]
-    last = weighted[-1].name if weighted and keep_last_layer_float else None
+    last = weighted[-1].name if weighted else None
     reached: set[str] = set()  # tensors that follow a layer with weights
-    chosen = []
+    chosen: list[str] = []
     for node in graph.graph.node:  # in topological order
         layer = has_weights(node, weights)
         after = any(name in reached for name in node.input)
         if layer or after:
             reached.update(node.output)
-        if node.name != last and (layer or (after and node.op_type in _BETWEEN)):
+        if node.name == last:
+            return chosen if keep_last_layer_float else [*chosen, node.name]
+        if layer or (after and node.op_type in _BETWEEN):
             chosen.append(node.name)
     return chosen
 
@@ -66,10 +66,29 @@ def with_ranges(graph: ModelProto, ranges: Ranges, nodes: Sequence[str], portabl
         quantizer.quantize_model()
     quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
     quantized: ModelProto = quantizer.model.model
+    _keep_logits_float(quantized)
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(graph.metadata_props)
     onnx.checker.check_model(quantized, full_check=True)
     return quantized
+
+
+def _keep_logits_float(quantized: ModelProto) -> None:
+    """Remove the conversion to INT8 and back after the last layer, if that is a Gemm or MatMul in INT8.
+
+    Its kernel then writes the sums in float; in INT8 many logits would be equal.
+    """
+    nodes = quantized.graph.node
+    layer = next((node for node in reversed(nodes) if node.op_type in WEIGHTED), None)
+    if layer is None or layer.op_type == "Conv":
+        return
+    entries = [node for node in nodes if layer.output[0] in node.input]
+    exits = [node for node in nodes if entries[:1] and entries[0].output[0] in node.input]
+    if [node.op_type for node in (*entries, *exits)] == ["QuantizeLinear", "DequantizeLinear"]:
+        layer.output[0] = exits[0].output[0]
+        nodes.remove(exits[0])
+        nodes.remove(entries[0])
+        drop_unread_weights(quantized)
 
 
 def has_weights(node: NodeProto, weights: set[str]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import ModelProto, NodeProto
 
 _LARGEST, _LARGEST_PORTABLE = 127, 63  # with 8 bits, with 7 bits
 _TINY = 1e-30
@@ -30,3 +30,12 @@ def to_int8(
     largest = np.abs(weights).max(axis=others, keepdims=True)
     scale = np.maximum(largest / (_LARGEST_PORTABLE if portable else _LARGEST), np.float32(_TINY)).astype(np.float32)
     return np.round(weights / scale).astype(np.int8), scale
+
+
+def drop_unread_weights(graph: ModelProto) -> None:
+    """Remove the weights that no node reads."""
+    read = {name for node in graph.graph.node for name in node.input} | {item.name for item in graph.graph.output}
+    kept = [item for item in graph.graph.initializer if item.name in read]
+    kept = [type(item).FromString(item.SerializeToString()) for item in kept]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
