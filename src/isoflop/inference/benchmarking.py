@@ -71,7 +71,7 @@ def benchmark(files: Sequence[Path], params: Benchmark) -> dict[str, dict[str, A
         classifiers = [open_classifier(file, threads) for file in files]
         feed = {INPUT: _images(classifiers, files, batch)}
         opened = [classifier.session for classifier in classifiers]
-        times = time_in_turns(opened, feed, params.repeats, params.warmup)
+        times = time_in_turns(opened, feed, params.repeats, params.warmup, _MOST_S_A_CELL)
         cell = _cell_name(batch, threads)
         conditions[f"runs_{cell}"] = times[0].size
         for name, times_TR in zip(names, times, strict=True):
