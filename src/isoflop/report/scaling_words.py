@@ -7,7 +7,7 @@ from typing import Any
 
 from isoflop.report.formats import between, count, loss, ms, percent, rounded, signed_percent, span
 from isoflop.report.glossary import DIAGNOSTICS
-from isoflop.scaling.forecasting import BASE_FILES
+from isoflop.scaling.formats import BASE_FILES
 from isoflop.scaling.forms import AXIS_NAMES
 from isoflop.scaling.without_law import Lack
 

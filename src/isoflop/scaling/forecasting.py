@@ -25,12 +25,11 @@ import numpy as np
 
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.diagnostics import extrapolation
-from isoflop.scaling.formats import FORMATS, Band, Format, Formats, read_formats
+from isoflop.scaling.formats import BASE_FILES, FORMATS, Band, Format, Formats, read_formats
 from isoflop.scaling.law_file import KnownLaw, read_law
 from isoflop.scaling.results import rounded
 from isoflop.scaling.without_law import forecast_without_law, read_lack
 
-BASE_FILES: dict[Format, str] = {"float": "base", "int8": "base-int8"}  # of stage ``compare``
 _SAME = 1.01  # up to this factor above the study's maximum, samples do not count as extrapolated
 
 

@@ -24,6 +24,7 @@ from isoflop.scaling.forms import Floats
 
 Format = Literal["float", "int8"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+BASE_FILES: dict[Format, str] = {"float": "base", "int8": "base-int8"}  # of stage ``compare``
 
 _LEAST_BYTES = 4.0  # standard deviation: the length of a number in the file varies by a few bytes
 _REPEAT = 0.05  # relative standard deviation of the median latency when a file is timed at another time
