@@ -39,13 +39,15 @@ def photos(folder: Path, count: int = 12) -> None:
             Image.fromarray(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(file)
 
 
-def no_weights(folder: Path) -> str:
-    """What the stage ``weights`` writes for ``model.pretrained: none``."""
-    (folder / "weights.json").write_text('{"source": "none"}')
-    return "weights.json"
-
-
 OUTPUTS = ("train", "val", "test", "dropped", "names", "dropped-picture", "metrics")
+
+
+def prepared(folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the stage ``prepare`` on ``data/raw``, with what the stage ``weights`` writes for no pretrained weights."""
+    (folder / "weights.json").write_text('{"source": "none"}')
+    options = [word for name in OUTPUTS for word in (f"--{name}", f"out/{name}")]
+    command = [sys.executable, "-m", "stages.prepare", "--raw", "data/raw", "--pretrained", "weights.json", *options]
+    return run_command(*command, cwd=folder, check=check, PYTHONPATH=str(ROOT))
 
 
 def test_a_folder_of_photos_is_downloaded_and_prepared(tmp_path: Path) -> None:
@@ -56,19 +58,7 @@ def test_a_folder_of_photos_is_downloaded_and_prepared(tmp_path: Path) -> None:
     assert done.stderr == ""
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("min_images_per_class: 10", "min_images_per_class: 5"))
-    outputs = {name: f"out/{name}" for name in OUTPUTS}
-    options = [word for name, path in outputs.items() for word in (f"--{name}", path)]
-    command = [
-        sys.executable,
-        "-m",
-        "stages.prepare",
-        "--raw",
-        "data/raw",
-        "--pretrained",
-        no_weights(tmp_path),
-        *options,
-    ]
-    run_command(*command, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    prepared(tmp_path)
     facts = json.loads((tmp_path / "out/metrics").read_text())
     assert facts["classes"] == ["cat", "dog"]
     assert facts["images"]["source"] == 25 and facts["dropped"]["undecodable"] == 1
@@ -80,18 +70,7 @@ def test_one_class_is_for_prepare_to_refuse(tmp_path: Path) -> None:
     (tmp_path / "data/images/only/dog").rename(tmp_path / "elsewhere")
     run_download(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    options = [word for name in OUTPUTS for word in (f"--{name}", f"out/{name}")]
-    command = [
-        sys.executable,
-        "-m",
-        "stages.prepare",
-        "--raw",
-        "data/raw",
-        "--pretrained",
-        no_weights(tmp_path),
-        *options,
-    ]
-    done = run_command(*command, cwd=tmp_path, check=False, PYTHONPATH=str(ROOT))
+    done = prepared(tmp_path, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: prepare: data: got 1 classes (cat), expected at least two\n"
 

@@ -263,7 +263,9 @@ def fit(
     names = Columns(**asdict(columns))
     study = read_table(table, names, where or [], chance_loss, loss_is, hold_out)
     if gamma is not None and (form != "auto" or fix or tie or objective != "huber"):
-        raise UserError("--gamma: got it with --form, --fix, --tie or --objective, which it decides")
+        raise UserError(
+            "--gamma: got --form, --fix, --tie or --objective as well, expected none; --gamma decides these"
+        )
     chosen: str = objective if gamma is None else "least_squares"
     penalty = chosen if quantile is None else f"{chosen}:{quantile:g}"
     settings = Settings(penalty, form, fix or [], tie, trim, gamma, bootstrap, bootstraps, bootstrap_seed)

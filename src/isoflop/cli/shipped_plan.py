@@ -10,12 +10,11 @@ import numpy as np
 
 from isoflop.report.facts import read_facts
 from isoflop.report.formats import between, count, ms, percent
+from isoflop.report.scaling_words import FORMAT_NAMES
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.forecasting import format_forecast, training_forecast
 from isoflop.scaling.formats import FORMATS, Format, Formats, read_formats
 from isoflop.scaling.law_file import KnownLaw
-
-NAMES: dict[Format, str] = {"float": "float", "int8": "INT8"}
 
 
 @dataclass(frozen=True)
@@ -125,5 +124,5 @@ def file_lines(expected: dict[Format, dict[str, Any]], width: int | None) -> lis
         loss = bands["val_nll"]
         if loss["low"] is not None:
             parts.append(f"loss {between(loss['low'], loss['high'])}")
-        lines.append(f"file of width {width} in {NAMES[form]}: {', '.join(parts)}")
+        lines.append(f"file of width {width} in {FORMAT_NAMES[form]}: {', '.join(parts)}")
     return lines

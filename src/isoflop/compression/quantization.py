@@ -8,6 +8,7 @@ allowed stay in float.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from isoflop.inference.onnx_files import Floats, GraphIO, open_classifier, open_
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.files import write_json
 from isoflop.runtime.params import Section
+from isoflop.runtime.terminal import printable
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -220,7 +222,12 @@ def _rewritten(work: Trial) -> ModelProto:
     try:
         found = fused(work.graph, work.graph_io, work.calibration_N)
         return found if found is not None and work.error(found) < _SAME else work.graph
-    except Exception:  # of onnxscript's patterns and of ONNX Runtime, on graphs that they do not expect
+    except Exception as error:  # of onnxscript's patterns and of ONNX Runtime, on graphs that they do not expect
+        why = " ".join(str(error).split())[:200]
+        print(
+            printable(f"warning: {work.called}: attention is not fused ({type(error).__name__}: {why})"),
+            file=sys.stderr,
+        )
         return work.graph
 
 

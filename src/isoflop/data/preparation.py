@@ -79,12 +79,12 @@ def prepare(
             undecodable file while ``prepare.drop.undecodable`` is false; the normalization is that of a pretrained
             network and there is none.
     """
-    if params.normalization == "pretrained" and pretrained is None:
-        raise UserError(
-            "params.yaml: prepare.normalization: got pretrained with model.pretrained none, expected standard"
-        )
     fixed = fixed_normalization(params.normalization, params.channels)
-    if params.normalization == "pretrained" and pretrained is not None:
+    if params.normalization == "pretrained":
+        if pretrained is None:
+            raise UserError(
+                "params.yaml: prepare.normalization: got pretrained with model.pretrained none, expected standard"
+            )
         fixed = pretrained
     classes = list(raw.classes)
     if len(classes) < 2:

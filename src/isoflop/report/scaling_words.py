@@ -7,11 +7,12 @@ from typing import Any
 
 from isoflop.report.formats import between, count, loss, ms, percent, rounded, signed_percent, span
 from isoflop.report.glossary import DIAGNOSTICS
-from isoflop.scaling.formats import BASE_FILES
+from isoflop.scaling.formats import BASE_FILES, Format
 from isoflop.scaling.forms import AXIS_NAMES
 from isoflop.scaling.without_law import Lack
 
 Facts = dict[str, Any]
+FORMAT_NAMES: dict[Format, str] = {"float": "float", "int8": "INT8"}
 QUANTITIES = {
     "bytes": "bytes",
     "latency_ms": "latency",
@@ -77,7 +78,7 @@ def format_rows(score: Facts) -> list[Facts]:
     say = {"bytes": count, "latency_ms": ms, "val_nll": loss, "val_accuracy": percent}
     return [
         {
-            "file": {"float": "float", "int8": "INT8"}[form],
+            "file": FORMAT_NAMES[form],
             "quantity": QUANTITIES[name],
             "predicted": say[name](band["predicted"]),
             "interval": "–" if band["low"] is None else f"{say[name](band['low'])} to {say[name](band['high'])}",

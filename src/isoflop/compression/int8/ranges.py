@@ -129,6 +129,8 @@ def least_divergence(counts: Counts) -> tuple[int, int]:
 
 
 def _divergence(counts: Counts, first: int, last: int) -> float:
+    from scipy.special import rel_entr
+
     inside = counts[first:last]
     full = inside.copy()
     full[0] += counts[:first].sum()
@@ -143,8 +145,7 @@ def _divergence(counts: Counts, first: int, last: int) -> float:
     if not full.any() or not quantized.any():
         return float(np.inf)
     p, q = _smooth(full), _smooth(quantized)
-    p, q = p / p.sum(), q / q.sum()
-    return float((p * np.log(p / q)).sum())
+    return float(rel_entr(p / p.sum(), q / q.sum()).sum())
 
 
 def _smooth(counts: Counts) -> npt.NDArray[np.float64]:
