@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import isoflop
+from isoflop.cli import main as cli
 from isoflop.runtime.errors import UserError
 from isoflop.scaling.analysis import analyse
 from isoflop.scaling.fitting.law_fitting import fit_law
@@ -171,3 +172,21 @@ def test_a_fitted_law_predicts_plans_and_is_saved(tmp_path: Path) -> None:
     law.save(tmp_path / "law.json")
     with pytest.raises(UserError, match="got no goal"):
         law.plan()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--quantile", "1.5"], "--quantile: got 1.5, expected a number between 0 and 1"),
+        (["--quantile", "nan"], "--quantile: got nan, expected a number between 0 and 1"),
+        (["--gamma", "search", "--tie"], "--gamma: got --form, --fix, --tie or --objective as well, expected none"),
+    ],
+)
+def test_a_wrong_option_is_named_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    table = tmp_path / "runs.csv"
+    table.write_text("n,loss\n100,3\n200,2.5\n400,2.1\n800,1.9\n")
+    columns = ["--samples", "n", "--loss", "loss", "--out", str(tmp_path / "out")]
+    assert cli.main(["fit", str(table), *columns, *options]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {said}") and not (tmp_path / "out").exists()

@@ -196,6 +196,15 @@ def plan(
         print(*measured.lines, sep="\n")
 
 
+def _penalty(objective: str, quantile: float | None) -> str:
+    """The name of an objective, symmetric or of a quantile, as ``objective_of`` reads it."""
+    if quantile is None:
+        return objective
+    if not 0 < quantile < 1:
+        raise UserError(f"--quantile: got {quantile:g}, expected a number between 0 and 1, such as 0.1")
+    return f"{objective}:{quantile:g}"
+
+
 @command(
     PLANNING,
     example="isoflop fit runs.csv --parameters N --samples tokens --loss val_loss",
@@ -266,8 +275,7 @@ def fit(
         raise UserError(
             "--gamma: got --form, --fix, --tie or --objective as well, expected none; --gamma decides these"
         )
-    chosen: str = objective if gamma is None else "least_squares"
-    penalty = chosen if quantile is None else f"{chosen}:{quantile:g}"
+    penalty = _penalty(objective if gamma is None else "least_squares", quantile)
     settings = Settings(penalty, form, fix or [], tie, trim, gamma, bootstrap, bootstraps, bootstrap_seed)
     facts = fit_table(
         study,
