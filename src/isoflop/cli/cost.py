@@ -13,7 +13,7 @@ from isoflop.report.formats import count
 from isoflop.runtime.errors import UserError
 from isoflop.runtime.params import PARAMS_FILE, read_params, value_at
 from isoflop.training.step_probe import Question, Speed, measured_speeds
-from isoflop.training.sweep import SweepRuns, planned_runs
+from isoflop.training.sweep import SweepRuns, flops_of_sizes, planned_runs
 
 _IMAGES = {"digits": 1797, "mnist": 70_000, "fashion_mnist": 70_000, "cifar10": 60_000, "cifar100": 60_000}
 _CLASSES = 10  # of images that are not prepared yet; the head hardly changes the speed
@@ -86,7 +86,7 @@ def _trainings(params: Mapping[str, Any], images: int, speeds: Mapping[int, Spee
 
 def _study(params: Mapping[str, Any], images: int, speeds: Mapping[int, Speed]) -> Cost:
     runs = SweepRuns.model_validate(params["sweep"]["runs"])
-    shares = 1 + sum((size / params["prepare"]["image_size"]) ** 2 for size in runs.image_sizes)  # of the pixels
+    shares = flops_of_sizes(runs.image_sizes, params["prepare"]["image_size"])
     total = 0.0
     for width in params["sweep"]["widths"]:
         seconds, flops = (_interpolated(speeds, width, of) for of in ("seconds_per_image", "flops_per_image"))

@@ -33,6 +33,7 @@ from isoflop.scaling.measured import (
 from isoflop.scaling.results import rounded as digits
 from isoflop.scaling.tables.runs import Study, read_study
 from isoflop.scaling.without_law import lack
+from isoflop.training.sweep import flops_of_sizes
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def answer_by_runs(project: Path, goal: Goal, limits: Limits) -> AnswerByRuns | 
     setting = _next_setting(study, goal, params["sweep"]["widths"])
     nearest = best or (nearest_measured(known, goal) if known else None)
     time = _time(*setting, study, params["sweep"], project)
+    if time and (smaller := params["sweep"]["runs"].get("image_sizes")):
+        time *= flops_of_sizes(smaller, params["prepare"]["image_size"])
     sizes = _image_size(project, folder, params["sweep"]["widths"], goal)
-    return AnswerByRuns(nearest, best is not None, _command(*setting), time and time * _share_of_sizes(params), sizes)
+    return AnswerByRuns(nearest, best is not None, _command(*setting), time, sizes)
 
 
 def _image_size(project: Path, runs: Path, widths: list[int], goal: Goal) -> SizeChoice | None:
@@ -108,12 +111,6 @@ def _size_lines(choice: SizeChoice | None) -> list[str]:
     what = "predicted loss" if choice.by_law else "best measured loss"
     sizes = ", ".join(f"{one.image_size} pixels {loss(one.loss)} ({flops(one.flops)})" for one in choice.sizes)
     return [f"image size: {choice.chosen} pixels; {what}: {sizes}"]
-
-
-def _share_of_sizes(params: dict[str, Any]) -> float:
-    """The FLOPs of the study at all image sizes, relative to the prepared size."""
-    sizes = params["sweep"]["runs"].get("image_sizes", [])
-    return float(1 + sum((size / params["prepare"]["image_size"]) ** 2 for size in sizes))
 
 
 def print_answer(answer: AnswerByRuns, reason: str, as_json: bool) -> None:

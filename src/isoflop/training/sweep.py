@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -93,6 +93,11 @@ def parsed_width(item: str) -> int:
     if not re.fullmatch("[1-9][0-9]{0,4}", item):
         raise UserError(f"params.yaml: sweep.widths: got {item!r}, expected integers from 1 to 99999")
     return int(item)
+
+
+def flops_of_sizes(smaller: Sequence[int], prepared: int) -> float:
+    """Return the FLOPs of the study at all image sizes, relative to those at the prepared size."""
+    return float(1 + sum((size / prepared) ** 2 for size in smaller))
 
 
 def planned_runs(runs: SweepRuns, images: int, batch_size: int, flops_per_image: float) -> Iterator[Planned]:
